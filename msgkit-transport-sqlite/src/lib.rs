@@ -1,0 +1,1 @@
+//! msgkit-transport-sqlite
