@@ -1,0 +1,28 @@
+//! JSON, by `serde_json`.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Codec;
+use crate::envelope::ContentType;
+use crate::error::BoxError;
+
+/// The default codec.
+#[derive(Debug, Clone, Copy)]
+pub struct Json;
+
+impl Codec for Json {
+    const CONTENT_TYPE: ContentType = ContentType::Json;
+
+    fn reads(content_type: &ContentType) -> bool {
+        content_type.is_json()
+    }
+
+    fn write<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Result<(), BoxError> {
+        Ok(serde_json::to_writer(buffer, value)?)
+    }
+
+    fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BoxError> {
+        Ok(serde_json::from_slice(bytes)?)
+    }
+}

@@ -1,0 +1,79 @@
+//! Durations as people write them: `250ms`, `1s`, `5m`, `1h 30m`; for `#[serde(with = "msgkit::config::duration")]`.
+
+use std::time::Duration;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serializer};
+
+use crate::error::Error;
+
+/// Reads a duration.
+///
+/// # Errors
+/// [`ErrorKind::Config`](crate::ErrorKind::Config) where `text` has no unit, or is negative.
+pub fn parse(text: &str) -> Result<Duration, Error> {
+    text.trim()
+        .parse::<jiff::SignedDuration>()
+        .ok()
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .ok_or_else(|| {
+            Error::config(format!("`{text}` is no duration; write a number and a unit: 250ms, 1s, 5m, 1h"))
+        })
+}
+
+/// Writes a duration so that [`parse`] reads it back.
+#[must_use]
+pub fn format(duration: Duration) -> String {
+    let mut text = String::new();
+    let millis = duration.subsec_millis();
+    let seconds = duration.as_secs();
+    for (unit, size) in [("h", 3600), ("m", 60), ("s", 1)] {
+        let count = match unit {
+            "h" => seconds / size,
+            _ => seconds % (size * 60) / size,
+        };
+        if count > 0 {
+            text.push_str(&format!("{count}{unit} "));
+        }
+    }
+    if millis > 0 || text.is_empty() {
+        text.push_str(&format!("{millis}ms "));
+    }
+    text.truncate(text.len() - 1);
+    text
+}
+
+/// Reads a duration from configuration.
+///
+/// # Errors
+/// Where the text is no duration.
+pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse(&text).map_err(D::Error::custom)
+}
+
+/// Writes a duration.
+///
+/// # Errors
+/// Those of the serializer.
+pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&format(*duration))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_and_write() {
+        for (text, millis) in
+            [("250ms", 250), ("1s", 1000), ("5m", 300_000), ("1h 30m", 5_400_000), ("0s", 0)]
+        {
+            assert_eq!(parse(text).unwrap(), Duration::from_millis(millis), "{text}");
+            assert_eq!(parse(&format(Duration::from_millis(millis))).unwrap(), Duration::from_millis(millis));
+        }
+        for bad in ["5", "-1s", "soon", ""] {
+            assert!(parse(bad).unwrap_err().to_string().contains("250ms"), "{bad}");
+        }
+    }
+}

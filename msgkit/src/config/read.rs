@@ -1,0 +1,59 @@
+//! Reading tables strictly.
+
+use serde::de::DeserializeOwned;
+
+use crate::error::Error;
+
+/// The known name that is most like `name`, where one is like it at all.
+#[must_use]
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.len().max(name.len()) / 4)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// A value that came as text (environment, query of a URL), typed as TOML would: truth values and numbers are such.
+#[must_use]
+pub fn scalar(text: &str) -> toml::Value {
+    if let Ok(value) = text.parse::<bool>() {
+        toml::Value::Boolean(value)
+    } else if let Ok(value) = text.parse::<i64>() {
+        toml::Value::Integer(value)
+    } else if let Some(value) =
+        text.parse::<f64>().ok().filter(|value| value.is_finite() && text.contains('.'))
+    {
+        toml::Value::Float(value)
+    } else {
+        toml::Value::String(text.to_owned())
+    }
+}
+
+/// Reads `table`, which stands at `place`, into a `serde` struct with `#[serde(deny_unknown_fields)]`.
+///
+/// # Errors
+/// [`ErrorKind::Config`](crate::ErrorKind::Config) naming the place, the key, and for an unknown key the nearest known one.
+pub fn from_table<T: DeserializeOwned>(table: toml::Table, place: &str) -> Result<T, Error> {
+    table.try_into().map_err(|error: toml::de::Error| explain(&error, place))
+}
+
+/// Turns serde's "unknown field `x`, expected one of …" into a sentence with the nearest known name.
+fn explain(error: &toml::de::Error, place: &str) -> Error {
+    let message = error.message();
+    if let Some(rest) =
+        message.strip_prefix("unknown field `").or_else(|| message.strip_prefix("unknown variant `"))
+        && let Some((unknown, expected)) = rest.split_once('`')
+    {
+        let known: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
+        let what = if message.starts_with("unknown field") { "key" } else { "value" };
+        let hint = match nearest(unknown, known.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if known.is_empty() => "there are none here".to_owned(),
+            None => format!("known are {}", known.join(", ")),
+        };
+        return Error::config(format!("{place} has the unknown {what} `{unknown}`; {hint}"));
+    }
+    Error::config(format!("{place}: {message}"))
+}

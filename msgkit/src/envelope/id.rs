@@ -1,0 +1,111 @@
+//! Message ids: version 7 at the source of a flow, derived inside it, foreign ones kept as they came.
+
+use std::fmt;
+use std::str::FromStr;
+
+use uuid::{Builder, Uuid};
+
+use super::time::Timestamp;
+use crate::error::Error;
+use crate::text::Text;
+
+/// The longest foreign id that is read from a wire, in bytes.
+pub const MAX_ID: usize = 255;
+
+/// The id of one message: unique with its source, equal on every redelivery, retry copy and replay.
+///
+/// A UUID in its canonical form takes no allocation; any other non-empty text is a foreign id and kept to the letter.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MessageId(Repr);
+
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Repr {
+    Uuid(Uuid),
+    Foreign(Text),
+}
+
+/// The name space of derived ids (RFC 9562, section 5.5): a constant of msgkit's wire, never to change.
+const DERIVED: Uuid = Uuid::from_u128(0x6d73_676b_6974_5f69_8064_5f64_6572_6976);
+
+impl MessageId {
+    /// A new id at the source of a flow: a UUID version 7 of `at` and random bits.
+    #[must_use]
+    pub fn new(at: Timestamp) -> Self {
+        let millis = u64::try_from(at.as_millis()).unwrap_or(0);
+        let mut random = [0; 10];
+        random.copy_from_slice(&fastrand::u128(..).to_le_bytes()[..10]);
+        Self(Repr::Uuid(Builder::from_unix_timestamp_millis(millis, &random).into_uuid()))
+    }
+
+    /// The id that follows from `parts`: the same parts give the same id, on every machine and in every version.
+    ///
+    /// A UUID version 5 over the parts, each preceded by its length, so that no two lists of parts read the same.
+    #[must_use]
+    pub fn derived(parts: &[&[u8]]) -> Self {
+        let mut name = Vec::with_capacity(parts.iter().map(|part| part.len() + 4).sum());
+        for part in parts {
+            name.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
+            name.extend_from_slice(part);
+        }
+        Self(Repr::Uuid(Uuid::new_v5(&DERIVED, &name)))
+    }
+
+    /// Reads an id from a wire.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidName`](crate::ErrorKind::InvalidName) where it is empty, longer than 255 bytes, or holds
+    /// control characters.
+    pub fn parse(id: &str) -> Result<Self, Error> {
+        if let Some(uuid) = canonical_uuid(id) {
+            return Ok(Self(Repr::Uuid(uuid)));
+        }
+        if id.is_empty() {
+            return Err(Error::invalid_name("a message id is empty; give each message an id of its own"));
+        }
+        if id.len() > MAX_ID {
+            return Err(Error::invalid_name(format!(
+                "a message id has {} bytes, more than {MAX_ID}",
+                id.len()
+            )));
+        }
+        if id.chars().any(char::is_control) {
+            return Err(Error::invalid_name(format!("message id {id:?} holds control characters")));
+        }
+        Ok(Self(Repr::Foreign(id.into())))
+    }
+
+    /// Calls `read` with the id's text, without an allocation.
+    pub fn with_str<R>(&self, read: impl FnOnce(&str) -> R) -> R {
+        match &self.0 {
+            Repr::Uuid(uuid) => read(uuid.hyphenated().encode_lower(&mut [0; 36])),
+            Repr::Foreign(text) => read(text),
+        }
+    }
+}
+
+/// A UUID only where its text is the canonical one, so that the text survives the way through 16 bytes.
+fn canonical_uuid(id: &str) -> Option<Uuid> {
+    if id.len() != 36 || id.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return None;
+    }
+    Uuid::try_parse(id).ok()
+}
+
+impl FromStr for MessageId {
+    type Err = Error;
+    fn from_str(id: &str) -> Result<Self, Error> {
+        Self::parse(id)
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.with_str(|id| f.pad(id))
+    }
+}
+
+impl fmt::Debug for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.with_str(|id| write!(f, "MessageId({id})"))
+    }
+}

@@ -1,0 +1,74 @@
+//! How messages of others become envelopes: plain devices, foreign services, anything that is no CloudEvents event.
+
+use bytes::Bytes;
+
+use super::{ContentType, Envelope, MessageId, NativeHeaders, Timestamp};
+use crate::text::Text;
+use crate::topic::{Pattern, Topic};
+
+/// One rule: what comes from these topics and is no event is taken for a message of this kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IngestRule {
+    /// The topics it holds for.
+    pub from: Pattern,
+    /// The wire name that the message gets.
+    pub kind: Text,
+    /// How its payload is written.
+    pub content_type: ContentType,
+    /// Which segment of the topic (from 0) is its ordering key.
+    pub key_segment: Option<usize>,
+}
+
+impl IngestRule {
+    /// What comes from `from` is a message `kind` in JSON.
+    pub fn new(from: Pattern, kind: impl Into<Text>) -> Self {
+        Self { from, kind: kind.into(), content_type: ContentType::Json, key_segment: None }
+    }
+}
+
+/// The rules of one subscription, first match wins; without a match the bytes are malformed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ingest(pub Vec<IngestRule>);
+
+impl Ingest {
+    /// The envelope of a foreign message, where a rule matches `topic`.
+    ///
+    /// `position` is where the broker has the message; where it is known, the id follows from it and so is the same on
+    /// every redelivery.
+    #[must_use]
+    pub fn envelope(
+        &self,
+        system: &str,
+        topic: &Topic,
+        position: Option<&str>,
+        payload: Option<Bytes>,
+        native: NativeHeaders,
+        now: Timestamp,
+    ) -> Option<Envelope> {
+        let rule = self.0.iter().find(|rule| rule.from.matches(topic))?;
+        let mut envelope = Envelope::new(
+            Text::from(system),
+            rule.kind.clone(),
+            topic.clone(),
+            rule.content_type.clone(),
+            Bytes::new(),
+            now,
+        );
+        if let Some(position) = position {
+            envelope.set_id(MessageId::derived(&[
+                b"ingest",
+                system.as_bytes(),
+                topic.as_str().as_bytes(),
+                position.as_bytes(),
+            ]));
+        }
+        envelope.set_payload(payload);
+        if let Some(segment) = rule.key_segment {
+            let key = topic.segments().nth(segment).and_then(Topic::read_segment);
+            envelope.set_key(key.map(|key| Text::from(key.into_owned())));
+        }
+        envelope.set_native(native);
+        Some(envelope)
+    }
+}

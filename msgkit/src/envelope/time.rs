@@ -1,0 +1,143 @@
+//! Points in time, as the wire writes them, and the clock that gives them.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::error::Error;
+
+/// A point in time in UTC, with the nanoseconds that a wire may carry.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(jiff::Timestamp);
+
+impl Timestamp {
+    /// 1970-01-01T00:00:00Z.
+    pub const EPOCH: Self = Self(jiff::Timestamp::UNIX_EPOCH);
+
+    /// The time of the system's clock. Inside a service take its [`Clock`] instead, which a test can turn.
+    #[must_use]
+    pub fn now() -> Self {
+        Self(jiff::Timestamp::now())
+    }
+
+    /// The time `millis` milliseconds after 1970; the nearest that can be written where that is out of range.
+    #[must_use]
+    pub fn from_millis(millis: i64) -> Self {
+        Self(jiff::Timestamp::from_millisecond(millis).unwrap_or(if millis < 0 {
+            jiff::Timestamp::MIN
+        } else {
+            jiff::Timestamp::MAX
+        }))
+    }
+
+    /// The time `micros` microseconds after 1970; the nearest that can be written where that is out of range.
+    #[must_use]
+    pub fn from_micros(micros: i64) -> Self {
+        Self(jiff::Timestamp::from_microsecond(micros).unwrap_or(if micros < 0 {
+            jiff::Timestamp::MIN
+        } else {
+            jiff::Timestamp::MAX
+        }))
+    }
+
+    /// Milliseconds since 1970, rounded down.
+    #[must_use]
+    pub fn as_millis(self) -> i64 {
+        self.0.as_millisecond()
+    }
+
+    /// Microseconds since 1970, rounded down.
+    #[must_use]
+    pub fn as_micros(self) -> i64 {
+        self.0.as_microsecond()
+    }
+
+    /// Nanoseconds since 1970.
+    #[must_use]
+    pub fn as_nanos(self) -> i128 {
+        self.0.as_nanosecond()
+    }
+
+    /// The time `by` later; the last that can be written where that is out of range.
+    #[must_use]
+    pub fn after(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(by).unwrap_or(jiff::Timestamp::MAX))
+    }
+
+    /// How long after `earlier` this is; zero where it is before.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::try_from(self.0.duration_since(earlier.0)).unwrap_or(Duration::ZERO)
+    }
+}
+
+impl FromStr for Timestamp {
+    type Err = Error;
+    /// Reads RFC 3339 with any offset.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        text.parse().map(Self).map_err(|error| {
+            Error::invalid_name(format!("`{text:.60}` is no time; write RFC 3339, like 2026-01-31T12:00:00Z"))
+                .with_source(error)
+        })
+    }
+}
+
+impl fmt::Display for Timestamp {
+    /// RFC 3339 in UTC.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl From<std::time::SystemTime> for Timestamp {
+    fn from(time: std::time::SystemTime) -> Self {
+        Self(jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::MAX))
+    }
+}
+
+/// Where a service, a transport or a test takes the time from.
+///
+/// The system's clock, or a virtual one that runs on the runtime's timer: paused and advanced together with it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Clock(Option<Virtual>);
+
+#[derive(Debug, Clone, Copy)]
+struct Virtual {
+    origin: Timestamp,
+    start: tokio::time::Instant,
+}
+
+impl Clock {
+    /// The system's clock.
+    #[must_use]
+    pub const fn system() -> Self {
+        Self(None)
+    }
+
+    /// A clock that shows `origin` now and goes on with the runtime's timer.
+    #[must_use]
+    pub fn virtual_from(origin: Timestamp) -> Self {
+        Self(Some(Virtual { origin, start: tokio::time::Instant::now() }))
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        match self.0 {
+            None => Timestamp::now(),
+            Some(clock) => clock.origin.after(clock.start.elapsed()),
+        }
+    }
+
+    /// The runtime's instant at which this clock will show `at`; now where that is past.
+    #[must_use]
+    pub fn instant_of(&self, at: Timestamp) -> tokio::time::Instant {
+        tokio::time::Instant::now() + at.since(self.now())
+    }
+}

@@ -1,0 +1,113 @@
+//! The error of everything that is built before the first message: names, configuration, checks, start.
+//!
+//! What happens to messages at run time has errors of its own, each beside its concept:
+//! [`TransportError`](crate::transport::TransportError), [`PublishError`](crate::transport::PublishError),
+//! [`HandlerError`](crate::handler::HandlerError).
+
+use std::fmt;
+
+/// Any error, boxed: what sources are kept as.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// What kind of thing went wrong; the rest is in the error's text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A topic, pattern, group, header or other name breaks its grammar.
+    InvalidName,
+    /// A configuration key or value is unknown, missing or out of range.
+    Config,
+    /// The service, as put together, breaks a rule or asks a transport for what it cannot do.
+    Refused,
+    /// A payload could not be written in its codec.
+    Encode,
+    /// A payload or a wire form could not be read.
+    Decode,
+    /// A transport failed; [`Error::is_temporary`] says whether trying again may help.
+    Transport,
+}
+
+/// Why something could not be built, checked or started.
+///
+/// The text names the thing, what is wrong with it and what to do; [`source`](std::error::Error::source) holds
+/// the next level and is not repeated in the text.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    context: Box<str>,
+    temporary: bool,
+    source: Option<BoxError>,
+}
+
+impl Error {
+    /// An error of `kind` that says `context`.
+    pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
+        Self { kind, context: context.into().into_boxed_str(), temporary: false, source: None }
+    }
+
+    /// The same error with what caused it.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// The same error, marked as one that trying again may cure.
+    #[must_use]
+    pub fn temporary(mut self) -> Self {
+        self.temporary = true;
+        self
+    }
+
+    pub(crate) fn invalid_name(context: impl Into<String>) -> Self {
+        Self::new(ErrorKind::InvalidName, context)
+    }
+
+    pub(crate) fn config(context: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Config, context)
+    }
+
+    pub(crate) fn refused(context: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Refused, context)
+    }
+
+    /// What kind of thing went wrong.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// Whether the same call may succeed later without a change.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        self.temporary
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.context)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// An error and its causes on one line, each level once: what logs and dead letters show.
+#[derive(Debug)]
+pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut next = self.0.source();
+        while let Some(error) = next {
+            write!(f, ": {error}")?;
+            next = error.source();
+        }
+        Ok(())
+    }
+}

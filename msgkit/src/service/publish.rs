@@ -1,0 +1,179 @@
+//! Publishing from a service: routes choose the transport, observers hear of it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::envelope::{Clock, Envelope};
+use crate::error::{Error, ErrorKind};
+use crate::message::{self, Message};
+use crate::telemetry::{EventKind, Observers};
+use crate::text::Text;
+use crate::topic::{Pattern, Topic};
+use crate::transport::{Destination, Outgoing, PublishError, Transport};
+
+/// Which transport carries which topics; the first match wins.
+#[derive(Clone)]
+pub(crate) struct Routes(pub(crate) Arc<[Route]>);
+
+#[derive(Clone)]
+pub(crate) struct Route {
+    pub(crate) pattern: Pattern,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) name: Text,
+}
+
+impl Routes {
+    pub(crate) fn of(&self, topic: &Topic) -> Option<&Route> {
+        self.0.iter().find(|route| route.pattern.as_str() == ">" || route.pattern.matches(topic))
+    }
+}
+
+/// Publishes messages for a service from anywhere: cheap to clone, usable from any task.
+#[derive(Clone)]
+pub struct PublishHandle(Arc<Inner>);
+
+struct Inner {
+    service: Text,
+    routes: Routes,
+    observers: Observers,
+    clock: Clock,
+    /// Topic of a message → the place that all its topics share on log brokers.
+    places: Vec<(Pattern, Topic)>,
+}
+
+impl PublishHandle {
+    pub(crate) fn new(
+        service: Text,
+        routes: Routes,
+        observers: Observers,
+        clock: Clock,
+        places: Vec<(Pattern, Topic)>,
+    ) -> Self {
+        Self(Arc::new(Inner { service, routes, observers, clock, places }))
+    }
+
+    /// A handle without a transport, for unit tests of handlers.
+    pub(crate) fn detached(service: &'static str) -> Self {
+        Self::new(
+            Text::from_static(service),
+            Routes(Arc::new([])),
+            Observers::default(),
+            Clock::system(),
+            Vec::new(),
+        )
+    }
+
+    /// Publishes `message` as the first of a new flow, and returns its envelope once the broker holds it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Transport`] where the broker did not take it; [`ErrorKind::Encode`] and [`ErrorKind::InvalidName`]
+    /// where it cannot be written.
+    pub async fn publish<M: Message>(&self, message: &M) -> Result<Envelope, Error> {
+        self.publish_with(message, |_| {}).await
+    }
+
+    /// As [`PublishHandle::publish`], with id, headers, key or expiry set on the envelope by `edit`.
+    ///
+    /// # Errors
+    /// As [`PublishHandle::publish`].
+    pub async fn publish_with<M: Message>(
+        &self,
+        message: &M,
+        edit: impl FnOnce(&mut Envelope),
+    ) -> Result<Envelope, Error> {
+        let mut envelope = message::envelope(message, &self.0.service, self.0.clock.now())?;
+        edit(&mut envelope);
+        self.publish_envelopes(vec![envelope.clone()]).await?;
+        Ok(envelope)
+    }
+
+    /// Publishes several messages of one type, each as the first of a new flow, in order.
+    ///
+    /// # Errors
+    /// As [`PublishHandle::publish`]; some of them may have been taken.
+    pub async fn publish_all<M: Message>(&self, messages: &[M]) -> Result<(), Error> {
+        let now = self.0.clock.now();
+        let envelopes = messages
+            .iter()
+            .map(|message| message::envelope(message, &self.0.service, now))
+            .collect::<Result<_, _>>()?;
+        self.publish_envelopes(envelopes).await
+    }
+
+    /// Publishes envelopes to their own topics, in order.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Transport`] where a broker did not take one of them, or no route leads to one's topic.
+    pub async fn publish_envelopes(&self, envelopes: Vec<Envelope>) -> Result<(), Error> {
+        for (transport, batch) in self.split(envelopes)? {
+            self.publish_batch(&*transport, batch).await.map_err(|error| {
+                let temporary = error.is_temporary();
+                let outer = Error::new(ErrorKind::Transport, "publishing failed").with_source(error);
+                if temporary { outer.temporary() } else { outer }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Publishes what a batch could not in one go; gives back what the broker did not take.
+    pub(crate) async fn publish_batch(
+        &self,
+        transport: &dyn Transport,
+        batch: Vec<Outgoing>,
+    ) -> Result<(), PublishError> {
+        if !self.0.observers.any() {
+            return transport.publish(batch).await;
+        }
+        let told = batch.clone();
+        let result = transport.publish(batch).await;
+        for Outgoing { to, envelope } in &told {
+            let rejected = match &result {
+                Ok(()) => false,
+                Err(error) => {
+                    error.rejected().iter().any(|rejected| rejected.message.envelope.id() == envelope.id())
+                }
+            };
+            if !rejected {
+                self.0.observers.tell(Some(envelope), None, EventKind::Published { to });
+            }
+        }
+        result
+    }
+
+    /// Sorts envelopes by the transport that carries them, each in order.
+    pub(crate) fn split(
+        &self,
+        envelopes: Vec<Envelope>,
+    ) -> Result<Vec<(Arc<dyn Transport>, Vec<Outgoing>)>, Error> {
+        let mut batches: Vec<(Text, Arc<dyn Transport>, Vec<Outgoing>)> = Vec::with_capacity(1);
+        for envelope in envelopes {
+            let Some(route) = self.0.routes.of(envelope.topic()) else {
+                return Err(Error::new(
+                    ErrorKind::Transport,
+                    format!(
+                        "no route leads to topic `{}`; add `[[routes]] match = \">\" to = \"…\"`",
+                        envelope.topic()
+                    ),
+                ));
+            };
+            let message = Outgoing::new(self.destination(envelope.topic()), envelope);
+            match batches.iter_mut().find(|(name, _, _)| *name == route.name) {
+                Some((_, _, batch)) => batch.push(message),
+                None => batches.push((route.name.clone(), route.transport.clone(), vec![message])),
+            }
+        }
+        Ok(batches.into_iter().map(|(_, transport, batch)| (transport, batch)).collect())
+    }
+
+    fn destination(&self, topic: &Topic) -> Destination {
+        let place =
+            self.0.places.iter().find(|(pattern, _)| pattern.matches(topic)).map(|(_, place)| place.clone());
+        Destination::Topic { topic: topic.clone(), place }
+    }
+}
+
+impl fmt::Debug for PublishHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PublishHandle").field("service", &self.0.service).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,8 @@
+//! What happens to messages, told to whoever wants to know: [`Observer`]s, spans and metrics.
+//!
+//! Observers get every life-cycle event of every message; journals, traces, metrics and the test kit are observers. With
+//! none of them, and no tracing subscriber, nothing of this is left in the loop.
+
+mod observer;
+
+pub use self::observer::{Event, EventKind, Observer, Observers};
