@@ -1,2 +1,5 @@
-//! Work in progress.
-fn main() {}
+//! Runs one scenario on one subject with the system's allocator; callgrind counts this binary.
+
+fn main() -> anyhow::Result<()> {
+    benchmarks::one_run::main(None)
+}
