@@ -1,7 +1,7 @@
 //! MessagePack, by `rmp-serde`.
 
 use serde::Serialize;
-use serde::de::{Deserialize, DeserializeOwned};
+use serde::de::DeserializeOwned;
 
 use super::Codec;
 use crate::envelope::ContentType;

@@ -16,13 +16,14 @@ mod spec;
 use std::future::Future;
 use std::sync::Arc;
 
+pub(crate) use self::batch::BatchRegistration;
 pub use self::batch::{Batch, BatchOutcome, HandleBatch, batch};
 pub use self::closure::closure;
 pub(crate) use self::context::ContextParts;
 pub use self::context::{Context, HandlerIdentity, State};
 pub use self::error::{Disposition, HandlerError};
 pub use self::outbox::{IntoMessages, Outbox};
-pub use self::registration::{Coroutine, Registration, register};
+pub use self::registration::{BoxedCoroutine, Coroutine, Registration, register};
 pub(crate) use self::slot::{Failure, Slot};
 pub use self::spec::{HandlerSpec, PolicyOverrides};
 use crate::error::Error;

@@ -12,19 +12,25 @@ use crate::envelope::DeadLetterKind;
 pub(crate) struct Failure {
     pub(crate) kind: DeadLetterKind,
     pub(crate) error: HandlerError,
+    /// The broker could not take what the handler published: nothing that the message is to blame for.
+    pub(crate) outage: bool,
 }
 
 impl Failure {
     pub(crate) fn new(kind: DeadLetterKind, error: HandlerError) -> Self {
-        Self { kind, error }
+        Self { kind, error, outage: false }
     }
 
     pub(crate) fn handler(error: HandlerError) -> Self {
-        Self { kind: DeadLetterKind::Handler, error }
+        Self::new(DeadLetterKind::Handler, error)
+    }
+
+    pub(crate) fn outage(error: HandlerError) -> Self {
+        Self { outage: true, ..Self::handler(error) }
     }
 
     pub(crate) fn decode(error: crate::Error) -> Self {
-        Self { kind: DeadLetterKind::Decode, error: HandlerError::permanent(error) }
+        Self::new(DeadLetterKind::Decode, HandlerError::permanent(error))
     }
 }
 

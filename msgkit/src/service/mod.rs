@@ -1,6 +1,416 @@
-//! stub
+//! The runtime: a [`Service`] owns handlers, transports and policies, and runs them.
+//!
+//! A service is a plain value: built, checked, started, drained, tested; several may live in one process.
+//!
+//! How a message flows: a [`source`] fetches, a [`lane`] handles, [`copies`] go out where that fails. Where there are
+//! several lanes or subscriptions a [`belt`] lies between.
+
+mod belt;
+mod check;
+mod control;
+mod copies;
+mod health;
+mod lane;
+mod parking;
+mod plan;
 mod publish;
+mod quarantine;
+mod running;
+mod source;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use self::check::{CheckReport, CheckedHandler};
+pub use self::health::{HealthBoard, Readiness};
+use self::plan::{Named, Origin, Plan};
 pub use self::publish::PublishHandle;
-/// stub
-#[derive(Debug)]
-pub struct Service;
+use self::publish::{Route, Routes};
+use self::quarantine::Quarantine;
+use self::running::Core;
+pub use self::running::Running;
+use crate::envelope::Clock;
+use crate::error::Error;
+use crate::handler::{Context, Handler, HandlerError, HandlerSpec, IntoMessages, State, closure};
+use crate::memory::Memory;
+use crate::message::Message;
+use crate::policy::Policy;
+use crate::telemetry::{Observer, Observers};
+use crate::text::Text;
+use crate::topic::{Pattern, Topic};
+use crate::transport::{Group, Transport};
+
+/// A service: handlers, the transports that feed them, and how they are run.
+///
+/// ```
+/// # use msgkit::{Context, Error, Message, Service, Topic, codec::Json};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)] struct Placed { id: u32 }
+/// # impl Message for Placed {
+/// #     type Codec = Json;
+/// #     const NAME: &'static str = "orders.placed";
+/// #     const TOPIC: &'static str = "orders";
+/// #     fn topic(&self) -> Result<Topic, Error> { Self::template()?.render(&[]) }
+/// # }
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let running = Service::new("shop")
+///     .on("printing", |order: Placed, _cx: Context| async move {
+///         println!("order {}", order.id);
+///         Ok(())
+///     })
+///     .start()
+///     .await?;
+/// running.publisher().publish(&Placed { id: 1 }).await?;
+/// running.drain().await
+/// # }).unwrap();
+/// ```
+#[must_use = "a service does nothing until it is started or run"]
+pub struct Service {
+    name: Text,
+    transports: Vec<Named>,
+    routes: Vec<(Pattern, Text)>,
+    dead_letters: BTreeMap<Text, Text>,
+    policies: BTreeMap<Text, Policy>,
+    handlers: Vec<HandlerSpec>,
+    publishes: Vec<(Pattern, Topic)>,
+    state: State,
+    observers: Vec<Arc<dyn Observer>>,
+    clock: Clock,
+    drain_deadline: Duration,
+    health: HealthBoard,
+    problems: Vec<Error>,
+}
+
+impl Service {
+    /// A service without handlers; without a transport either, it runs in memory.
+    ///
+    /// `name` is the source of what it publishes: 1 to 48 of `A-Z a-z 0-9 _ -`.
+    pub fn new(name: impl Into<Text>) -> Self {
+        Self {
+            name: name.into(),
+            transports: Vec::new(),
+            routes: Vec::new(),
+            dead_letters: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            handlers: Vec::new(),
+            publishes: Vec::new(),
+            state: State::default(),
+            observers: Vec::new(),
+            clock: Clock::system(),
+            drain_deadline: Duration::from_secs(30),
+            health: HealthBoard::default(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// Adds a transport. Topics without a route go to the first one.
+    pub fn transport(mut self, name: impl Into<Text>, transport: impl Transport + 'static) -> Self {
+        self.transports.push(Named { name: name.into(), transport: Arc::new(transport) });
+        self
+    }
+
+    /// Sends topics that match `pattern` to the transport named `to`; the first route that matches wins.
+    pub fn route(mut self, pattern: Pattern, to: impl Into<Text>) -> Self {
+        self.routes.push((pattern, to.into()));
+        self
+    }
+
+    /// Keeps the dead letters of what fails on transport `of` at transport `at`.
+    pub fn dead_letters(mut self, of: impl Into<Text>, at: impl Into<Text>) -> Self {
+        self.dead_letters.insert(of.into(), at.into());
+        self
+    }
+
+    /// Names a policy; `default` is the one of handlers that name none.
+    pub fn policy(mut self, name: impl Into<Text>, policy: Policy) -> Self {
+        self.policies.insert(name.into(), policy);
+        self
+    }
+
+    /// Adds a handler.
+    pub fn handler<H: Handler>(mut self, handler: H) -> Self {
+        match Arc::new(handler).spec() {
+            Ok(spec) => self.handlers.push(spec),
+            Err(error) => self.problems.push(error),
+        }
+        self
+    }
+
+    /// Adds a handler that was put together by hand.
+    pub fn spec(mut self, spec: HandlerSpec) -> Self {
+        self.handlers.push(spec);
+        self
+    }
+
+    /// Handles messages of one type with a closure; the handler has the group's name.
+    pub fn on<M, R, F, Fut>(mut self, group: &str, handler: F) -> Self
+    where
+        M: Message,
+        R: IntoMessages + 'static,
+        F: Fn(M, Context) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, HandlerError>> + Send + 'static,
+    {
+        match HandlerSpec::new(group, group) {
+            Ok(spec) => self.handlers.push(spec.with(closure(handler))),
+            Err(error) => self.problems.push(error),
+        }
+        self
+    }
+
+    /// Says that the service publishes messages of type `M` from outside of handlers.
+    pub fn publishes<M: Message>(mut self) -> Self {
+        match M::template() {
+            Ok(template) if template.is_dynamic() => {
+                self.publishes.push((template.pattern(), Topic::trusted(template.destination())));
+            }
+            Ok(_) => {}
+            Err(error) => self.problems.push(error),
+        }
+        self
+    }
+
+    /// Shares a value with all handlers, found again by its type: [`Context::state`].
+    pub fn state<T: Send + Sync + 'static>(mut self, value: T) -> Self {
+        self.state.insert(value);
+        self
+    }
+
+    /// Tells `observer` every life-cycle event of every message.
+    pub fn observe(mut self, observer: impl Observer) -> Self {
+        self.observers.push(Arc::new(observer));
+        self
+    }
+
+    /// Takes the time from `clock`; give the transports the same.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// How long a shutdown waits for what is being handled; 30 s where nothing is said.
+    pub fn drain_deadline(mut self, deadline: Duration) -> Self {
+        self.drain_deadline = deadline;
+        self
+    }
+
+    /// The board on which readiness is read, also while the service still starts.
+    #[must_use]
+    pub fn health(&self) -> HealthBoard {
+        self.health.clone()
+    }
+
+    /// Checks everything without connecting, and says how each handler would be run.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`](crate::ErrorKind::Refused) and [`ErrorKind::Config`](crate::ErrorKind::Config), naming the
+    /// handler and the key to change.
+    pub fn check(&self) -> Result<CheckReport, Error> {
+        let resolver = self.resolver()?;
+        let plans = self.plans(&resolver)?;
+        Ok(check::report(&self.name, &plans))
+    }
+
+    /// Starts it: declares, subscribes, handles. Returns when every handler is subscribed.
+    ///
+    /// A transport that cannot be reached is tried again and shows in [`Service::health`].
+    ///
+    /// # Errors
+    /// As [`Service::check`], and what a transport refuses for good.
+    pub async fn start(self) -> Result<Running, Error> {
+        let resolver = self.resolver()?;
+        let plans = self.plans(&resolver)?.into_iter().map(Arc::new).collect();
+        let Self { state, observers, clock, drain_deadline, health, mut publishes, handlers, .. } = self;
+        for registration in handlers.iter().flat_map(|spec| &spec.registrations) {
+            let template = registration.template()?;
+            if template.is_dynamic() {
+                publishes.push((template.pattern(), Topic::trusted(template.destination())));
+            }
+        }
+        let observers = Observers::new(observers);
+        let publisher = PublishHandle::new(
+            resolver.service.text().clone(),
+            resolver.routes.clone(),
+            observers.clone(),
+            clock,
+            publishes,
+        );
+        let core = Core {
+            transports: resolver.transports.clone(),
+            publisher,
+            state,
+            observers,
+            clock,
+            health,
+            quarantine: Arc::new(Quarantine::new()),
+            drain_deadline,
+            resolver,
+        };
+        Running::start(core, plans).await
+    }
+
+    /// Starts it and runs it until SIGINT or SIGTERM, then drains.
+    ///
+    /// # Errors
+    /// As [`Service::start`] and [`Running::drain`].
+    #[cfg(feature = "runtime")]
+    pub async fn run(self) -> Result<(), Error> {
+        let running = self.start().await?;
+        shutdown_signal().await;
+        tracing::info!("draining");
+        running.drain().await
+    }
+
+    fn resolver(&self) -> Result<Resolver, Error> {
+        if let Some(problem) = self.problems.first() {
+            return Err(Error::new(problem.kind(), problem.to_string()));
+        }
+        let service = Group::new(self.name.clone()).map_err(|error| {
+            Error::refused(format!("`{}` cannot be a service's name", self.name)).with_source(error)
+        })?;
+        let mut transports = self.transports.clone();
+        if transports.is_empty() {
+            let memory = Memory::with(crate::memory::MemoryConfig::default(), self.clock);
+            transports.push(Named { name: Text::from_static("memory"), transport: Arc::new(memory) });
+        }
+        let find = |name: &Text, place: &str| {
+            transports.iter().find(|named| named.name == *name).cloned().ok_or_else(|| {
+                let known: Vec<&str> = transports.iter().map(|named| named.name.as_str()).collect();
+                Error::config(format!(
+                    "{place} names the unknown transport `{name}`; there are {}",
+                    known.join(", ")
+                ))
+            })
+        };
+        let mut routes = Vec::new();
+        for (pattern, to) in &self.routes {
+            let named = find(to, &format!("the route of `{pattern}`"))?;
+            routes.push(Route { pattern: pattern.clone(), transport: named.transport, name: named.name });
+        }
+        if routes.is_empty() {
+            let first = transports[0].clone();
+            let everything = Pattern::trusted(Text::from_static(">"));
+            routes.push(Route { pattern: everything, transport: first.transport, name: first.name });
+        }
+        let mut dead_letters = BTreeMap::new();
+        for (of, at) in &self.dead_letters {
+            find(of, "`dead_letters`")?;
+            dead_letters.insert(of.clone(), find(at, &format!("`[transports.{of}] dead_letters`"))?);
+        }
+        Ok(Resolver {
+            service,
+            transports,
+            routes: Routes(routes.into()),
+            dead_letters,
+            policies: self.policies.clone(),
+        })
+    }
+
+    fn plans(&self, resolver: &Resolver) -> Result<Vec<Plan>, Error> {
+        let mut plans: Vec<Plan> = Vec::new();
+        for spec in &self.handlers {
+            let plan = resolver.plan(spec.clone())?;
+            if let Some(other) = plans.iter().find(|other| other.identity.handler == plan.identity.handler) {
+                return Err(Error::refused(format!(
+                    "two handlers are named `{}`; give one another name",
+                    other.identity.handler
+                )));
+            }
+            if plan.spec.group.is_some()
+                && let Some(other) = plans.iter().find(|other| other.spec.group == plan.spec.group)
+            {
+                return Err(Error::refused(format!(
+                    "handlers `{}` and `{}` share the group `{}`, so each would miss what the other takes; give each a \
+                     group, or put their messages into one handler",
+                    other.identity.handler, plan.identity.handler, plan.group
+                )));
+            }
+            plans.push(plan);
+        }
+        Ok(plans)
+    }
+}
+
+/// Resolves a handler to the way in which it is run.
+#[derive(Clone)]
+pub(crate) struct Resolver {
+    service: Group,
+    transports: Vec<Named>,
+    routes: Routes,
+    dead_letters: BTreeMap<Text, Named>,
+    policies: BTreeMap<Text, Policy>,
+}
+
+impl Resolver {
+    pub(crate) fn plan(&self, spec: HandlerSpec) -> Result<Plan, Error> {
+        let mut policy = match &spec.policy {
+            Some(name) => self.policies.get(name).cloned().ok_or_else(|| {
+                Error::config(format!(
+                    "handler `{}` names the unknown policy `{name}`; there are {}",
+                    spec.name,
+                    self.policies.keys().map(Text::as_str).collect::<Vec<_>>().join(", ")
+                ))
+            })?,
+            None => self.policies.get("default").cloned().unwrap_or_default(),
+        };
+        spec.overrides.apply(&mut policy);
+        let patterns: Vec<Pattern> = if spec.patterns.is_empty() {
+            spec.registrations
+                .iter()
+                .map(|registration| Ok(registration.template()?.pattern()))
+                .collect::<Result<_, Error>>()?
+        } else {
+            spec.patterns.clone()
+        };
+        let mut origins: Vec<Origin> = Vec::new();
+        for route in self.routes.0.iter().filter(|route| Plan::concerns(&patterns, &route.pattern)) {
+            if origins.iter().any(|origin| origin.from.name == route.name) {
+                continue;
+            }
+            let from = Named { name: route.name.clone(), transport: route.transport.clone() };
+            let dead_letters = self.dead_letters.get(&route.name).cloned().unwrap_or_else(|| from.clone());
+            origins.push(Origin { from, dead_letters });
+            // A route that takes everything the handler wants leaves nothing for those behind it.
+            if patterns.iter().all(|pattern| route.pattern.contains(pattern)) {
+                break;
+            }
+        }
+        Plan::new(&self.service, spec, policy, origins)
+    }
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver").field("service", &self.service).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service")
+            .field("name", &self.name)
+            .field("handlers", &self.handlers.iter().map(HandlerSpec::name).collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Waits for SIGINT or, where there is one, SIGTERM.
+#[cfg(feature = "runtime")]
+pub async fn shutdown_signal() {
+    let interrupt = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    {
+        if let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            tokio::select! {
+                _ = interrupt => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    let _ = interrupt.await;
+}

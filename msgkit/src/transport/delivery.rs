@@ -103,7 +103,44 @@ pub struct Delivery {
     inner: Option<(Incoming, Token)>,
     settler: Arc<dyn Settle>,
     count: u32,
-    position: Option<Text>,
+    position: Option<Position>,
+}
+
+/// Where a broker has a message.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Position {
+    /// A number in one order.
+    Number(u64),
+    /// Anything else, as the broker writes it (`partition/offset`).
+    Text(Text),
+}
+
+impl From<u64> for Position {
+    fn from(number: u64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<String> for Position {
+    fn from(text: String) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<Text> for Position {
+    fn from(text: Text) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Text(text) => f.pad(text),
+        }
+    }
 }
 
 impl Delivery {
@@ -119,7 +156,7 @@ impl Delivery {
     }
 
     /// The same, told where the broker has it (`partition/offset`).
-    pub fn with_position(mut self, position: impl Into<Text>) -> Self {
+    pub fn with_position(mut self, position: impl Into<Position>) -> Self {
         self.position = Some(position.into());
         self
     }
@@ -144,8 +181,8 @@ impl Delivery {
 
     /// Where the broker has it, where it tells.
     #[must_use]
-    pub fn position(&self) -> Option<&str> {
-        self.position.as_deref()
+    pub fn position(&self) -> Option<&Position> {
+        self.position.as_ref()
     }
 
     /// Settles it: the broker may forget the message.

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 pub use self::capabilities::{Capabilities, Delay, KeyOrder, StartPositions};
-pub use self::delivery::{Acks, Delivery, Incoming, Malformed, Settle, Token};
+pub use self::delivery::{Acks, Delivery, Incoming, Malformed, Position, Settle, Token};
 pub use self::destination::{Destination, Outgoing};
 pub use self::error::{PublishError, Rejected, TransportError, TransportErrorKind};
 pub use self::operate::{GroupStatus, Operate, Peeked};

@@ -104,7 +104,7 @@ pub struct Subscription {
 }
 
 /// The most messages in hand of a subscription that says nothing.
-pub const DEFAULT_PREFETCH: usize = 128;
+const DEFAULT_PREFETCH: usize = 128;
 
 impl Subscription {
     /// The subscription of `group` to `patterns`.
@@ -146,7 +146,7 @@ impl Subscription {
     }
 }
 
-pub use crate::envelope::ingest::Ingest;
+use crate::envelope::ingest::Ingest;
 
 /// Something that must exist at the broker before the first publish.
 #[derive(Debug, Clone)]

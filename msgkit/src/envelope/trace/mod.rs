@@ -113,15 +113,15 @@ impl fmt::Display for InvalidTraceContext {
         f.write_str(match self {
             Self::Length => "traceparent: not 55 characters long (only a version after 00 may be longer)",
             Self::Version => "traceparent: the version is not two lower-case hex digits and `-`, or is `ff`",
-            Self::TraceId => "traceparent: the trace id is not 32 lower-case hex digits and `-`, or all zero",
+            Self::TraceId => "traceparent: the trace id is not 32 lower-case hex digits and `-`, or is zero",
             Self::ParentId => {
-                "traceparent: the parent id is not 16 lower-case hex digits and `-`, or all zero"
+                "traceparent: the parent id is not 16 lower-case hex digits and `-`, or is zero"
             }
             Self::Flags => "traceparent: the flags are not two lower-case hex digits and the end (or `-`)",
             Self::NoMembers => "tracestate: the list has no members; leave it out instead",
             Self::TooManyMembers => "tracestate: the list has more than 32 members",
-            Self::Key => "tracestate: a key is not 1 to 256 of `a-z 0-9 _ - * / @` after a letter or digit",
-            Self::Value => "tracestate: a value is not 1 to 256 printable ASCII characters but `,` and `=`",
+            Self::Key => "tracestate: a key is not 1 to 256 of `a-z 0-9 _ - * / @`, letter or digit first",
+            Self::Value => "tracestate: a value is not 1 to 256 printable ASCII characters without `,` `=`",
         })
     }
 }

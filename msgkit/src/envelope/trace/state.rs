@@ -18,7 +18,7 @@ use super::{InvalidTraceContext, OWS};
 pub struct TraceState(Arc<str>);
 
 impl TraceState {
-    /// The most members that a list may have, repeated ones included and empty ones not.
+    /// The most members that a list may have. Repeated ones count, empty ones do not.
     pub const MAX_MEMBERS: usize = 32;
 
     /// The length in characters that every vendor should propagate ("tracestate Limits"), and that
@@ -92,7 +92,7 @@ impl TraceState {
             && let Some(last) = members.len().checked_sub(1)
         {
             let next = members.iter().rposition(|member| member.len() > Self::OVERSIZED).unwrap_or(last);
-            // A member takes a comma along. (The only one left has none; but then the excess was less than its length.)
+            // A member takes a comma along. (The only one left has none, and no excess can be longer than it.)
             excess = excess.saturating_sub(members.remove(next).len() + 1);
         }
         (!members.is_empty()).then(|| Self(members.join(",").into()))

@@ -96,9 +96,7 @@ proptest! {
     }
 
     #[test]
-    fn every_traceparent_survives_the_wire(
-        trace_id: u128, span_id: u64, sampled: bool, byte in any::<u8>(),
-    ) {
+    fn every_traceparent_survives_the_wire(trace_id: u128, span_id: u64, sampled: bool, byte: u8) {
         let parent = TraceParent::root(trace_id, span_id).with_sampled(sampled);
         let mut buffer = [byte; TraceParent::LENGTH];
         prop_assert_eq!(TraceParent::parse(parent.write_to(&mut buffer)), Ok(parent));
@@ -121,8 +119,11 @@ proptest! {
 
     #[test]
     fn no_input_panics(
-            bytes: Vec<u8>, parents in vec(any::<String>(), 0..3), states in vec(any::<String>(), 0..3), limit: usize,
-        ) {
+        bytes: Vec<u8>,
+        parents in vec(any::<String>(), 0..3),
+        states in vec(any::<String>(), 0..3),
+        limit: usize,
+    ) {
         let _ = TraceParent::parse(&bytes);
         for text in parents.iter().chain(&states) {
             let _ = text.parse::<TraceParent>();

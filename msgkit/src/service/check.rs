@@ -1,0 +1,113 @@
+//! What a check says: how each handler would be run.
+
+use std::fmt;
+
+use super::plan::Plan;
+use crate::policy::{OnFailure, Order};
+use crate::text::Text;
+use crate::transport::Delay;
+
+/// How one handler would be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CheckedHandler {
+    /// The handler.
+    pub handler: String,
+    /// Its group; none where each instance gets everything.
+    pub group: Option<String>,
+    /// The message types that it takes.
+    pub messages: Vec<String>,
+    /// The topics that it subscribes to.
+    pub topics: Vec<String>,
+    /// The transports that they come from.
+    pub transports: Vec<String>,
+    /// The policy in a few words.
+    pub policy: String,
+    /// What the transport does itself, and what is emulated, with its cost.
+    pub notes: Vec<String>,
+}
+
+/// The resolved table of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CheckReport {
+    /// The service.
+    pub service: String,
+    /// Its handlers.
+    pub handlers: Vec<CheckedHandler>,
+}
+
+pub(super) fn report(service: &Text, plans: &[Plan]) -> CheckReport {
+    CheckReport { service: service.as_str().to_owned(), handlers: plans.iter().map(handler).collect() }
+}
+
+fn handler(plan: &Plan) -> CheckedHandler {
+    let policy = &plan.policy;
+    let order = match policy.order {
+        Order::None => "no order",
+        Order::Key(OnFailure::Overtake) => "key order, retries are overtaken",
+        Order::Key(OnFailure::Hold) => "key order, the key waits",
+    };
+    let delayed = match &policy.delayed {
+        None => "no delayed retries".to_owned(),
+        Some(delayed) => {
+            format!("{} delayed from {:?} to {:?}", delayed.rounds, delayed.initial, delayed.max)
+        }
+    };
+    let mut notes = Vec::new();
+    for origin in &plan.origins {
+        let can = origin.from.transport.capabilities();
+        let name = &origin.from.name;
+        if !plan.steps.is_empty() {
+            notes.push(match can.delay {
+                Delay::Native => format!("{name}: delays are native"),
+                Delay::RetryTopics => {
+                    format!(
+                        "{name}: delays are emulated by {} retry topics, one reader each",
+                        plan.steps.len()
+                    )
+                }
+            });
+        }
+        if !can.delivery_count {
+            notes.push(format!("{name}: a message that kills the process is not noticed"));
+        }
+        if origin.dead_letters.name != *name {
+            notes.push(format!("{name}: dead letters are kept at {}", origin.dead_letters.name));
+        }
+    }
+    CheckedHandler {
+        handler: plan.identity.handler.as_str().to_owned(),
+        group: plan.spec.group.as_ref().map(|group| group.as_str().to_owned()),
+        messages: plan.spec.registrations.iter().map(|registration| registration.name().to_owned()).collect(),
+        topics: plan.subscription.patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
+        transports: plan
+            .origins
+            .iter()
+            .map(|origin| format!("{} ({})", origin.from.name, origin.from.transport.system()))
+            .collect(),
+        policy: format!(
+            "{} at once, {} in place, {delayed}, {:?} each, {order}",
+            policy.concurrency, policy.immediate, policy.timeout
+        ),
+        notes,
+    }
+}
+
+impl fmt::Display for CheckReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "service {}", self.service)?;
+        for handler in &self.handlers {
+            let group = handler.group.as_deref().unwrap_or("(each instance)");
+            writeln!(f, "\n  {} · group {group}", handler.handler)?;
+            writeln!(f, "    takes   {}", handler.messages.join(", "))?;
+            writeln!(f, "    topics  {}", handler.topics.join(", "))?;
+            writeln!(f, "    from    {}", handler.transports.join(", "))?;
+            writeln!(f, "    policy  {}", handler.policy)?;
+            for note in &handler.notes {
+                writeln!(f, "    note    {note}")?;
+            }
+        }
+        Ok(())
+    }
+}

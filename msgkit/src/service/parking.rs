@@ -1,0 +1,87 @@
+//! Keys that wait: a message that is tried again in place, later, and those of its key behind it.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::lane::Work;
+use crate::envelope::Envelope;
+use crate::text::Text;
+use crate::transport::Delivery;
+
+/// What waits on one lane. The subscription's prefetch bounds it, as everything here is unsettled.
+#[derive(Debug, Default)]
+pub(crate) struct Parking {
+    /// By key; messages without one wait each for itself, under no key.
+    keys: HashMap<Text, VecDeque<(usize, Delivery)>>,
+    waiting: Vec<(Instant, Work)>,
+    /// What may go on, because its key does not wait any more.
+    freed: VecDeque<(usize, Delivery)>,
+}
+
+impl Parking {
+    /// Lets `work` wait, and its key with it.
+    pub(crate) fn park(&mut self, work: Work, wait: Duration) {
+        if let Some(key) = work.key() {
+            self.keys.entry(Text::from(key)).or_default();
+        }
+        self.waiting.push((Instant::now() + wait, work));
+    }
+
+    /// Whether messages of this key wait.
+    pub(crate) fn is_parked(&self, envelope: &Envelope) -> bool {
+        !self.keys.is_empty() && envelope.key().is_some_and(|key| self.keys.contains_key(key))
+    }
+
+    /// Puts a delivery of `origin` behind the one of its key that waits.
+    pub(crate) fn behind(&mut self, origin: usize, delivery: Delivery, envelope: &Envelope) {
+        if let Some(queue) = envelope.key().and_then(|key| self.keys.get_mut(key)) {
+            queue.push_back((origin, delivery));
+        }
+    }
+
+    /// When the next one is due.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        if !self.freed.is_empty() {
+            return Some(Instant::now());
+        }
+        self.waiting.iter().map(|(due, _)| *due).min()
+    }
+
+    /// The first one that is due; those behind it go on once it is settled.
+    pub(crate) fn take_due(&mut self) -> Option<Work> {
+        let now = Instant::now();
+        let (at, _) = self
+            .waiting
+            .iter()
+            .enumerate()
+            .filter(|(_, (due, _))| *due <= now)
+            .min_by_key(|(_, (due, _))| *due)?;
+        Some(self.waiting.swap_remove(at).1)
+    }
+
+    /// Opens `key` again where nothing of it waits any more: what was behind goes on, in order.
+    pub(crate) fn open(&mut self, key: &str) {
+        if !self.waiting.iter().any(|(_, work)| work.key() == Some(key))
+            && let Some(behind) = self.keys.remove(key)
+        {
+            self.freed.extend(behind);
+        }
+    }
+
+    /// The next delivery whose key does not wait any more, with its origin.
+    pub(crate) fn next_freed(&mut self) -> Option<(usize, Delivery)> {
+        self.freed.pop_front()
+    }
+
+    /// Everything that waits, to be given back in order.
+    pub(crate) fn drain(&mut self) -> Vec<Delivery> {
+        let mut all: Vec<Delivery> = self.waiting.drain(..).map(|(_, work)| work.into_delivery()).collect();
+        for (_, behind) in self.keys.drain() {
+            all.extend(behind.into_iter().map(|(_, delivery)| delivery));
+        }
+        all.extend(self.freed.drain(..).map(|(_, delivery)| delivery));
+        all
+    }
+}

@@ -1,0 +1,115 @@
+//! The last start of a message that seems to kill the process: alone, with nothing else in hand.
+//!
+//! A broker's delivery count rises for every message that was in hand when a process died, whoever killed it. So a count
+//! that is too high only makes a message a suspect. A suspect is started once more with nothing beside it: everything
+//! that is in hand unstarted goes back first, in the whole service. Only a message that dies alone is guilty.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use tokio::sync::{Mutex, MutexGuard, Notify, watch};
+
+/// Lets one message run while everything else of the service stands still.
+#[derive(Debug)]
+pub(crate) struct Quarantine {
+    active: AtomicBool,
+    state: watch::Sender<bool>,
+    participants: AtomicUsize,
+    parked: AtomicUsize,
+    changed: Notify,
+    turn: Mutex<()>,
+}
+
+impl Quarantine {
+    pub(crate) fn new() -> Self {
+        Self {
+            active: AtomicBool::new(false),
+            state: watch::Sender::new(false),
+            participants: AtomicUsize::new(0),
+            parked: AtomicUsize::new(0),
+            changed: Notify::new(),
+            turn: Mutex::new(()),
+        }
+    }
+
+    /// Whether a suspect runs, or waits to run: one relaxed load.
+    pub(crate) fn is_active(&self) -> bool {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    /// Counts a lane or a fetcher in, for as long as the guard lives.
+    pub(crate) fn join(self: &std::sync::Arc<Self>) -> Participant {
+        self.participants.fetch_add(1, Ordering::AcqRel);
+        Participant(self.clone())
+    }
+
+    /// A signal that a quarantine begins.
+    pub(crate) fn signal(&self) -> watch::Receiver<bool> {
+        self.state.subscribe()
+    }
+
+    /// Stands still until the quarantine is over; the caller has given back what it had in hand.
+    pub(crate) async fn stand_still(&self) {
+        let _parked = self.park();
+        let mut state = self.state.subscribe();
+        let _ = state.wait_for(|active| !active).await;
+    }
+
+    /// Waits until everything else stands still; the caller has given back all but the suspect.
+    pub(crate) async fn alone(&self) -> Alone<'_> {
+        let turn = {
+            let _parked = self.park();
+            self.turn.lock().await
+        };
+        self.active.store(true, Ordering::Relaxed);
+        self.state.send_replace(true);
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if self.parked.load(Ordering::Acquire) + 1 >= self.participants.load(Ordering::Acquire) {
+                break;
+            }
+            changed.await;
+        }
+        Alone { quarantine: self, _turn: turn }
+    }
+
+    fn park(&self) -> Parked<'_> {
+        self.parked.fetch_add(1, Ordering::AcqRel);
+        self.changed.notify_waiters();
+        Parked(self)
+    }
+}
+
+/// One that stands still.
+struct Parked<'a>(&'a Quarantine);
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        self.0.parked.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A lane or a fetcher that has to stand still before a suspect starts.
+#[derive(Debug)]
+pub(crate) struct Participant(std::sync::Arc<Quarantine>);
+
+impl Drop for Participant {
+    fn drop(&mut self) {
+        self.0.participants.fetch_sub(1, Ordering::AcqRel);
+        self.0.changed.notify_waiters();
+    }
+}
+
+/// The time in which a suspect runs.
+#[derive(Debug)]
+pub(crate) struct Alone<'a> {
+    quarantine: &'a Quarantine,
+    _turn: MutexGuard<'a, ()>,
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        self.quarantine.active.store(false, Ordering::Relaxed);
+        self.quarantine.state.send_replace(false);
+    }
+}

@@ -1,0 +1,192 @@
+//! Where a handler's deliveries come from: subscriptions that repair themselves.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::control::{Control, Mode};
+use super::health::HealthBoard;
+use super::plan::{Origin, Plan};
+use super::quarantine::Quarantine;
+use crate::envelope::Clock;
+use crate::error::Chain;
+use crate::transport::{Deliveries, Delivery, Outgoing, Publisher as _, Subscriber as _, Subscription};
+
+/// The most deliveries that are taken at once.
+const BATCH: usize = 128;
+/// The shortest and the longest pause between two tries to subscribe or to receive.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+
+/// One subscription of a handler.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) plan: Arc<Plan>,
+    /// Which of the plan's origins it is.
+    pub(crate) origin: usize,
+    pub(crate) subscription: Subscription,
+    pub(crate) deliveries: Box<dyn Deliveries>,
+    pub(crate) control: Control,
+    pub(crate) quarantine: Arc<Quarantine>,
+    pub(crate) health: HealthBoard,
+    pub(crate) clock: Clock,
+}
+
+/// Why a fetch returned.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fetched {
+    /// There are deliveries.
+    Some,
+    /// The handler drains, or the transport is closed.
+    Stop,
+    /// A suspect is to run alone: give back what is in hand and stand still.
+    StandStill,
+}
+
+impl Source {
+    fn origin(&self) -> &Origin {
+        &self.plan.origins[self.origin]
+    }
+
+    /// Waits for deliveries; repairs the subscription where it broke.
+    pub(crate) async fn fetch(&mut self, max: usize, into: &mut VecDeque<Delivery>) -> Fetched {
+        let mut pause = PAUSE.0;
+        loop {
+            match self.control.mode() {
+                Mode::Draining => return Fetched::Stop,
+                Mode::Paused => {
+                    self.control.changed().await;
+                    continue;
+                }
+                Mode::Running => {}
+            }
+            if self.quarantine.is_active() {
+                return Fetched::StandStill;
+            }
+            let mut signal = self.quarantine.signal();
+            let received = tokio::select! {
+                biased;
+                () = self.control.changed() => continue,
+                received = self.deliveries.receive(max, into) => received,
+                _ = signal.wait_for(|active| *active) => return Fetched::StandStill,
+            };
+            match received {
+                Ok(()) if into.is_empty() => return Fetched::Stop,
+                Ok(()) => return Fetched::Some,
+                Err(error) => {
+                    let name = &self.origin().from.name;
+                    self.health.down(name, &Chain(&error).to_string());
+                    if error.kind() == crate::transport::TransportErrorKind::Closed {
+                        return Fetched::Stop;
+                    }
+                    tracing::warn!(
+                        handler = %self.plan.identity.handler, transport = %name, error = %Chain(&error),
+                        "receiving failed; trying again in {pause:?}"
+                    );
+                    tokio::select! {
+                        biased;
+                        () = self.control.changed() => {}
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                    pause = (pause * 2).min(PAUSE.1);
+                    if !error.is_temporary() {
+                        self.subscribe_again().await;
+                    }
+                    if self.subscription.retry_step.is_none() {
+                        self.health.up(&self.plan.origins[self.origin].from.name);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Replaces a subscription that ended.
+    async fn subscribe_again(&mut self) {
+        match self.origin().from.transport.subscribe(&self.subscription).await {
+            Ok(deliveries) => self.deliveries = deliveries,
+            Err(error) => {
+                self.health.down(&self.origin().from.name, &Chain(&error).to_string());
+            }
+        }
+    }
+
+    /// As [`Source::fetch`] for a delay step: only the head, and only when it is due.
+    ///
+    /// A head that has to wait for as long as a larger step takes goes on as a confirmed copy to the largest within the
+    /// rest; at the largest step it is held, and what is behind it comes later than it should, never earlier.
+    pub(crate) async fn fetch_due(&mut self, into: &mut VecDeque<Delivery>) -> Fetched {
+        let Some(step) = self.subscription.retry_step else { return self.fetch(BATCH, into).await };
+        loop {
+            match self.fetch(1, into).await {
+                Fetched::Some => {}
+                other => return other,
+            }
+            let Some(due) = into.back().and_then(|delivery| delivery.message().envelope()?.not_before())
+            else {
+                return Fetched::Some;
+            };
+            let rest = due.since(self.clock.now());
+            if rest.is_zero() {
+                return Fetched::Some;
+            }
+            let Some(head) = into.pop_back() else { return Fetched::Some };
+            if self.plan.retry_step(rest) > step {
+                self.pass_on(head, rest).await;
+                continue;
+            }
+            let longest = self.origin().from.transport.capabilities().max_hold;
+            let wait = longest.map_or(rest, |longest| rest.min(longest / 2));
+            let mut signal = self.quarantine.signal();
+            tokio::select! {
+                biased;
+                // Given back: it costs nothing and comes again at its old place.
+                () = self.control.draining() => return Fetched::Stop,
+                _ = signal.wait_for(|active| *active) => return Fetched::StandStill,
+                () = tokio::time::sleep(wait) => {}
+            }
+            if wait == rest {
+                into.push_back(head);
+                return Fetched::Some;
+            }
+        }
+    }
+
+    async fn pass_on(&mut self, head: Delivery, rest: Duration) {
+        let Some(envelope) = head.message().envelope().cloned() else { return };
+        let copy = Outgoing::new(self.plan.retry_destination(rest), envelope);
+        let publishing = self.origin().from.transport.publish(vec![copy]);
+        match tokio::time::timeout(self.plan.policy.copy_deadline, publishing).await {
+            Ok(Ok(())) => head.ack(),
+            // It goes back and is tried again, after a pause so that a broker that is down is not beaten.
+            Ok(Err(_)) | Err(_) => {
+                drop(head);
+                tokio::time::sleep(PAUSE.0).await;
+            }
+        }
+    }
+
+    /// Waits for the broker's word on what was settled and given back.
+    pub(crate) async fn flush(&mut self) {
+        if let Err(error) = self.deliveries.flush().await {
+            tracing::warn!(
+                handler = %self.plan.identity.handler, error = %Chain(&error),
+                "settlements were not confirmed; their messages come again"
+            );
+        }
+    }
+
+    /// Stops fetching, waits for the broker's word on what was settled, leaves.
+    pub(crate) async fn close(mut self) {
+        self.deliveries.stop();
+        let name = self.origin().from.name.clone();
+        let closing = async {
+            self.deliveries.flush().await?;
+            self.deliveries.close().await
+        };
+        if let Err(error) = closing.await {
+            tracing::warn!(
+                handler = %self.plan.identity.handler, transport = %name, error = %Chain(&error),
+                "the subscription did not close cleanly; what is unsettled comes again"
+            );
+        }
+    }
+}
