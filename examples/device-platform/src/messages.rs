@@ -387,6 +387,31 @@ pub struct DeadLetter {
     pub payload: String,
 }
 
+/// A device that has reported at least once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeviceSeen {
+    /// Which device.
+    pub device_id: String,
+    /// How many of its readings are stored.
+    pub readings: u64,
+    /// The newest of them by event time.
+    pub newest: StoredReading,
+}
+
+/// Asks which devices there are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DevicesQuery {
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// Answers [`DevicesQuery`], ordered by id.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct DevicesAnswer {
+    /// What was found.
+    pub devices: Vec<DeviceSeen>,
+}
+
 /// Asks for the newest readings, of one device or of all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadingsQuery {
@@ -396,7 +421,7 @@ pub struct ReadingsQuery {
     pub limit: u32,
 }
 
-/// Answers [`ReadingsQuery`], newest first.
+/// Answers [`ReadingsQuery`], newest first: by event time those of one device, by arrival those of all.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ReadingsAnswer {
     /// What was found.
@@ -430,7 +455,7 @@ pub struct AlertsQuery {
     pub limit: u32,
 }
 
-/// Answers [`AlertsQuery`], newest first.
+/// Answers [`AlertsQuery`], newest first: by event time those of one device, by arrival those of all.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct AlertsAnswer {
     /// What was found.

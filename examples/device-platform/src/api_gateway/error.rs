@@ -24,6 +24,11 @@ impl ApiError {
         Self { status, code, message: message.into(), retry_after: None }
     }
 
+    /// No such path.
+    pub(super) fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
+    }
+
     /// The request is wrong in itself.
     pub(super) fn bad_request(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, message)

@@ -3,6 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `POST /api/v1/devices/{device_id}/readings` | 202 with `id` and `trace_id`, once the transport holds the message |
+//! | `GET /api/v1/devices?limit=` | devices, each with its newest reading |
 //! | `GET /api/v1/readings?device_id=&limit=` | readings, newest first |
 //! | `GET /api/v1/aggregates?window=&device_id=&limit=` | windows of `1m` or `10m`, newest first |
 //! | `GET /api/v1/alerts?device_id=&limit=` | beginnings and ends of alerts, newest first |
@@ -38,7 +39,7 @@ pub use routes::router;
 
 use crate::messages::{
     AggregatesAnswer, AggregatesQuery, AlertsAnswer, AlertsQuery, DeadLettersAnswer, DeadLettersQuery,
-    ReadingReported, ReadingsAnswer, ReadingsQuery, TraceAnswer, TraceQuery,
+    DevicesAnswer, DevicesQuery, ReadingReported, ReadingsAnswer, ReadingsQuery, TraceAnswer, TraceQuery,
 };
 use crate::notification::Hub;
 use metrics::{Exposition, HttpMetrics};
@@ -78,6 +79,7 @@ pub struct Unavailable {
 #[async_trait]
 #[allow(missing_docs)]
 pub trait Queries: Send + Sync {
+    async fn devices(&self, query: DevicesQuery) -> Result<DevicesAnswer, Unavailable>;
     async fn readings(&self, query: ReadingsQuery) -> Result<ReadingsAnswer, Unavailable>;
     async fn aggregates(&self, query: AggregatesQuery) -> Result<AggregatesAnswer, Unavailable>;
     async fn alerts(&self, query: AlertsQuery) -> Result<AlertsAnswer, Unavailable>;

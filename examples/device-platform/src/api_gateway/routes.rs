@@ -12,8 +12,8 @@ use super::metrics::{self, Exposition};
 use super::params::{self, Params};
 use super::{ApiError, Gateway, access, dashboard, readings};
 use crate::messages::{
-    AggregateUpdated, AggregatesQuery, AlertsQuery, DeadLetter, DeadLettersQuery, HopRecorded, ReadingsQuery,
-    StoredAlert, StoredReading, TraceQuery,
+    AggregateUpdated, AggregatesQuery, AlertsQuery, DeadLetter, DeadLettersQuery, DeviceSeen, DevicesQuery,
+    HopRecorded, ReadingsQuery, StoredAlert, StoredReading, TraceQuery,
 };
 use crate::notification;
 
@@ -21,13 +21,12 @@ use crate::notification;
 pub fn router(gateway: Gateway) -> Router {
     let open = Router::new()
         .route("/", get(dashboard::page))
-        .route("/dashboard.css", get(dashboard::style))
-        .route("/dashboard.js", get(dashboard::script))
-        .route("/icon.svg", get(dashboard::icon))
+        .route("/assets/{file}", get(dashboard::asset))
         .route("/health/live", get(async || Json(serde_json::json!({ "status": "live" }))))
         .route("/health/ready", get(ready));
     let guarded = Router::new()
         .route("/api/v1/devices/{device_id}/readings", post(readings::report))
+        .route("/api/v1/devices", get(list_devices))
         .route("/api/v1/readings", get(list_readings))
         .route("/api/v1/aggregates", get(list_aggregates))
         .route("/api/v1/alerts", get(list_alerts))
@@ -40,7 +39,7 @@ pub fn router(gateway: Gateway) -> Router {
         .method_not_allowed_fallback(async || {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "not with this method")
         })
-        .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"))
+        .fallback(async || ApiError::not_found())
         .layer(DefaultBodyLimit::max(readings::LARGEST_BODY))
         .layer(from_fn_with_state(gateway.clone(), access::require_origin))
         .layer(from_fn_with_state(gateway.clone(), metrics::count))
@@ -51,6 +50,15 @@ pub fn router(gateway: Gateway) -> Router {
             response
         }))
         .with_state(gateway)
+}
+
+async fn list_devices(
+    State(gateway): State<Gateway>,
+    mut params: Params,
+) -> Result<Json<Vec<DeviceSeen>>, ApiError> {
+    let query = DevicesQuery { limit: params.limit()? };
+    params.finish(&["limit"])?;
+    Ok(Json(gateway.queries.devices(query).await?.devices))
 }
 
 async fn list_readings(

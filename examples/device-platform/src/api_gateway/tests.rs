@@ -42,6 +42,9 @@ impl ReadingSink for Platform {
 
 #[async_trait]
 impl Queries for Platform {
+    async fn devices(&self, query: DevicesQuery) -> Result<DevicesAnswer, Unavailable> {
+        self.answer(&query)
+    }
     async fn readings(&self, query: ReadingsQuery) -> Result<ReadingsAnswer, Unavailable> {
         self.answer(&query)
     }
@@ -231,6 +234,7 @@ async fn queries_are_asked_as_they_were_given() {
         "/api/v1/aggregates?window=10m",
         "/api/v1/alerts?limit=1000",
         "/api/v1/dead-letters",
+        "/api/v1/devices?limit=5",
     ] {
         assert_eq!(http.get(path).await, (StatusCode::OK, json!([])), "{path}");
     }
@@ -295,7 +299,9 @@ async fn with_a_token_the_interface_is_closed_and_the_page_is_not() {
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{path}");
         assert_eq!(response.headers()["www-authenticate"], "Bearer");
     }
-    for path in ["/", "/dashboard.js", "/dashboard.css", "/icon.svg", "/health/live", "/health/ready"] {
+    for path in
+        ["/", "/assets/main.js", "/assets/dashboard.css", "/assets/icon.svg", "/health/live", "/health/ready"]
+    {
         assert_eq!(http.get(path).await.0, StatusCode::OK, "{path}");
     }
     assert_eq!(http.post("/api/v1/devices/d/readings", GOOD).await.0, StatusCode::UNAUTHORIZED);

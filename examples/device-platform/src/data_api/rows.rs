@@ -5,7 +5,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use crate::messages::{
-    AggregateUpdated, AlertState, DeadLetter, HopRecorded, Quantity, StoredAlert, StoredReading,
+    AggregateUpdated, AlertState, DeadLetter, DeviceSeen, HopRecorded, Quantity, StoredAlert, StoredReading,
 };
 use crate::processing::aggregate::{Extent, Tally};
 
@@ -27,6 +27,13 @@ impl FromRow for StoredReading {
             co2: row.try_get("co2")?,
             humidity_ratio: row.try_get("humidity_ratio")?,
         })
+    }
+}
+
+impl FromRow for DeviceSeen {
+    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
+        let newest = StoredReading::from_row(row)?;
+        Ok(Self { device_id: newest.device_id.clone(), readings: unsigned(row, "count")?, newest })
     }
 }
 

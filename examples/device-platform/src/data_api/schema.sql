@@ -1,6 +1,7 @@
--- Times are microseconds since 1970 in UTC. Ids are the messages' own.
+-- Times are microseconds since 1970 in UTC. Ids are the messages' own. `arrival` counts what came in, in the order in which it did.
 CREATE TABLE IF NOT EXISTS readings (
-    id             TEXT PRIMARY KEY,
+    arrival        INTEGER PRIMARY KEY,
+    id             TEXT NOT NULL UNIQUE,
     trace_id       TEXT NOT NULL,
     device_id      TEXT NOT NULL,
     at             INTEGER NOT NULL,
@@ -9,9 +10,16 @@ CREATE TABLE IF NOT EXISTS readings (
     light          REAL NOT NULL,
     co2            REAL NOT NULL,
     humidity_ratio REAL NOT NULL
-) STRICT, WITHOUT ROWID;
+) STRICT;
 CREATE INDEX IF NOT EXISTS readings_by_device ON readings (device_id, at, id);
-CREATE INDEX IF NOT EXISTS readings_by_time ON readings (at, id);
+
+-- Each device with its newest reading by event time.
+CREATE TABLE IF NOT EXISTS devices (
+    device_id TEXT PRIMARY KEY,
+    readings  INTEGER NOT NULL,
+    at        INTEGER NOT NULL,
+    id        TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
 
 -- The sums are whole numbers of small steps (see processing::aggregate): adding them gives the same in every order.
 CREATE TABLE IF NOT EXISTS aggregates (
@@ -29,7 +37,8 @@ CREATE TABLE IF NOT EXISTS aggregates (
 CREATE INDEX IF NOT EXISTS aggregates_by_time ON aggregates ("window", start, device_id);
 
 CREATE TABLE IF NOT EXISTS alerts (
-    id        TEXT PRIMARY KEY,
+    arrival   INTEGER PRIMARY KEY,
+    id        TEXT NOT NULL UNIQUE,
     trace_id  TEXT NOT NULL,
     state     TEXT NOT NULL,
     device_id TEXT NOT NULL,
@@ -38,9 +47,8 @@ CREATE TABLE IF NOT EXISTS alerts (
     value     REAL NOT NULL,
     threshold REAL NOT NULL,
     at        INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
+) STRICT;
 CREATE INDEX IF NOT EXISTS alerts_by_device ON alerts (device_id, at, id);
-CREATE INDEX IF NOT EXISTS alerts_by_time ON alerts (at, id);
 
 CREATE TABLE IF NOT EXISTS hops (
     trace_id     TEXT NOT NULL,
@@ -58,6 +66,7 @@ CREATE TABLE IF NOT EXISTS hops (
 
 -- One message can be a dead letter of several groups.
 CREATE TABLE IF NOT EXISTS dead_letters (
+    arrival  INTEGER PRIMARY KEY,
     id       TEXT NOT NULL,
     "group"  TEXT NOT NULL,
     trace_id TEXT NOT NULL,
@@ -68,6 +77,5 @@ CREATE TABLE IF NOT EXISTS dead_letters (
     attempts INTEGER NOT NULL,
     time     INTEGER NOT NULL,
     payload  TEXT NOT NULL,
-    PRIMARY KEY (id, "group")
-) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS dead_letters_by_time ON dead_letters (time, id);
+    UNIQUE (id, "group")
+) STRICT;

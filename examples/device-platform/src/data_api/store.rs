@@ -14,8 +14,8 @@ use super::error::StoreError;
 use super::rows::FromRow;
 use crate::messages::{
     AggregateUpdated, AggregatesAnswer, AggregatesQuery, AlertsAnswer, AlertsQuery, DeadLetter,
-    DeadLettersAnswer, DeadLettersQuery, HopRecorded, Quantity, ReadingsAnswer, ReadingsQuery, StoredAlert,
-    StoredReading, TraceAnswer, TraceQuery, Window,
+    DeadLettersAnswer, DeadLettersQuery, DevicesAnswer, DevicesQuery, HopRecorded, Quantity, ReadingsAnswer,
+    ReadingsQuery, StoredAlert, StoredReading, TraceAnswer, TraceQuery, Window,
 };
 use crate::processing::aggregate::Tally;
 
@@ -182,7 +182,7 @@ impl Store {
         Ok(done.rows_affected() == 1)
     }
 
-    /// The newest readings by event time, newest first.
+    /// The newest readings, newest first: by event time those of one device, by arrival those of all (their clocks may differ by years).
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -193,10 +193,24 @@ impl Store {
                     .bind(limit(query.limit))
                     .bind(device)
             }
-            None => sqlx::query("SELECT * FROM readings ORDER BY at DESC, id DESC LIMIT ?1")
-                .bind(limit(query.limit)),
+            None => {
+                sqlx::query("SELECT * FROM readings ORDER BY arrival DESC LIMIT ?1").bind(limit(query.limit))
+            }
         };
         Ok(ReadingsAnswer { readings: self.find(sql, "find readings").await? })
+    }
+
+    /// Every device with its newest reading by event time, ordered by its id.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn devices(&self, query: &DevicesQuery) -> Result<DevicesAnswer, StoreError> {
+        let sql = sqlx::query(
+            "SELECT readings.*, devices.readings AS count FROM devices JOIN readings USING (id) \
+             ORDER BY devices.device_id LIMIT ?1",
+        )
+        .bind(limit(query.limit));
+        Ok(DevicesAnswer { devices: self.find(sql, "find devices").await? })
     }
 
     /// Readings of a device before a point of its event time (`at`, `id`), oldest first; the newest `most` of them.
@@ -245,7 +259,7 @@ impl Store {
         Ok(AggregatesAnswer { aggregates: self.find(sql, "find aggregates").await? })
     }
 
-    /// The newest beginnings and ends of alerts by event time, newest first.
+    /// The newest beginnings and ends of alerts, newest first: by event time those of one device, by arrival those of all.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -256,19 +270,20 @@ impl Store {
                     .bind(limit(query.limit))
                     .bind(device)
             }
-            None => sqlx::query("SELECT * FROM alerts ORDER BY at DESC, id DESC LIMIT ?1")
-                .bind(limit(query.limit)),
+            None => {
+                sqlx::query("SELECT * FROM alerts ORDER BY arrival DESC LIMIT ?1").bind(limit(query.limit))
+            }
         };
         Ok(AlertsAnswer { alerts: self.find(sql, "find alerts").await? })
     }
 
-    /// The newest dead letters, newest first.
+    /// The dead letters that came last, last first.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn dead_letters(&self, query: &DeadLettersQuery) -> Result<DeadLettersAnswer, StoreError> {
-        let sql = sqlx::query("SELECT * FROM dead_letters ORDER BY time DESC, id DESC LIMIT ?1")
-            .bind(limit(query.limit));
+        let sql =
+            sqlx::query("SELECT * FROM dead_letters ORDER BY arrival DESC LIMIT ?1").bind(limit(query.limit));
         Ok(DeadLettersAnswer { dead_letters: self.find(sql, "find dead letters").await? })
     }
 
@@ -343,6 +358,19 @@ async fn record(
     .bind(reading.co2)
     .bind(reading.humidity_ratio);
     let fresh = insert.execute(&mut **transaction).await?.rows_affected() == 1;
+    if fresh {
+        sqlx::query(
+            "INSERT INTO devices (device_id, readings, at, id) VALUES (?1, 1, ?2, ?3) \
+             ON CONFLICT DO UPDATE SET readings = readings + 1, \
+                 id = iif((excluded.at, excluded.id) > (at, id), excluded.id, id), \
+                 at = max(at, excluded.at)",
+        )
+        .bind(&reading.device_id)
+        .bind(reading.at.as_microsecond())
+        .bind(&reading.id)
+        .execute(&mut **transaction)
+        .await?;
+    }
     let mut aggregates = Vec::with_capacity(Window::ALL.len());
     for window in Window::ALL {
         let query = if fresh { add_to_window(reading, window) } else { find_window(reading, window) };

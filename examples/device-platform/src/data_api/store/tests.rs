@@ -92,6 +92,17 @@ async fn queries_give_the_newest_first_of_one_device_or_all_up_to_the_limit() {
     assert!(found.is_sorted_by(|a, b| a.at > b.at) && found.iter().all(|r| r.device_id == "office-b"));
 
     let newest = &found[0];
+    let devices = store.devices(&DevicesQuery { limit: 10 }).await.unwrap().devices;
+    let seen: Vec<_> = devices.iter().map(|d| (d.device_id.as_str(), d.readings)).collect();
+    assert_eq!(seen, [("office-a", 30), ("office-b", 30), ("office-c", 30)]);
+    assert_eq!(devices[1].newest, *newest);
+
+    let late =
+        StoredReading { id: "late".to_owned(), at: Timestamp::from_second(0).unwrap(), ..newest.clone() };
+    store.record_readings(std::slice::from_ref(&late)).await.unwrap();
+    assert_eq!(store.readings(&ReadingsQuery { device_id: None, limit: 1 }).await.unwrap().readings, [late]);
+    assert_eq!(store.devices(&DevicesQuery { limit: 2 }).await.unwrap().devices[1].newest, *newest);
+
     let before = store.readings_before("office-b", (newest.at, &newest.id), 6).await.unwrap();
     assert_eq!(before, found[1..].iter().rev().cloned().collect::<Vec<_>>());
 
