@@ -1,0 +1,504 @@
+//! What one process sees.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
+
+mod support;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use msgkit::envelope::NativeHeaders;
+use msgkit::transport::{
+    Destination, Health, Incoming, Operate, Outgoing, Publisher, Start, Subscriber, Subscription, Transport,
+    TransportErrorKind,
+};
+use msgkit::{Registry, Timestamp};
+use support::{
+    DEADLINE, declaration, envelope, group, keyed, message, open, receive, retry, subscription, text, texts,
+};
+
+/// A transport in a directory of its own.
+fn fresh(options: &str) -> (tempfile::TempDir, msgkit_transport_sqlite::Sqlite) {
+    let directory = tempfile::tempdir().unwrap();
+    let sqlite = open(&directory.path().join("m.db"), options);
+    (directory, sqlite)
+}
+
+#[tokio::test]
+async fn what_is_published_comes_in_order_and_once() {
+    let (_directory, sqlite) = fresh("");
+    let mut deliveries = sqlite.subscribe(&subscription("g", "a.*")).await.unwrap();
+    let batch = (0..300).map(|n| message("a.b", &n.to_string())).collect();
+    sqlite.publish(batch).await.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 300 {
+        let (mut some, received) = texts(&mut *deliveries, 100).await;
+        assert!(received.iter().all(|delivery| delivery.count() == 1));
+        received.into_iter().for_each(msgkit::transport::Delivery::ack);
+        seen.append(&mut some);
+    }
+    assert_eq!(seen, (0..300).map(|n| n.to_string()).collect::<Vec<_>>());
+    deliveries.flush().await.unwrap();
+    let groups = sqlite.groups().await.unwrap();
+    assert_eq!((groups[0].waiting, groups[0].in_hand), (0, Some(0)));
+}
+
+#[tokio::test]
+async fn envelopes_survive_whole() {
+    let (_directory, sqlite) = fresh("");
+    let mut deliveries = sqlite.subscribe(&subscription("g", ">")).await.unwrap();
+    let mut binary = keyed("a.b", "k", "x");
+    binary.set_payload(Some(vec![0_u8, 255, 10].into()));
+    let mut null = envelope("a.b", "x");
+    null.set_payload(None);
+    let mut empty = envelope("a.b", "x");
+    empty.set_payload(Some(bytes::Bytes::new()));
+    let large = envelope("a.b", &"y".repeat(3 << 20));
+    let sent = [binary, null, empty, large];
+    sqlite.publish(sent.iter().cloned().map(Outgoing::to_topic).collect()).await.unwrap();
+    let received = receive(&mut *deliveries, 4).await;
+    for (delivery, sent) in received.iter().zip(&sent) {
+        assert_eq!(delivery.message().envelope(), Some(sent));
+    }
+}
+
+#[tokio::test]
+async fn each_group_gets_each_message_once_whatever_patterns_match() {
+    let (_directory, sqlite) = fresh("");
+    let mut both = subscription("one", "a.*");
+    both.patterns.push("a.b".parse().unwrap());
+    let mut one = sqlite.subscribe(&both).await.unwrap();
+    let mut two = sqlite.subscribe(&subscription("two", ">")).await.unwrap();
+    let mut alone = sqlite.subscribe(&Subscription::ephemeral(["a.>".parse().unwrap()])).await.unwrap();
+    sqlite.publish(vec![message("a.b", "1"), message("c", "2"), message("a.b", "3")]).await.unwrap();
+    assert_eq!(texts(&mut *one, 2).await.0, ["1", "3"]);
+    assert_eq!(texts(&mut *two, 3).await.0, ["1", "2", "3"]);
+    assert_eq!(texts(&mut *alone, 2).await.0, ["1", "3"]);
+    assert_eq!(sqlite.unrouted().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_declared_group_that_is_away_misses_nothing_even_across_a_restart() {
+    let (directory, sqlite) = fresh("");
+    sqlite.declare(&[declaration(subscription("g", "a"))]).await.unwrap();
+    sqlite.publish(vec![message("a", "1"), message("b", "nobody")]).await.unwrap();
+    assert_eq!(sqlite.unrouted().await.unwrap(), 1);
+    sqlite.close().await.unwrap();
+    let sqlite = open(&directory.path().join("m.db"), "");
+    let mut deliveries = sqlite.subscribe(&subscription("g", "a")).await.unwrap();
+    assert_eq!(texts(&mut *deliveries, 1).await.0, ["1"]);
+}
+
+#[tokio::test]
+async fn what_is_given_back_comes_again_at_its_old_place_and_costs_no_start() {
+    let (_directory, sqlite) = fresh("");
+    let mut deliveries = sqlite.subscribe(&subscription("g", "a")).await.unwrap();
+    sqlite.publish((0..4).map(|n| message("a", &n.to_string())).collect()).await.unwrap();
+    let mut received = receive(&mut *deliveries, 3).await;
+    received.remove(1).ack();
+    drop(received);
+    deliveries.flush().await.unwrap();
+    let (texts, received) = texts(&mut *deliveries, 3).await;
+    assert_eq!(texts, ["0", "2", "3"]);
+    assert!(received.iter().all(|delivery| delivery.count() == 1));
+}
+
+#[tokio::test]
+async fn a_subscription_that_goes_gives_everything_back_and_keeps_the_starts_of_what_was_handed_out() {
+    let (_directory, sqlite) = fresh("");
+    let mut first = sqlite.subscribe(&subscription("g", "a")).await.unwrap();
+    sqlite.publish(vec![message("a", "1")]).await.unwrap();
+    let mut held = receive(&mut *first, 1).await;
+    first.close().await.unwrap();
+    let mut second = sqlite.subscribe(&subscription("g", "a")).await.unwrap();
+    let again = receive(&mut *second, 1).await;
+    assert_eq!(again[0].count(), 2);
+    // Too late: it is counted, and the other one's claim stands.
+    held.remove(0).ack();
+    second.flush().await.unwrap();
+    assert_eq!(sqlite.lost_leases(), 1);
+    assert_eq!(sqlite.groups().await.unwrap()[0].in_hand, Some(1));
+}
+
+#[tokio::test]
+async fn a_key_is_in_one_members_hand_at_a_time() {
+    let (_directory, sqlite) = fresh("");
+    let mut first = sqlite.subscribe(&subscription("g", "a")).await.unwrap();
+    let mut second = sqlite.subscribe(&subscription("g", "a")).await.unwrap();
+    let batch = [("k", "k1"), ("k", "k2"), ("l", "l1"), ("k", "k3")];
+    let batch = batch.map(|(key, text)| Outgoing::to_topic(keyed("a", key, text)));
+    sqlite.publish(batch.into()).await.unwrap();
+    let (found, mut held) = texts(&mut *first, 1).await;
+    assert_eq!(found, ["k1"]);
+    // Neither k2 nor k3: their key is in the first one's hand.
+    let (found, l1) = texts(&mut *second, 1).await;
+    assert_eq!(found, ["l1"]);
+    // Given back, k1 comes before k2, to whoever asks.
+    held.clear();
+    first.flush().await.unwrap();
+    let (found, k) = texts(&mut *second, 3).await;
+    assert_eq!(found, ["k1", "k2", "k3"]);
+    drop((l1, k));
+}
+
+#[tokio::test]
+async fn prefetch_bounds_what_is_in_hand() {
+    let (_directory, sqlite) = fresh("");
+    let mut deliveries = sqlite.subscribe(&subscription("g", "a").with_prefetch(2)).await.unwrap();
+    sqlite.publish((0..5).map(|n| message("a", &n.to_string())).collect()).await.unwrap();
+    let mut held = VecDeque::new();
+    while held.len() < 2 {
+        deliveries.receive(10, &mut held).await.unwrap();
+    }
+    assert_eq!(held.len(), 2);
+    assert_eq!(sqlite.groups().await.unwrap()[0].in_hand, Some(2));
+    {
+        let mut blocked = std::pin::pin!(deliveries.receive(10, &mut held));
+        assert!(
+            std::future::poll_fn(|cx| std::task::Poll::Ready(blocked.as_mut().poll(cx).is_pending())).await
+        );
+    }
+    held.pop_front().unwrap().ack();
+    let (found, _received) = texts(&mut *deliveries, 1).await;
+    assert_eq!(found, ["2"]);
+}
+
+#[tokio::test]
+async fn a_receive_that_is_dropped_loses_nothing() {
+    let (_directory, sqlite) = fresh("");
+    let mut deliveries = sqlite.subscribe(&subscription("g", "a")).await.unwrap();
+    for n in 0..50 {
+        let mut into = VecDeque::new();
+        let mut receiving = deliveries.receive(1, &mut into);
+        // Polled once, then dropped at a place that differs from run to run.
+        let publishing = sqlite.publish(vec![message("a", &n.to_string())]);
+        tokio::select! {
+            biased;
+            _ = &mut receiving => {}
+            published = publishing => published.unwrap(),
+        }
+        drop(receiving);
+        let (found, received) = if into.is_empty() {
+            texts(&mut *deliveries, 1).await
+        } else {
+            (into.iter().map(text).collect(), into.into())
+        };
+        assert_eq!(found, [n.to_string()]);
+        received.into_iter().for_each(msgkit::transport::Delivery::ack);
+    }
+}
+
+#[tokio::test]
+async fn retries_come_to_their_group_alone_never_early_and_do_not_block_each_other() {
+    let (_directory, sqlite) = fresh("");
+    let mut group = sqlite.subscribe(&subscription("g", "a")).await.unwrap();
+    let mut other = sqlite.subscribe(&subscription("other", "a")).await.unwrap();
+    let late = retry("g", envelope("a", "late"), Duration::from_secs(3600));
+    let soon = retry("g", envelope("a", "soon"), Duration::from_millis(150));
+    let due = soon.envelope.not_before().unwrap();
+    sqlite.publish(vec![late, soon]).await.unwrap();
+    let destination = Destination::Retry { group: support::group("g"), step: 1, delay: Duration::ZERO };
+    assert_eq!(sqlite.depth(&destination).await.unwrap(), Some(2));
+    assert_eq!(texts(&mut *group, 1).await.0, ["soon"]);
+    assert!(Timestamp::now() >= due);
+    sqlite.publish(vec![message("a", "for all")]).await.unwrap();
+    assert_eq!(texts(&mut *other, 1).await.0, ["for all"]);
+}
+
+#[tokio::test]
+async fn what_is_published_for_later_has_its_place_when_it_is_due() {
+    let (_directory, sqlite) = fresh("");
+    let mut one = sqlite.subscribe(&subscription("one", "a")).await.unwrap();
+    let mut two = sqlite.subscribe(&subscription("two", "a")).await.unwrap();
+    let mut later = envelope("a", "later");
+    later.set_not_before(Some(Timestamp::now().after(Duration::from_millis(100))));
+    sqlite.publish(vec![Outgoing::to_topic(later), message("a", "now")]).await.unwrap();
+    for deliveries in [&mut one, &mut two] {
+        let (found, received) = texts(&mut **deliveries, 2).await;
+        assert_eq!(found, ["now", "later"]);
+        received.into_iter().for_each(msgkit::transport::Delivery::ack);
+        deliveries.flush().await.unwrap();
+    }
+    assert!(sqlite.groups().await.unwrap().iter().all(|group| group.waiting + group.delayed == 0));
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_kept_paged_and_replayed_to_its_group_alone() {
+    let (_directory, sqlite) = fresh("");
+    let mut deliveries = sqlite.subscribe(&subscription("g", "a")).await.unwrap();
+    let mut other = sqlite.subscribe(&subscription("other", "a")).await.unwrap();
+    let g = group("g");
+    let letters =
+        ["1", "2", "3"].map(|text| Outgoing::new(Destination::DeadLetter(g.clone()), envelope("a", text)));
+    sqlite.publish(letters.into()).await.unwrap();
+    let first = sqlite.dead_letters(&g, None, 2).await.unwrap();
+    let rest = sqlite.dead_letters(&g, Some(&first[1].position), 2).await.unwrap();
+    assert_eq!((first.len(), rest.len()), (2, 1));
+    sqlite.replay(&g, &first[0].position).await.unwrap();
+    assert_eq!(texts(&mut *deliveries, 1).await.0, ["1"]);
+    sqlite.remove_dead_letter(&g, &first[1].position).await.unwrap();
+    for again in [sqlite.replay(&g, &first[0].position).await, sqlite.remove_dead_letter(&g, "17").await] {
+        assert_eq!(again.unwrap_err().kind(), TransportErrorKind::Invalid);
+    }
+    assert_eq!(sqlite.depth(&Destination::DeadLetter(g)).await.unwrap(), Some(1));
+    sqlite.publish(vec![message("a", "4")]).await.unwrap();
+    assert_eq!(texts(&mut *other, 1).await.0, ["4"]);
+}
+
+#[tokio::test]
+async fn peek_shows_what_waits_and_takes_nothing() {
+    let (_directory, sqlite) = fresh("");
+    sqlite.declare(&[declaration(subscription("g", "a"))]).await.unwrap();
+    sqlite.publish((0..3).map(|n| message("a", &n.to_string())).collect()).await.unwrap();
+    let g = group("g");
+    let first = sqlite.peek(&g, None, 2).await.unwrap();
+    let rest = sqlite.peek(&g, Some(&first[1].position), 9).await.unwrap();
+    let ids: Vec<_> = first.iter().chain(&rest).filter_map(|peeked| peeked.message.envelope()).collect();
+    assert_eq!(ids.iter().map(|e| e.payload()).collect::<Vec<_>>(), [b"\"0\"", b"\"1\"", b"\"2\""]);
+    assert_eq!(sqlite.groups().await.unwrap()[0].waiting, 3);
+    assert!(sqlite.peek(&group("unknown"), None, 1).await.is_err());
+}
+
+#[tokio::test]
+async fn a_publisher_waits_in_front_of_a_full_group_then_is_told() {
+    let (_directory, sqlite) = fresh("capacity = 3\npublish_timeout = \"100ms\"");
+    let mut deliveries = sqlite.subscribe(&subscription("g", "a")).await.unwrap();
+    let error = sqlite.publish((0..5).map(|n| message("a", &n.to_string())).collect()).await.unwrap_err();
+    assert_eq!(error.kind(), TransportErrorKind::Full);
+    assert!(error.is_temporary());
+    let rejected: Vec<_> = error.rejected().iter().map(|r| r.message.envelope.payload().to_vec()).collect();
+    assert_eq!(rejected, [b"\"3\"", b"\"4\""]);
+    assert!(error.rejected()[0].error.to_string().contains("`g`"), "{error:?}");
+    // What follows from a message in hand may use the reserve, copies go in whatever is there.
+    let mut caused = envelope("a", "caused");
+    caused.set_cause(&envelope("b", "cause"));
+    sqlite
+        .publish(vec![Outgoing::to_topic(caused), retry("g", envelope("a", "copy"), Duration::ZERO)])
+        .await
+        .unwrap();
+    let (found, received) = texts(&mut *deliveries, 5).await;
+    assert_eq!(found, ["0", "1", "2", "caused", "copy"]);
+    // Room is made while somebody waits for it.
+    let sqlite = &sqlite;
+    let waiting = sqlite.publish(vec![message("a", "waited")]);
+    let acking = async { received.into_iter().for_each(msgkit::transport::Delivery::ack) };
+    tokio::join!(async { waiting.await.unwrap() }, acking);
+    assert_eq!(texts(&mut *deliveries, 1).await.0, ["waited"]);
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_is_refused_and_the_others_are_taken() {
+    let (_directory, sqlite) = fresh("max_payload = 10");
+    let mut deliveries = sqlite.subscribe(&subscription("g", "a")).await.unwrap();
+    let error =
+        sqlite.publish(vec![message("a", "longer than ten"), message("a", "short")]).await.unwrap_err();
+    assert_eq!((error.rejected().len(), error.kind()), (1, TransportErrorKind::Invalid));
+    assert!(error.rejected()[0].error.to_string().contains("max_payload"));
+    assert_eq!(texts(&mut *deliveries, 1).await.0, ["short"]);
+}
+
+#[tokio::test]
+async fn a_new_group_starts_where_it_asks_to() {
+    let (_directory, sqlite) = fresh("retain = \"1h\"");
+    assert!(sqlite.capabilities().start.earliest && sqlite.capabilities().start.time);
+    let mut reader = sqlite.subscribe(&subscription("reader", "a")).await.unwrap();
+    sqlite.publish(vec![message("a", "1"), message("b", "other")]).await.unwrap();
+    // Handled, and kept all the same.
+    receive(&mut *reader, 1).await.remove(0).ack();
+    reader.flush().await.unwrap();
+    let middle = Timestamp::now();
+    sqlite.publish(vec![message("a", "2")]).await.unwrap();
+    for (name, start, expected) in [
+        ("earliest", Start::Earliest, vec!["1", "2"]),
+        ("time", Start::At(middle), vec!["2"]),
+        ("latest", Start::Latest, vec![]),
+    ] {
+        let mut new = sqlite.subscribe(&subscription(name, "a").with_start(start)).await.unwrap();
+        let (found, _received) = texts(&mut *new, expected.len()).await;
+        assert_eq!(found, expected, "{name}");
+        assert_eq!(sqlite.peek(&group(name), None, 9).await.unwrap().len(), 0, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_is_refused() {
+    let (_directory, sqlite) = fresh("on_unrouted = \"error\"");
+    let earliest = subscription("g", "a").with_start(Start::Earliest);
+    let error = sqlite.subscribe(&earliest).await.unwrap_err();
+    assert_eq!(error.kind(), TransportErrorKind::Unsupported);
+    assert!(error.to_string().contains("`retain`"));
+    let error = sqlite.publish(vec![message("a", "1")]).await.unwrap_err();
+    assert_eq!(error.kind(), TransportErrorKind::Unrouted);
+    let copy = retry("unknown", envelope("a", "x"), Duration::ZERO);
+    assert_eq!(sqlite.publish(vec![copy]).await.unwrap_err().kind(), TransportErrorKind::Invalid);
+}
+
+#[tokio::test]
+async fn foreign_bytes_come_untouched() {
+    let (_directory, sqlite) = fresh("");
+    let mut deliveries = sqlite.subscribe(&subscription("g", "a.>")).await.unwrap();
+    let mut headers = NativeHeaders::new();
+    headers.push("x", bytes::Bytes::from_static(&[255]));
+    sqlite.publish_foreign(&"a.b".parse().unwrap(), &b"{\"t\": 1 }"[..], headers.clone()).await.unwrap();
+    let received = receive(&mut *deliveries, 1).await;
+    let Incoming::Malformed(malformed) = received[0].message() else { panic!("no envelope was sent") };
+    assert_eq!(malformed.payload.as_deref(), Some(&b"{\"t\": 1 }"[..]));
+    assert_eq!((malformed.topic.as_str(), &malformed.native), ("a.b", &headers));
+}
+
+#[tokio::test]
+async fn stop_fetches_no_more_and_close_ends_a_receive_that_waits() {
+    let (_directory, sqlite) = fresh("");
+    let mut stopped = sqlite.subscribe(&subscription("g", "a")).await.unwrap();
+    stopped.stop();
+    sqlite.publish(vec![message("a", "1")]).await.unwrap();
+    let mut into = VecDeque::new();
+    stopped.receive(10, &mut into).await.unwrap();
+    assert!(into.is_empty());
+    let mut waiting = sqlite.subscribe(&subscription("empty", "b")).await.unwrap();
+    let receiving = tokio::time::timeout(DEADLINE, waiting.receive(1, &mut into));
+    let (received, closed) = tokio::join!(receiving, sqlite.close());
+    closed.unwrap();
+    assert_eq!(received.unwrap().unwrap_err().kind(), TransportErrorKind::Closed);
+    assert_eq!(sqlite.publish(vec![message("a", "2")]).await.unwrap_err().kind(), TransportErrorKind::Closed);
+    sqlite.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn closing_commits_what_was_settled_before() {
+    let (directory, sqlite) = fresh("");
+    let mut deliveries = sqlite.subscribe(&subscription("g", "a")).await.unwrap();
+    sqlite.publish(vec![message("a", "1"), message("a", "2"), message("a", "3")]).await.unwrap();
+    let mut received = receive(&mut *deliveries, 2).await;
+    received.remove(0).ack();
+    drop(received);
+    sqlite.close().await.unwrap();
+    let again = open(&directory.path().join("m.db"), "");
+    let mut deliveries = again.subscribe(&subscription("g", "a")).await.unwrap();
+    let (found, received) = texts(&mut *deliveries, 2).await;
+    assert_eq!(found, ["2", "3"]);
+    assert!(received.iter().all(|delivery| delivery.count() == 1), "a drain costs nothing");
+}
+
+#[tokio::test]
+async fn a_group_takes_what_old_and_new_members_want_while_both_live() {
+    let (_directory, sqlite) = fresh("");
+    let old = sqlite.subscribe(&subscription("g", "old")).await.unwrap();
+    let mut new = sqlite.subscribe(&subscription("g", "new")).await.unwrap();
+    sqlite.publish(vec![message("old", "1"), message("new", "2")]).await.unwrap();
+    assert_eq!(texts(&mut *new, 2).await.0, ["1", "2"]);
+    drop((old, new));
+    sqlite.declare(&[declaration(subscription("g", "new"))]).await.unwrap();
+    sqlite.publish(vec![message("old", "3")]).await.unwrap();
+    assert_eq!(sqlite.unrouted().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn errors_name_the_file_and_the_fix() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = directory.path().join("text.db");
+    std::fs::write(&text, "this is no database, it is a longer text than a header").unwrap();
+    let newer = directory.path().join("newer.db");
+    let sqlite = open(&newer, "");
+    sqlite.declare(&[]).await.unwrap();
+    sqlite.close().await.unwrap();
+    let mut connection = sqlite_connection(&newer).await;
+    sqlx::raw_sql("UPDATE msgkit_state SET version = 99").execute(&mut connection).await.unwrap();
+    sqlx::Connection::close(connection).await.unwrap();
+    for (file, words) in [
+        (text, "is no SQLite database"),
+        (newer, "schema version 99"),
+        (directory.path().join("missing/m.db"), "create `"),
+        (directory.path().to_owned(), "is a directory"),
+    ] {
+        let sqlite = open(&file, "");
+        let error = sqlite.subscribe(&subscription("g", "a")).await.unwrap_err();
+        assert_eq!(error.kind(), TransportErrorKind::Refused, "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+        assert!(error.to_string().contains(&file.display().to_string()), "{error}");
+        assert!(matches!(sqlite.health().await, Health::Down(_)));
+    }
+}
+
+/// A connection as another program would open it.
+async fn sqlite_connection(file: &std::path::Path) -> sqlx::SqliteConnection {
+    use sqlx::ConnectOptions as _;
+    sqlx::sqlite::SqliteConnectOptions::new().filename(file).connect().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_locked_file_is_a_temporary_error_and_settlements_survive_it() {
+    let (directory, sqlite) = fresh("busy_timeout = \"50ms\"");
+    let mut deliveries = sqlite.subscribe(&subscription("g", "a")).await.unwrap();
+    sqlite.publish(vec![message("a", "1")]).await.unwrap();
+    let received = receive(&mut *deliveries, 1).await;
+    let mut intruder = sqlite_connection(&directory.path().join("m.db")).await;
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut intruder).await.unwrap();
+    received.into_iter().for_each(msgkit::transport::Delivery::ack);
+    assert_eq!(deliveries.flush().await.unwrap_err().kind(), TransportErrorKind::Unavailable);
+    let error = sqlite.publish(vec![message("a", "2")]).await.unwrap_err();
+    assert!(error.is_temporary());
+    assert!(error.rejected()[0].error.to_string().contains("locked"), "{error:?}");
+    sqlx::raw_sql("COMMIT").execute(&mut intruder).await.unwrap();
+    deliveries.flush().await.unwrap();
+    let group = &sqlite.groups().await.unwrap()[0];
+    assert_eq!((group.waiting, group.in_hand), (0, Some(0)));
+}
+
+#[test]
+fn configuration_is_read_strictly() {
+    let registry = Registry::empty().with(msgkit_transport_sqlite::scheme());
+    for (url, words) in [
+        ("sqlite:", "names no file"),
+        ("sqlite::memory:", "memory://"),
+        ("sqlite://user:secret@/m.db", "no user or password"),
+        ("sqlite:m.db?capcity=1", "did you mean `capacity`?"),
+        ("sqlite:m.db?capacity=0", "capacity"),
+        ("sqlite:m.db?synchronous=fast", "known are full, normal"),
+        ("sqlite:m.db?lease=1ms", "lease"),
+    ] {
+        let error = registry.open(url).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(words) && !error.contains("secret"), "{url}: {error}");
+    }
+    for url in ["sqlite:m.db", "sqlite://m.db?retain=1h&synchronous=normal"] {
+        let debug = format!("{:?}", registry.open(url).unwrap());
+        assert!(debug.contains("m.db"), "{debug}");
+    }
+    assert!(!std::path::Path::new("m.db").exists(), "nothing is opened before the first use");
+}
+
+#[tokio::test]
+async fn an_ephemeral_subscription_takes_its_queue_with_it() {
+    let (directory, sqlite) = fresh("");
+    let alone = sqlite.subscribe(&Subscription::ephemeral(["a".parse().unwrap()])).await.unwrap();
+    sqlite.publish(vec![message("a", "1")]).await.unwrap();
+    drop(alone);
+    sqlite.close().await.unwrap();
+    let mut connection = sqlite_connection(&directory.path().join("m.db")).await;
+    for table in ["message", "queue", "group", "member", "process"] {
+        let count: i64 =
+            sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT count(*) FROM msgkit_{table}")))
+                .fetch_one(&mut connection)
+                .await
+                .unwrap();
+        assert_eq!(count, 0, "{table}");
+    }
+}
+
+#[tokio::test]
+async fn a_message_goes_when_its_last_group_is_done_with_it() {
+    let (directory, sqlite) = fresh("");
+    let mut one = sqlite.subscribe(&subscription("one", "a")).await.unwrap();
+    let mut two = sqlite.subscribe(&subscription("two", "a")).await.unwrap();
+    sqlite.publish(vec![message("a", "1")]).await.unwrap();
+    let mut connection = sqlite_connection(&directory.path().join("m.db")).await;
+    for (deliveries, left) in [(&mut one, 1), (&mut two, 0)] {
+        receive(&mut **deliveries, 1).await.remove(0).ack();
+        deliveries.flush().await.unwrap();
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM msgkit_message")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(count, left);
+    }
+}
