@@ -23,12 +23,12 @@ const GROUPS: &str = "
     FROM msgkit_group g WHERE name IS NOT NULL ORDER BY name";
 
 const PEEK: &str = "
-    SELECT m.id, m.body, m.topic, m.headers
+    SELECT m.id, m.body
     FROM msgkit_group g JOIN msgkit_queue q ON q.grp = g.id JOIN msgkit_message m ON m.id = q.message
     WHERE g.name = ?1 AND q.member IS NULL AND q.message > ?2 ORDER BY q.message LIMIT ?3";
 
 const DEAD_LETTERS: &str = "
-    SELECT id, body, NULL, NULL FROM msgkit_dead_letter WHERE grp = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
+    SELECT id, body FROM msgkit_dead_letter WHERE grp = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
 
 impl Sqlite {
     /// Whether the file can be read.
@@ -92,14 +92,9 @@ impl Sqlite {
     }
 }
 
-/// A message from the columns id, body, topic, headers.
+/// A message from the columns id, body.
 pub(crate) fn stored(row: &SqliteRow) -> Result<Stored, sqlx::Error> {
-    Ok(Stored {
-        id: row.try_get(0)?,
-        body: row.try_get(1)?,
-        topic: row.try_get(2)?,
-        headers: row.try_get(3)?,
-    })
+    Ok(Stored { id: row.try_get(0)?, body: row.try_get(1)? })
 }
 
 fn count(row: &SqliteRow, column: usize) -> u64 {

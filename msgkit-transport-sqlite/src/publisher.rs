@@ -1,7 +1,6 @@
 //! Publishing: messages are written out where they come from, and handed to the writer as one piece of its next commit.
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use msgkit::Topic;
 use msgkit::envelope::NativeHeaders;
 use msgkit::transport::{Outgoing, PublishError, Publisher, Rejected, TransportError, TransportErrorKind};
@@ -59,10 +58,10 @@ impl Sqlite {
     pub async fn publish_foreign(
         &self,
         topic: &Topic,
-        payload: impl Into<Bytes>,
-        headers: NativeHeaders,
+        payload: impl AsRef<[u8]> + Send,
+        headers: &NativeHeaders,
     ) -> Result<(), TransportError> {
-        let parcel = Parcel::foreign(topic, payload.into(), &headers);
+        let parcel = Parcel::foreign(topic, payload.as_ref(), headers);
         self.hand_over(vec![parcel]).await.map_err(|(_, error)| error)
     }
 

@@ -13,9 +13,7 @@ CREATE TABLE msgkit_message (
     id INTEGER PRIMARY KEY,       -- its place in the order
     at INTEGER NOT NULL,          -- when it was published, in microseconds since 1970, like every time here but `lease`
     retained INTEGER NOT NULL,    -- until when it is kept though no group needs it; 0 = not
-    body BLOB NOT NULL,           -- structured JSON; a foreign message's bytes
-    topic TEXT,                   -- of a foreign message only
-    headers TEXT                  -- of a foreign message only
+    body BLOB NOT NULL            -- structured JSON
 );
 CREATE INDEX msgkit_retained ON msgkit_message (retained) WHERE retained > 0;
 

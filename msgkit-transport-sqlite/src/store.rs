@@ -9,7 +9,7 @@ use std::time::Duration;
 use msgkit::Text;
 use msgkit::envelope::Clock;
 use msgkit::transport::{Start, Subscription, TransportError};
-use sqlx::SqliteConnection;
+use sqlx::{Connection, SqliteConnection};
 use tokio::sync::{Notify, OnceCell, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -203,7 +203,10 @@ impl Store {
             // A writer that panicked has nothing more to commit.
             let _ = task.await;
         }
-        drop(self.reader.lock().await.take());
+        if let Some(reader) = self.reader.lock().await.take() {
+            // The last connection to be closed tidies the file up.
+            let _ = reader.close().await;
+        }
         result
     }
 }

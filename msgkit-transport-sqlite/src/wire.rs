@@ -29,15 +29,6 @@ pub(crate) struct Parcel {
     /// Whether it was published because of another message, and so may use a queue's reserve.
     pub(crate) caused: bool,
     pub(crate) body: Vec<u8>,
-    /// What a message that is no envelope came with.
-    pub(crate) foreign: Option<Foreign>,
-}
-
-/// What a message that is no envelope came with.
-#[derive(Debug)]
-pub(crate) struct Foreign {
-    pub(crate) topic: String,
-    pub(crate) headers: String,
 }
 
 impl Parcel {
@@ -58,18 +49,16 @@ impl Parcel {
             due: envelope.not_before().map(micros_up),
             caused: envelope.causation_id().is_some(),
             body: structured::to_vec(envelope),
-            foreign: None,
         }
     }
 
-    pub(crate) fn foreign(topic: &Topic, payload: Bytes, headers: &NativeHeaders) -> Self {
+    pub(crate) fn foreign(topic: &Topic, payload: &[u8], headers: &NativeHeaders) -> Self {
         Self {
             place: Place::Topic(topic.clone()),
             key: None,
             due: None,
             caused: false,
-            body: payload.into(),
-            foreign: Some(Foreign { topic: topic.as_str().to_owned(), headers: headers.to_json() }),
+            body: foreign::write(topic, headers, payload),
         }
     }
 }
@@ -79,40 +68,83 @@ impl Parcel {
 pub(crate) struct Stored {
     pub(crate) id: i64,
     pub(crate) body: Vec<u8>,
-    pub(crate) topic: Option<String>,
-    pub(crate) headers: Option<String>,
 }
 
 impl Stored {
     /// The message; what is no envelope is read by `ingest`, else malformed.
     pub(crate) fn read(self, ingest: &Ingest, now: Timestamp) -> Incoming {
-        let unknown = || Topic::from_wire(UNKNOWN_TOPIC).ok();
-        let topic = match &self.topic {
-            Some(topic) => Topic::from_wire(topic.as_str()).ok().or_else(unknown),
-            None => unknown(),
+        let body = Bytes::from(self.body);
+        let (topic, native, payload) = match foreign::read(&body) {
+            Some(foreign) => foreign,
+            None => (unknown_topic(), NativeHeaders::new(), body),
         };
-        let Some(topic) = topic else { unreachable!("`{UNKNOWN_TOPIC}` is a legal topic") };
-        let error = match structured::from_slice(&self.body, &topic) {
+        let error = match structured::from_slice(&payload, &topic) {
             Ok(envelope) => return Incoming::Envelope(envelope),
             Err(error) => error,
         };
-        let native = self.headers.as_deref().and_then(NativeHeaders::from_json).unwrap_or_default();
         let position = self.id.to_string();
-        let payload = Some(Bytes::from(self.body));
-        match ingest.envelope("sqlite", &topic, Some(&position), payload.clone(), native.clone(), now) {
+        match ingest.envelope("sqlite", &topic, Some(&position), Some(payload.clone()), native.clone(), now) {
             Some(envelope) => Incoming::Envelope(envelope),
-            None => Incoming::Malformed(Box::new(Malformed::new(topic, payload, native, error.to_string()))),
+            None => {
+                Incoming::Malformed(Box::new(Malformed::new(topic, Some(payload), native, error.to_string())))
+            }
         }
     }
 }
 
+/// How a message that is no envelope lies in the file: a zero byte, with which no JSON begins, the lengths of topic and
+/// headers, then topic, headers and the bytes untouched.
+mod foreign {
+    use bytes::Bytes;
+    use msgkit::Topic;
+    use msgkit::envelope::NativeHeaders;
+
+    const MARK: u8 = 0;
+    /// The mark and two lengths of four bytes.
+    const HEAD: usize = 9;
+
+    pub(super) fn write(topic: &Topic, headers: &NativeHeaders, payload: &[u8]) -> Vec<u8> {
+        let (topic, headers) = (topic.as_str().as_bytes(), headers.to_json());
+        let mut body = Vec::with_capacity(HEAD + topic.len() + headers.len() + payload.len());
+        body.push(MARK);
+        for part in [topic.len(), headers.len()] {
+            body.extend_from_slice(&u32::try_from(part).unwrap_or(u32::MAX).to_be_bytes());
+        }
+        body.extend_from_slice(topic);
+        body.extend_from_slice(headers.as_bytes());
+        body.extend_from_slice(payload);
+        body
+    }
+
+    /// Topic, headers and payload, where the bytes are such a message.
+    pub(super) fn read(body: &Bytes) -> Option<(Topic, NativeHeaders, Bytes)> {
+        let (head, rest) = body.split_first_chunk::<HEAD>()?;
+        let [MARK, lengths @ ..] = head else { return None };
+        let length = |at: usize| {
+            let bytes: [u8; 4] = lengths.get(at..at + 4)?.try_into().ok()?;
+            usize::try_from(u32::from_be_bytes(bytes)).ok()
+        };
+        let (topic, rest) = rest.split_at_checked(length(0)?)?;
+        let (headers, payload) = rest.split_at_checked(length(4)?)?;
+        Some((
+            Topic::from_wire(std::str::from_utf8(topic).ok()?).ok()?,
+            NativeHeaders::from_json(std::str::from_utf8(headers).ok()?)?,
+            body.slice_ref(payload),
+        ))
+    }
+}
+
 /// The topic of a row that tells none: nothing that this crate wrote.
-const UNKNOWN_TOPIC: &str = "msgkit.unknown";
+fn unknown_topic() -> Topic {
+    match Topic::from_wire("msgkit.unknown") {
+        Ok(topic) => topic,
+        Err(_) => unreachable!("`msgkit.unknown` is a legal topic"),
+    }
+}
 
 /// The envelope of a dead letter as an operator replays it.
 pub(crate) fn replayed(body: &[u8]) -> Option<Envelope> {
-    let topic = Topic::from_wire(UNKNOWN_TOPIC).ok()?;
-    structured::from_slice(body, &topic).ok().map(|envelope| envelope.replayed())
+    structured::from_slice(body, &unknown_topic()).ok().map(|envelope| envelope.replayed())
 }
 
 /// FNV-1a, 64 bits: the same in every process and version. Keys that share a hash are ordered together, which is harmless.
@@ -185,4 +217,51 @@ pub(crate) fn json_list(numbers: impl IntoIterator<Item = i64>) -> String {
     }
     json.push(']');
     json
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_messages_survive_and_no_bytes_panic() {
+        let topic: Topic = "a.b".parse().unwrap();
+        let mut headers = NativeHeaders::new();
+        headers.push("name", Bytes::from_static(&[0, 255]));
+        let whole = foreign::write(&topic, &headers, b"\0payload");
+        let read = foreign::read(&Bytes::from(whole.clone()));
+        assert_eq!(read, Some((topic, headers, Bytes::from_static(b"\0payload"))));
+        for end in 0..whole.len() - 8 {
+            assert_eq!(foreign::read(&Bytes::copy_from_slice(&whole[..end])), None, "{end}");
+        }
+        assert_eq!(foreign::read(&Bytes::from_static(&[0, 255, 255, 255, 255, 255, 255, 255, 255, 1])), None);
+    }
+
+    #[test]
+    fn bodies_are_found_by_their_places() {
+        let mut bodies = Bodies::default();
+        for (id, body) in [(7, &b"one"[..]), (8, b""), (9, b"three")] {
+            bodies.push(id, body);
+        }
+        let places: serde_json::Value = serde_json::from_str(&bodies.places.finish()).unwrap();
+        let found = ["7", "8", "9"].map(|id| {
+            let place = usize::try_from(places[id].as_u64().unwrap()).unwrap();
+            let (offset, length) = (place >> LENGTH_BITS, place & ((1 << LENGTH_BITS) - 1));
+            &bodies.blob[offset..offset + length]
+        });
+        assert_eq!(found, [&b"one"[..], b"", b"three"]);
+    }
+
+    #[test]
+    fn what_is_kept_back_is_never_early() {
+        let at: Timestamp = "2026-01-31T12:00:00.000001001Z".parse().unwrap();
+        assert!(Timestamp::from_micros(micros_up(at)) >= at);
+        assert_eq!(micros_up(Timestamp::from_micros(-5)), -5);
+    }
+
+    #[test]
+    fn a_key_has_the_same_hash_in_every_version() {
+        assert_eq!(key_hash(""), 0xcbf2_9ce4_8422_2325_u64.cast_signed());
+        assert_eq!(key_hash("a"), 0xaf63_dc4c_8601_ec8c_u64.cast_signed());
+    }
 }

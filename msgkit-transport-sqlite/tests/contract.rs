@@ -339,7 +339,7 @@ async fn foreign_bytes_come_untouched() {
     let mut deliveries = sqlite.subscribe(&subscription("g", "a.>")).await.unwrap();
     let mut headers = NativeHeaders::new();
     headers.push("x", bytes::Bytes::from_static(&[255]));
-    sqlite.publish_foreign(&"a.b".parse().unwrap(), &b"{\"t\": 1 }"[..], headers.clone()).await.unwrap();
+    sqlite.publish_foreign(&"a.b".parse().unwrap(), b"{\"t\": 1 }", &headers).await.unwrap();
     let received = receive(&mut *deliveries, 1).await;
     let Incoming::Malformed(malformed) = received[0].message() else { panic!("no envelope was sent") };
     assert_eq!(malformed.payload.as_deref(), Some(&b"{\"t\": 1 }"[..]));
@@ -373,6 +373,7 @@ async fn closing_commits_what_was_settled_before() {
     received.remove(0).ack();
     drop(received);
     sqlite.close().await.unwrap();
+    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 1, "the file alone is left, without its log");
     let again = open(&directory.path().join("m.db"), "");
     let mut deliveries = again.subscribe(&subscription("g", "a")).await.unwrap();
     let (found, received) = texts(&mut *deliveries, 2).await;

@@ -9,7 +9,8 @@ use sqlx::Row;
 use super::commit::Commit;
 use super::{Turn, Writer};
 use crate::member::Claimed;
-use crate::wire::{Stored, json_list};
+use crate::operate::stored;
+use crate::wire::json_list;
 
 /// The oldest messages that nobody has in hand, and of whose key no other member has one in hand: the order of a key
 /// holds across the group. A member that was taken for dead claims nothing.
@@ -22,13 +23,10 @@ const CLAIM: &str = "
                 SELECT 1 FROM msgkit_member other CROSS JOIN msgkit_queue held
                 WHERE other.grp = ?1 AND other.id <> ?2 AND held.member = other.id AND held.key = q.key))
         ORDER BY q.message LIMIT ?3)
-    RETURNING message, (SELECT body FROM msgkit_message m WHERE m.id = message),
-        (SELECT topic FROM msgkit_message m WHERE m.id = message),
-        (SELECT headers FROM msgkit_message m WHERE m.id = message), starts";
+    RETURNING message, (SELECT body FROM msgkit_message m WHERE m.id = message), starts";
 
 const DONE: &str = "
-    DELETE FROM msgkit_queue WHERE grp = ?1 AND member = ?2 AND message IN (SELECT value FROM json_each(?3))
-    RETURNING message";
+    DELETE FROM msgkit_queue WHERE grp = ?1 AND member = ?2 AND message IN (SELECT value FROM json_each(?3))";
 
 const RETURNED: &str = "
     UPDATE msgkit_queue SET member = NULL, starts = max(starts - 1, 0)
@@ -47,13 +45,12 @@ impl Writer {
             };
             for (id, messages) in by_member(&settled.done) {
                 let asked = messages.len() as u64;
+                // What another member has by now is still in the queue, and so does not go with these.
+                commit.spent.extend_from_slice(&messages);
                 let query = sqlx::query(DONE).bind(seat.group).bind(id).bind(json_list(messages));
-                let gone = query.fetch_all(&mut *commit.connection).await?;
-                for row in &gone {
-                    commit.spent.push(row.try_get(0)?);
-                }
-                commit.move_depth(seat.group, -i64::try_from(gone.len()).unwrap_or(i64::MAX));
-                turn.lost_leases += asked.saturating_sub(gone.len() as u64);
+                let gone = commit.run(query).await?;
+                commit.move_depth(seat.group, -i64::try_from(gone).unwrap_or(i64::MAX));
+                turn.lost_leases += asked.saturating_sub(gone);
             }
             for (id, messages) in by_member(&settled.returned) {
                 let asked = messages.len() as u64;
@@ -116,15 +113,7 @@ impl Writer {
             seat.dry = rows.len() < wanted;
             let mut claimed = rows
                 .iter()
-                .map(|row| {
-                    let stored = Stored {
-                        id: row.try_get(0)?,
-                        body: row.try_get(1)?,
-                        topic: row.try_get(2)?,
-                        headers: row.try_get(3)?,
-                    };
-                    Ok(Claimed { stored, starts: row.try_get(4)?, member: seat.id })
-                })
+                .map(|row| Ok(Claimed { stored: stored(row)?, starts: row.try_get(2)?, member: seat.id }))
                 .collect::<Result<Vec<_>, sqlx::Error>>()?;
             if !claimed.is_empty() {
                 // The rows of an update come in no particular order.

@@ -19,7 +19,7 @@ const REMEMBERED_TOPICS: usize = 4096;
 const PAGE: usize = 512;
 
 const RETAINED: &str = "
-    SELECT id, body, topic, headers FROM msgkit_message
+    SELECT id, body FROM msgkit_message
     WHERE retained > ?1 AND at >= ?2 AND id > ?3 ORDER BY id LIMIT ?4";
 
 /// The groups of the file as of one generation.

@@ -11,13 +11,11 @@ use super::groups::Groups;
 use super::{MOST_BYTES, MOST_PUBLISHED, Turn, Writer};
 use crate::config::{OnUnrouted, SqliteConfig};
 use crate::operate::undeclared;
-use crate::wire::{Bodies, Foreign, Json, Parcel, Place};
+use crate::wire::{Bodies, Json, Parcel, Place};
 
 const MESSAGES: &str = "
     INSERT INTO msgkit_message (id, at, retained, body)
     SELECT CAST(key AS INTEGER), ?2, ?3, substr(?1, (value >> 30) + 1, value & 1073741823) FROM json_each(?4)";
-const FOREIGN: &str = "
-    INSERT INTO msgkit_message (id, at, retained, body, topic, headers) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
 const QUEUE: &str = "
     INSERT INTO msgkit_queue (grp, message, key) SELECT ?1, CAST(key AS INTEGER), value FROM json_each(?2)";
 const DELAYED: &str = "
@@ -45,7 +43,6 @@ struct Rows {
     messages: Bodies,
     /// Copies: they are one group's alone.
     copies: Bodies,
-    foreign: Vec<(i64, Vec<u8>, Foreign)>,
     queues: HashMap<i64, (Json, i64)>,
     delayed: String,
     dead: Vec<(Text, Vec<u8>)>,
@@ -134,12 +131,7 @@ impl Rows {
                     }
                 }
                 let id = commit.place();
-                if let Some(Foreign { topic, headers }) = &parcel.foreign {
-                    let foreign = Foreign { topic: topic.clone(), headers: headers.clone() };
-                    self.foreign.push((id, parcel.body.clone(), foreign));
-                } else {
-                    self.messages.push(id, &parcel.body);
-                }
+                self.messages.push(id, &parcel.body);
                 for group in taking.iter() {
                     self.enqueue(commit, *group, id, parcel, 0);
                 }
@@ -186,10 +178,6 @@ impl Rows {
                 commit.run(insert.bind(bodies.places.finish())).await?;
             }
         }
-        for (id, body, foreign) in self.foreign {
-            let insert = sqlx::query(FOREIGN).bind(id).bind(now).bind(retained).bind(body);
-            commit.run(insert.bind(foreign.topic).bind(foreign.headers)).await?;
-        }
         for (group, (queue, count)) in self.queues {
             // Their depth was counted when they were taken.
             commit.move_depth(group, -count);
@@ -234,8 +222,8 @@ impl Commit<'_> {
     /// Writes one message; gives its place.
     pub(super) async fn insert(&mut self, body: &[u8]) -> Result<i64, sqlx::Error> {
         let (place, now) = (self.place(), self.now);
-        let insert = sqlx::query(FOREIGN).bind(place).bind(now).bind(0_i64).bind(body);
-        self.run(insert.bind(None::<String>).bind(None::<String>)).await?;
+        let insert = "INSERT INTO msgkit_message (id, at, retained, body) VALUES (?1, ?2, 0, ?3)";
+        self.run(sqlx::query(insert).bind(place).bind(now).bind(body)).await?;
         Ok(place)
     }
 }

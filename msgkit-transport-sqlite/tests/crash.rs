@@ -1,0 +1,316 @@
+//! Several processes on one file, and what is left when one of them is killed.
+//!
+//! The test starts itself again as a child, which says on its standard output how far it is and reads from its standard
+//! input when to go on; the test kills it with SIGKILL at the chosen point.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use msgkit::transport::{Acks, Deliveries, Delivery, Operate, Publisher, Subscriber, Transport};
+use msgkit_transport_sqlite::Sqlite;
+use support::{declaration, message, open, receive, subscription, text};
+
+/// Short, so that the dead are found soon; long for a machine under load that lets no process run.
+const OPTIONS: &str = "lease = \"2s\"";
+const ROLE: &str = "MSGKIT_SQLITE_TEST_ROLE";
+const FILE: &str = "MSGKIT_SQLITE_TEST_FILE";
+const GROUP: &str = "workers";
+
+/// Not a test of its own: what the children run.
+#[tokio::test]
+async fn child() {
+    let (Ok(role), Ok(file)) = (std::env::var(ROLE), std::env::var(FILE)) else { return };
+    let sqlite = open(Path::new(&file), OPTIONS);
+    match role.as_str() {
+        "publish" => publish_for_ever(&sqlite).await,
+        "hold" => hold(&sqlite).await,
+        "claim" => claim_for_ever(&sqlite).await,
+        "compete" => compete(&sqlite).await,
+        other => panic!("no role {other}"),
+    }
+}
+
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "> {line}").and_then(|()| out.flush()).expect("the test listens");
+}
+
+/// Publishes batches from four tasks and tells of each one that is confirmed.
+async fn publish_for_ever(sqlite: &Sqlite) {
+    let publish = async |task: usize| {
+        for batch in 0.. {
+            let names: Vec<_> = (0..20).map(|n| format!("{task}-{batch}-{n}")).collect();
+            sqlite.publish(names.iter().map(|name| message("a", name)).collect()).await.unwrap();
+            say(&names.join(" "));
+        }
+    };
+    tokio::join!(publish(0), publish(1), publish(2), publish(3));
+}
+
+/// Receives five messages, settles the first two, but dies before it knows more than its hand-over of the third.
+async fn hold(sqlite: &Sqlite) {
+    let mut deliveries = sqlite.subscribe(&subscription(GROUP, "a")).await.unwrap();
+    let mut received = VecDeque::from(receive(&mut *deliveries, 5).await);
+    for _ in 0..2 {
+        received.pop_front().unwrap().ack();
+    }
+    deliveries.flush().await.unwrap();
+    // Handled, and handed over; nothing runs between here and the kill that could commit it.
+    received.pop_front().unwrap().ack();
+    say("holding");
+    std::thread::park();
+}
+
+/// Claims and gives back as fast as it goes.
+async fn claim_for_ever(sqlite: &Sqlite) {
+    let mut deliveries = sqlite.subscribe(&subscription(GROUP, "a")).await.unwrap();
+    loop {
+        let received = receive(&mut *deliveries, 7).await;
+        say(&received.len().to_string());
+    }
+}
+
+/// Handles what it gets, and tells, until there is nothing left and its standard input ends.
+async fn compete(sqlite: &Sqlite) {
+    let mut deliveries = sqlite.subscribe(&subscription(GROUP, "a").with_prefetch(8)).await.unwrap();
+    say("ready");
+    let mut received = VecDeque::new();
+    let ended = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
+    let mut ended = std::pin::pin!(ended);
+    loop {
+        tokio::select! {
+            result = deliveries.receive(8, &mut received) => result.unwrap(),
+            _ = &mut ended => break,
+        }
+        let mut acks = Acks::new();
+        for delivery in received.drain(..) {
+            say(&text(&delivery));
+            delivery.ack_into(&mut acks);
+        }
+    }
+    deliveries.close().await.unwrap();
+    sqlite.close().await.unwrap();
+    say("left");
+}
+
+/// A child, killed when it is dropped.
+struct Process {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    input: Option<ChildStdin>,
+}
+
+impl Process {
+    fn start(role: &str, file: &Path) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["child", "--exact", "--nocapture", "--test-threads=1"])
+            .env(ROLE, role)
+            .env(FILE, file)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let input = child.stdin.take();
+        Self { child, lines, input }
+    }
+
+    /// What it says next; `None` where it is dead.
+    fn next(&mut self) -> Option<String> {
+        self.lines.by_ref().find_map(|line| match line {
+            Ok(line) => line.split_once("> ").map(|(_, said)| Some(said.to_owned())),
+            Err(_) => Some(None),
+        })?
+    }
+
+    /// SIGKILL; gives what it had said and nobody had read.
+    fn kill(mut self) -> Vec<String> {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        std::iter::from_fn(|| self.next()).collect()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Everything that lies in the group, with its count of starts; settled.
+async fn drain(sqlite: &Sqlite, deliveries: &mut dyn Deliveries) -> BTreeMap<String, u32> {
+    let mut all = BTreeMap::new();
+    loop {
+        let group = &sqlite.groups().await.unwrap()[0];
+        if group.waiting == 0 && group.in_hand == Some(0) {
+            return all;
+        }
+        for delivery in receive(deliveries, 1).await {
+            all.insert(text(&delivery), delivery.count());
+            delivery.ack();
+        }
+        deliveries.flush().await.unwrap();
+    }
+}
+
+async fn prepared(messages: usize) -> (tempfile::TempDir, std::path::PathBuf, Sqlite) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("m.db");
+    let sqlite = open(&file, OPTIONS);
+    sqlite.declare(&[declaration(subscription(GROUP, "a"))]).await.unwrap();
+    sqlite.publish((0..messages).map(|n| message("a", &n.to_string())).collect()).await.unwrap();
+    (directory, file, sqlite)
+}
+
+#[tokio::test]
+async fn what_a_killed_process_held_comes_again_with_its_starts_counted() {
+    let (_directory, file, sqlite) = prepared(6).await;
+    let mut holder = Process::start("hold", &file);
+    assert_eq!(holder.next().as_deref(), Some("holding"));
+    holder.kill();
+    let mut deliveries = sqlite.subscribe(&subscription(GROUP, "a")).await.unwrap();
+    let found = drain(&sqlite, &mut *deliveries).await;
+    // 0 and 1 were settled, 5 was never claimed; 2 was handled and its settlement lost.
+    let expected = [("2", 2), ("3", 2), ("4", 2), ("5", 1)].map(|(name, count)| (name.to_owned(), count));
+    assert_eq!(found, BTreeMap::from(expected));
+}
+
+#[tokio::test]
+async fn what_was_confirmed_survives_a_kill_in_the_middle_of_a_commit() {
+    let (_directory, file, sqlite) = prepared(0).await;
+    let mut confirmed = BTreeSet::new();
+    for round in 0..5 {
+        let mut publisher = Process::start("publish", &file);
+        let mut mine: Vec<String> = (0..20 * (round + 1)).map(|_| publisher.next().unwrap()).collect();
+        mine.extend(publisher.kill());
+        // A line that the kill has cut names nothing that was published whole.
+        let names = mine.iter().filter(|line| line.split(' ').count() == 20).flat_map(|line| line.split(' '));
+        confirmed.extend(names.map(str::to_owned));
+    }
+    let mut deliveries = sqlite.subscribe(&subscription(GROUP, "a")).await.unwrap();
+    let mut found = BTreeSet::new();
+    loop {
+        let left = sqlite.groups().await.unwrap()[0].waiting;
+        if left == 0 {
+            break;
+        }
+        let some = receive(&mut *deliveries, usize::try_from(left.min(100)).unwrap()).await;
+        found.extend(some.iter().map(text));
+        some.into_iter().for_each(Delivery::ack);
+        deliveries.flush().await.unwrap();
+    }
+    assert!(confirmed.len() >= 20 * 20 * 5, "{}", confirmed.len());
+    let lost: Vec<_> = confirmed.difference(&found).collect();
+    assert!(lost.is_empty(), "lost {lost:?}");
+}
+
+#[tokio::test]
+async fn a_kill_in_the_middle_of_claims_loses_nothing() {
+    let (_directory, file, sqlite) = prepared(40).await;
+    for round in 0..3 {
+        let mut claimer = Process::start("claim", &file);
+        for _ in 0..20 * (round + 1) {
+            claimer.next().unwrap();
+        }
+        claimer.kill();
+    }
+    let mut deliveries = sqlite.subscribe(&subscription(GROUP, "a")).await.unwrap();
+    let found = drain(&sqlite, &mut *deliveries).await;
+    assert_eq!(found.len(), 40);
+    // Seven messages at most were in the hand of each of the three.
+    let starts: u32 = found.values().sum();
+    assert!((40..=40 + 3 * 7).contains(&starts), "{found:?}");
+}
+
+#[tokio::test]
+async fn two_processes_share_a_group_and_each_message_comes_once() {
+    let (_directory, file, sqlite) = prepared(0).await;
+    let mut processes = [Process::start("compete", &file), Process::start("compete", &file)];
+    for process in &mut processes {
+        assert_eq!(process.next().as_deref(), Some("ready"));
+    }
+    for n in 0..100 {
+        sqlite.publish((0..5).map(|m| message("a", &format!("{n}-{m}"))).collect()).await.unwrap();
+    }
+    let empty = async {
+        loop {
+            let group = &sqlite.groups().await.unwrap()[0];
+            if group.waiting == 0 && group.in_hand == Some(0) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(support::DEADLINE, empty).await.expect("the two handle everything");
+    let mut all = Vec::new();
+    for process in &mut processes {
+        drop(process.input.take());
+        let mut mine: Vec<_> = std::iter::from_fn(|| process.next()).collect();
+        assert_eq!(mine.pop().as_deref(), Some("left"));
+        assert!(!mine.is_empty(), "both take part");
+        all.append(&mut mine);
+    }
+    assert_eq!(all.len(), 500);
+    assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 500);
+}
+
+#[tokio::test]
+async fn an_ephemeral_subscription_goes_with_its_process() {
+    let (_directory, file, sqlite) = prepared(0).await;
+    let dead = open(&file, OPTIONS);
+    let patterns = ["b".parse().unwrap()];
+    let alone = dead.subscribe(&msgkit::transport::Subscription::ephemeral(patterns)).await.unwrap();
+    // A process that is stopped in its tracks, as far as the file can tell.
+    let mut connection = connect(&file).await;
+    sqlx::raw_sql("UPDATE msgkit_process SET lease = 0").execute(&mut connection).await.unwrap();
+    let _living = sqlite.subscribe(&subscription(GROUP, "a")).await.unwrap();
+    let gone = async {
+        loop {
+            sqlite.publish(vec![message("a", "x")]).await.unwrap();
+            let groups: i64 =
+                sqlx::query_scalar("SELECT count(*) FROM msgkit_group WHERE name IS NULL AND process = 1")
+                    .fetch_one(&mut connection)
+                    .await
+                    .unwrap();
+            if groups == 0 {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(support::DEADLINE, gone).await.expect("the dead are found");
+    drop(alone);
+}
+
+#[tokio::test]
+async fn a_process_that_was_taken_for_dead_takes_its_place_again() {
+    let (_directory, file, sqlite) = prepared(1).await;
+    let mut deliveries = sqlite.subscribe(&subscription(GROUP, "a")).await.unwrap();
+    let held = receive(&mut *deliveries, 1).await;
+    // What another process does that finds this one's lease at its end.
+    let mut connection = connect(&file).await;
+    let bury =
+        "UPDATE msgkit_queue SET member = NULL; DELETE FROM msgkit_member; DELETE FROM msgkit_process;";
+    sqlx::raw_sql(bury).execute(&mut connection).await.unwrap();
+    held.into_iter().for_each(Delivery::ack);
+    deliveries.flush().await.unwrap();
+    assert_eq!(sqlite.lost_leases(), 1);
+    let again = receive(&mut *deliveries, 1).await;
+    assert_eq!((text(&again[0]).as_str(), again[0].count()), ("0", 2));
+}
+
+async fn connect(file: &Path) -> sqlx::SqliteConnection {
+    use sqlx::ConnectOptions as _;
+    sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(file)
+        .busy_timeout(support::DEADLINE)
+        .connect()
+        .await
+        .unwrap()
+}
