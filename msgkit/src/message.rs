@@ -80,7 +80,7 @@ pub trait Message: Serialize + DeserializeOwned + Send + 'static {
     /// # Errors
     /// [`ErrorKind::Encode`](crate::ErrorKind::Encode) where the codec cannot express it.
     fn encode(&self) -> Result<Bytes, Error> {
-        codec::encode::<Self::Codec, _>(Self::NAME, self).map(Bytes::from)
+        codec::encode::<Self::Codec, _>(Self::NAME, self)
     }
 
     /// The message of an envelope's payload, read by its content type.

@@ -5,6 +5,7 @@ use crate::{
     drive::{Around, drive},
 };
 
+pub mod msgkit;
 pub mod ruststream;
 
 /// A framework by name.
@@ -20,4 +21,4 @@ pub struct Entry {
 pub const PEER: Entry = Entry { name: "ruststream", run: drive::<ruststream::Ruststream> };
 
 /// Every framework: those measured against the peer, then the peer.
-pub const ALL: &[Entry] = &[PEER];
+pub const ALL: &[Entry] = &[Entry { name: "msgkit", run: drive::<msgkit::Msgkit> }, PEER];

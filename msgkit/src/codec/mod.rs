@@ -7,6 +7,9 @@ mod json;
 #[cfg(feature = "messagepack")]
 mod messagepack;
 
+use std::cell::RefCell;
+
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -75,11 +78,32 @@ fn undecodable(name: &str, error: BoxError) -> Error {
 ///
 /// # Errors
 /// [`ErrorKind::Encode`] naming the message type; the codec's own words are the source.
-pub fn encode<C: Codec, T: Serialize>(name: &str, value: &T) -> Result<Vec<u8>, Error> {
-    let mut buffer = Vec::with_capacity(128);
-    C::write(value, &mut buffer).map_err(|error| {
+pub fn encode<C: Codec, T: Serialize>(name: &str, value: &T) -> Result<Bytes, Error> {
+    thread_local! {
+        /// Grows once; a payload then costs one allocation of its own size.
+        static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    let written = BUFFER.with(|buffer| match buffer.try_borrow_mut() {
+        Ok(mut buffer) => {
+            buffer.clear();
+            let written = C::write(value, &mut buffer).map(|()| Bytes::copy_from_slice(&buffer));
+            // One giant must not be remembered for ever.
+            if buffer.capacity() > LARGEST_KEPT {
+                *buffer = Vec::new();
+            }
+            written
+        }
+        // A value whose own serialization encodes another message.
+        Err(_) => {
+            let mut own = Vec::new();
+            C::write(value, &mut own).map(|()| Bytes::from(own))
+        }
+    });
+    written.map_err(|error| {
         Error::new(ErrorKind::Encode, format!("message `{name}` cannot be written as {}", C::CONTENT_TYPE))
             .with_source(error)
-    })?;
-    Ok(buffer)
+    })
 }
+
+/// The largest buffer that a thread keeps, in bytes.
+const LARGEST_KEPT: usize = 1 << 20;

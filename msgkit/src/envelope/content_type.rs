@@ -55,6 +55,9 @@ impl ContentType {
     /// Whether the payload is a JSON text: `…/json` or `…+json`.
     #[must_use]
     pub fn is_json(&self) -> bool {
+        if let Self::Json = self {
+            return true;
+        }
         let essence = self.essence();
         let ends = |suffix: &str| {
             essence.len() > suffix.len()
@@ -62,7 +65,7 @@ impl ContentType {
                     .get(essence.len() - suffix.len()..)
                     .is_some_and(|end| end.eq_ignore_ascii_case(suffix))
         };
-        matches!(self, Self::Json) || ends("/json") || ends("+json")
+        ends("/json") || ends("+json")
     }
 
     /// Whether the payload is MessagePack, under any of its names.

@@ -281,6 +281,14 @@ impl Envelope {
         self.rare().into_iter().flat_map(|rare| &rare.hints).filter(move |hint| hint.transport == transport)
     }
 
+    /// Whether it has no past and no schedule: no attempts, no retry, no time before or after which it is not wanted.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.0.attempt == 0
+            && self.rare().is_none_or(|rare| {
+                rare.retry.is_none() && rare.not_before.is_none() && rare.expires.is_none()
+            })
+    }
+
     fn rare(&self) -> Option<&Rare> {
         self.0.rare.as_deref()
     }

@@ -174,6 +174,14 @@ impl Context {
         self.outbox().waiting().to_vec()
     }
 
+    /// Whether the handler published anything that waits.
+    pub(crate) fn has_outbox(&mut self) -> bool {
+        match Arc::get_mut(&mut self.0) {
+            Some(inner) => !inner.outbox.get_mut().unwrap_or_else(PoisonError::into_inner).is_empty(),
+            None => !self.outbox().is_empty(),
+        }
+    }
+
     pub(crate) fn take_outbox(&mut self) -> Vec<Envelope> {
         if let Some(inner) = Arc::get_mut(&mut self.0) {
             let outbox = inner.outbox.get_mut().unwrap_or_else(PoisonError::into_inner);

@@ -70,6 +70,32 @@ enum Ended {
     Broken(Failure),
 }
 
+/// Where the good day ended.
+enum Hot {
+    /// The batch is worked off.
+    Empty,
+    /// This one is for the slow path, from its beginning.
+    Unusual(Delivery),
+    /// The first attempt of this one has begun.
+    Begun(Box<Work>, Begun),
+}
+
+/// How far an attempt has come.
+enum Begun {
+    /// The coroutine waits.
+    Waits,
+    /// The attempt is over.
+    Ended(Ended),
+}
+
+impl Track {
+    /// A future that panicked or was given up cannot be polled again: a new one takes its place.
+    fn restart(&mut self) {
+        self.slot.clear();
+        self.coroutine = self.factory.start(self.slot.clone());
+    }
+}
+
 /// A message on its way through the attempts.
 #[derive(Debug)]
 pub(crate) struct Work {
@@ -195,7 +221,7 @@ impl Lane {
     async fn work_off(&mut self) {
         while let Some(work) = self.parking.take_due() {
             let key = work.key().map(Text::from);
-            self.attempts(work).await;
+            self.attempts(work, None).await;
             if let Some(key) = key {
                 self.parking.open(&key);
             }
@@ -210,11 +236,88 @@ impl Lane {
             }
             if self.tracks[0].batch.is_some() && self.batch.len() > 1 {
                 self.work_off_batch().await;
-            } else if let Some(delivery) = self.batch.pop_front() {
-                self.process(delivery).await;
+                continue;
+            }
+            match std::future::poll_fn(|task| Poll::Ready(self.hot(task))).await {
+                Hot::Empty => {}
+                Hot::Unusual(delivery) => self.process(delivery).await,
+                Hot::Begun(mut work, begun) => {
+                    work.attempts = work.attempts.saturating_add(1);
+                    self.attempts(*work, Some(begun)).await;
+                }
             }
         }
         self.acks.hand_over();
+    }
+
+    /// The good day: as long as nothing is unusual, messages are handled in one poll, without a future of their own.
+    ///
+    /// Whatever is not plain (a message with a past or a schedule, an observer, a handler that waits, fails or publishes)
+    /// leaves through the slow path, which starts where this stopped.
+    fn hot(&mut self, task: &mut std::task::Context<'_>) -> Hot {
+        let Self { shared, tracks, context, acks, batch, parking, origin, swift, .. } = self;
+        let unusual = shared.observers.any()
+            || !parking.is_empty()
+            || shared.breaker.as_ref().is_some_and(|breaker| !breaker.is_closed());
+        let max_starts = shared.plan.policy.max_starts;
+        while let Some(delivery) = batch.pop_front() {
+            let Incoming::Envelope(envelope) = delivery.message() else { return Hot::Unusual(delivery) };
+            if unusual
+                || !envelope.is_plain()
+                || delivery.count() > max_starts
+                || tracing::enabled!(tracing::Level::INFO)
+            {
+                return Hot::Unusual(delivery);
+            }
+            let Some(at) = tracks.iter().position(|track| track.name == envelope.kind()) else {
+                return Hot::Unusual(delivery);
+            };
+            let track = &mut tracks[at];
+            let cx = match context.take() {
+                Some(mut cx) => {
+                    cx.reset(envelope, 1);
+                    cx
+                }
+                None => Context::new(shared.parts.clone(), envelope.clone(), 1),
+            };
+            track.slot.put(cx);
+            let begun = match catch_unwind(AssertUnwindSafe(|| track.coroutine.as_mut().poll(task))) {
+                Err(panic) => {
+                    let failure =
+                        Failure::new(DeadLetterKind::Panic, HandlerError::retry(panic_text(&*panic)));
+                    track.restart();
+                    Begun::Ended(Ended::Broken(failure))
+                }
+                Ok(_) => match track.slot.take() {
+                    Some((mut cx, Ok(()))) => {
+                        let published = cx.has_outbox();
+                        *context = Some(cx);
+                        if !published {
+                            if let Some(breaker) = &shared.breaker {
+                                breaker.succeeded();
+                            }
+                            delivery.ack_into(acks);
+                            *swift = true;
+                            if shared.quarantine.is_active() {
+                                return Hot::Empty;
+                            }
+                            continue;
+                        }
+                        Begun::Ended(Ended::Outcome(Ok(())))
+                    }
+                    Some((cx, outcome)) => {
+                        *context = Some(cx);
+                        Begun::Ended(Ended::Outcome(outcome))
+                    }
+                    None => Begun::Waits,
+                },
+            };
+            let envelope = envelope.clone();
+            let work =
+                Work { delivery, envelope, track: at, origin: *origin, attempts: 0, in_place: 0, round: 0 };
+            return Hot::Begun(Box::new(work), begun);
+        }
+        Hot::Empty
     }
 
     /// Gives back what was not started, first in, first out.
@@ -238,7 +341,7 @@ impl Lane {
     /// Takes one delivery through the pipeline.
     async fn process(&mut self, delivery: Delivery) {
         if let Some(work) = self.admit(delivery).await {
-            self.attempts(work).await;
+            self.attempts(work, None).await;
         }
     }
 
@@ -324,15 +427,18 @@ impl Lane {
         }
         let quarantine = self.shared.quarantine.clone();
         let alone = quarantine.alone().await;
-        self.attempts(work).await;
+        self.attempts(work, None).await;
         self.acks.hand_over();
         drop(alone);
     }
 
     /// Runs attempts until the message is settled, gone back, or parked.
-    async fn attempts(&mut self, mut work: Work) {
+    ///
+    /// `begun` is what has happened of the first attempt, where it has begun.
+    async fn attempts(&mut self, mut work: Work, mut begun: Option<Begun>) {
         loop {
-            if let Some(breaker) = &self.shared.breaker
+            if begun.is_none()
+                && let Some(breaker) = &self.shared.breaker
                 && !breaker.is_closed()
             {
                 self.acks.hand_over();
@@ -345,13 +451,20 @@ impl Lane {
                     return self.return_one(work);
                 }
             }
-            work.attempts = work.attempts.saturating_add(1);
+            let first = begun.take();
+            if first.is_none() {
+                work.attempts = work.attempts.saturating_add(1);
+            }
             let observed = self.shared.observers.any();
             let began = observed.then(Instant::now);
             if observed {
                 self.tell(Some(&work.envelope), EventKind::Started { attempt: work.attempts });
             }
-            let ended = self.attempt(&work).await;
+            let ended = match first {
+                Some(Begun::Ended(ended)) => ended,
+                Some(Begun::Waits) => self.attempt(&work, true).await,
+                None => self.attempt(&work, false).await,
+            };
             let took = began.map_or(Duration::ZERO, |began| began.elapsed());
             let result = match ended {
                 Ended::Outcome(Ok(())) => self.publish_outbox(&work).await,
@@ -394,17 +507,19 @@ impl Lane {
     }
 
     /// One attempt: the coroutine is polled until it reports, panics, or takes too long.
-    async fn attempt(&mut self, work: &Work) -> Ended {
+    async fn attempt(&mut self, work: &Work, begun: bool) -> Ended {
         let Self { shared, tracks, context, acks, timer, swift, .. } = self;
         let track = &mut tracks[work.track];
-        let cx = match context.take() {
-            Some(mut cx) => {
-                cx.reset(&work.envelope, work.attempts);
-                cx
-            }
-            None => Context::new(shared.parts.clone(), work.envelope.clone(), work.attempts),
-        };
-        track.slot.put(cx);
+        if !begun {
+            let cx = match context.take() {
+                Some(mut cx) => {
+                    cx.reset(&work.envelope, work.attempts);
+                    cx
+                }
+                None => Context::new(shared.parts.clone(), work.envelope.clone(), work.attempts),
+            };
+            track.slot.put(cx);
+        }
         let identity = &shared.plan.identity;
         let span = tracing::info_span!(
             "process",
@@ -463,10 +578,7 @@ impl Lane {
             *swift = true;
         }
         if matches!(ended, Ended::Broken(_)) {
-            // A future that panicked or was given up cannot be polled again: a new one takes its place.
-            let track = &mut self.tracks[work.track];
-            track.slot.clear();
-            track.coroutine = track.factory.start(track.slot.clone());
+            self.tracks[work.track].restart();
         }
         ended
     }
@@ -708,7 +820,7 @@ impl Lane {
                 }
                 Err(failure) => match self.failed(&mut work, failure, took).await {
                     // Tried again alone: what fails in a batch must not take the others with it.
-                    Decision::Again => self.attempts(work).await,
+                    Decision::Again => self.attempts(work, None).await,
                     Decision::Park(wait) => self.parking.park(work, wait),
                     Decision::Do(action) => self.act(work, action).await,
                 },

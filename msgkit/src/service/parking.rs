@@ -29,6 +29,11 @@ impl Parking {
         self.waiting.push((Instant::now() + wait, work));
     }
 
+    /// Whether nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.keys.is_empty() && self.freed.is_empty()
+    }
+
     /// Whether messages of this key wait.
     pub(crate) fn is_parked(&self, envelope: &Envelope) -> bool {
         !self.keys.is_empty() && envelope.key().is_some_and(|key| self.keys.contains_key(key))

@@ -83,7 +83,9 @@ impl PublishHandle {
     ) -> Result<Envelope, Error> {
         let mut envelope = message::envelope(message, &self.0.service, self.0.clock.now())?;
         edit(&mut envelope);
-        self.publish_envelopes(vec![envelope.clone()]).await?;
+        let route = self.route(envelope.topic())?;
+        let batch = vec![Outgoing::new(self.destination(envelope.topic()), envelope.clone())];
+        self.publish_batch(&*route.transport, batch).await.map_err(failed)?;
         Ok(envelope)
     }
 
@@ -106,11 +108,7 @@ impl PublishHandle {
     /// [`ErrorKind::Transport`] where a broker did not take one of them, or no route leads to one's topic.
     pub async fn publish_envelopes(&self, envelopes: Vec<Envelope>) -> Result<(), Error> {
         for (transport, batch) in self.split(envelopes)? {
-            self.publish_batch(&*transport, batch).await.map_err(|error| {
-                let temporary = error.is_temporary();
-                let outer = Error::new(ErrorKind::Transport, "publishing failed").with_source(error);
-                if temporary { outer.temporary() } else { outer }
-            })?;
+            self.publish_batch(&*transport, batch).await.map_err(failed)?;
         }
         Ok(())
     }
@@ -147,15 +145,7 @@ impl PublishHandle {
     ) -> Result<Vec<(Arc<dyn Transport>, Vec<Outgoing>)>, Error> {
         let mut batches: Vec<(Text, Arc<dyn Transport>, Vec<Outgoing>)> = Vec::with_capacity(1);
         for envelope in envelopes {
-            let Some(route) = self.0.routes.of(envelope.topic()) else {
-                return Err(Error::new(
-                    ErrorKind::Transport,
-                    format!(
-                        "no route leads to topic `{}`; add `[[routes]] match = \">\" to = \"…\"`",
-                        envelope.topic()
-                    ),
-                ));
-            };
+            let route = self.route(envelope.topic())?;
             let message = Outgoing::new(self.destination(envelope.topic()), envelope);
             match batches.iter_mut().find(|(name, _, _)| *name == route.name) {
                 Some((_, _, batch)) => batch.push(message),
@@ -165,11 +155,26 @@ impl PublishHandle {
         Ok(batches.into_iter().map(|(_, transport, batch)| (transport, batch)).collect())
     }
 
+    fn route(&self, topic: &Topic) -> Result<&Route, Error> {
+        self.0.routes.of(topic).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Transport,
+                format!("no route leads to topic `{topic}`; add `[[routes]] match = \">\" to = \"…\"`"),
+            )
+        })
+    }
+
     fn destination(&self, topic: &Topic) -> Destination {
         let place =
             self.0.places.iter().find(|(pattern, _)| pattern.matches(topic)).map(|(_, place)| place.clone());
         Destination::Topic { topic: topic.clone(), place }
     }
+}
+
+fn failed(error: PublishError) -> Error {
+    let temporary = error.is_temporary();
+    let outer = Error::new(ErrorKind::Transport, "publishing failed").with_source(error);
+    if temporary { outer.temporary() } else { outer }
 }
 
 impl fmt::Debug for PublishHandle {
