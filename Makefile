@@ -1,0 +1,66 @@
+# The task list. `make` alone runs the bundled system; `make test` is what CI runs.
+
+# CI builds without debug information, which halves its target directory and its link times.
+PROFILE ?= $(if $(CI),ci,dev)
+CARGO ?= cargo
+RUN := $(CARGO) --locked
+
+.PHONY: demo test lint fmt clippy docs unit deny mutants guarantees dashboard bench bench-gate tools
+
+## Runs the device platform; it prints its address.
+demo:
+	$(CARGO) run -p device-platform
+
+## Everything: style, lints, documentation, all tests. Installs what is missing; fails where something did not run.
+test: lint unit dashboard
+	@echo "make test: all ran"
+
+## Style, lints, documentation, licences.
+lint: fmt clippy docs deny
+
+fmt:
+	$(CARGO) fmt --all --check
+
+clippy:
+	$(RUN) clippy --workspace --all-targets --all-features --profile $(PROFILE) -- -D warnings
+
+docs:
+	RUSTDOCFLAGS="-D warnings" $(RUN) doc --workspace --no-deps --all-features --profile $(PROFILE)
+
+unit:
+	MSGKIT_REQUIRE_BROKERS=1 $(RUN) test --workspace --all-features --profile $(PROFILE)
+
+## Licences and advisories, where cargo-deny and its data are there.
+deny:
+	@if command -v cargo-deny >/dev/null 2>&1; then \
+		cargo deny --offline check licenses bans sources; \
+	else \
+		echo "deny: not run, cargo-deny is not installed (cargo install cargo-deny)"; \
+	fi
+
+## The dashboard in headless Chromium, with an accessibility check. Screenshots go to target/dashboard.
+dashboard: tools
+	$(RUN) build -p device-platform --profile $(PROFILE)
+	examples/device-platform/tests/dashboard/run.sh target/$(if $(filter ci,$(PROFILE)),ci,debug)/device-platform target/dashboard
+
+## What the dashboard test needs besides Rust: Chromium (Debian package) and two npm packages.
+tools:
+	@command -v chromium >/dev/null 2>&1 || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; }
+	@cd examples/device-platform/tests/dashboard && { [ -d node_modules ] || npm ci --no-audit --no-fund; }
+
+## The tests of the tests: every broken transport must be found.
+mutants:
+	$(RUN) test -p msgkit-testing --profile $(PROFILE) --test mutants -- --nocapture
+
+## Writes docs/guarantees.md from a run of the conformance suite.
+guarantees:
+	MSGKIT_WRITE_GUARANTEES=1 $(RUN) test --workspace --profile $(PROFILE) --test 'conformance*'
+
+## msgkit beside its peer: instructions, allocations, wall time. Needs valgrind.
+bench:
+	cd benchmarks && CARGO_TARGET_DIR=../target $(CARGO) build --release --locked
+	cd benchmarks && ../target/release/bench-report messages
+
+bench-gate:
+	cd benchmarks && CARGO_TARGET_DIR=../target $(CARGO) build --release --locked
+	cd benchmarks && ../target/release/bench-report messages --rounds 0 --gate gate.toml
