@@ -1,6 +1,15 @@
 //! Configuration: TOML and environment, read strictly. Every unknown key is an error that names the nearest known one.
+//!
+//! [`Settings`] is what a file says; [`Service::from_config`](crate::Service::from_config) joins it with the handlers in
+//! code. Precedence, weakest first: derive, `[policies]`, `[handlers.<name>]`, environment.
 
 pub mod duration;
+mod environment;
+mod policy;
 mod read;
+mod settings;
+#[cfg(test)]
+mod tests;
 
 pub use self::read::{from_table, nearest, scalar};
+pub use self::settings::{HandlerSettings, Settings, TransportSettings};

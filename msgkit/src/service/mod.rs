@@ -34,16 +34,19 @@ use self::publish::{Route, Routes};
 use self::quarantine::Quarantine;
 use self::running::Core;
 pub use self::running::Running;
+use crate::config::{HandlerSettings, Settings};
 use crate::envelope::Clock;
 use crate::error::Error;
-use crate::handler::{Context, Handler, HandlerError, HandlerSpec, IntoMessages, State, closure};
+use crate::handler::{
+    Context, Handler, HandlerError, HandlerSpec, IntoMessages, PolicyOverrides, State, closure,
+};
 use crate::memory::Memory;
 use crate::message::Message;
 use crate::policy::Policy;
 use crate::telemetry::{Observer, Observers};
 use crate::text::Text;
 use crate::topic::{Pattern, Topic};
-use crate::transport::{Group, Transport};
+use crate::transport::{Group, Registry, Transport};
 
 /// A service: handlers, the transports that feed them, and how they are run.
 ///
@@ -76,6 +79,7 @@ pub struct Service {
     routes: Vec<(Pattern, Text)>,
     dead_letters: BTreeMap<Text, Text>,
     policies: BTreeMap<Text, Policy>,
+    configured: Configured,
     handlers: Vec<HandlerSpec>,
     publishes: Vec<(Pattern, Topic)>,
     state: State,
@@ -97,6 +101,7 @@ impl Service {
             routes: Vec::new(),
             dead_letters: BTreeMap::new(),
             policies: BTreeMap::new(),
+            configured: Configured::default(),
             handlers: Vec::new(),
             publishes: Vec::new(),
             state: State::default(),
@@ -106,6 +111,36 @@ impl Service {
             health: HealthBoard::default(),
             problems: Vec::new(),
         }
+    }
+
+    /// A service as a configuration file and the environment describe it; its transports are made by `registry`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) naming file, table and key, and for an unknown key the nearest known one.
+    pub fn from_config(path: impl AsRef<std::path::Path>, registry: &Registry) -> Result<Self, Error> {
+        Self::from_settings(Settings::load(path)?, registry)
+    }
+
+    /// A service as `settings` describe it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) where a transport refuses its options.
+    pub fn from_settings(settings: Settings, registry: &Registry) -> Result<Self, Error> {
+        let mut service = Self::new(settings.name);
+        if let Some(deadline) = settings.drain_deadline {
+            service.drain_deadline = deadline;
+        }
+        for transport in settings.transports {
+            let built = registry.build(&transport.url, transport.options)?;
+            service.transports.push(Named { name: transport.name.clone(), transport: built });
+            if let Some(at) = transport.dead_letters {
+                service.dead_letters.insert(transport.name, at);
+            }
+        }
+        service.routes = settings.routes;
+        service.publishes = settings.destinations;
+        service.configured = Configured { policies: settings.policies, handlers: settings.handlers };
+        Ok(service)
     }
 
     /// Adds a transport. Topics without a route go to the first one.
@@ -307,12 +342,29 @@ impl Service {
             routes: Routes(routes.into()),
             dead_letters,
             policies: self.policies.clone(),
+            configured: self.configured.clone(),
         })
     }
 
     fn plans(&self, resolver: &Resolver) -> Result<Vec<Plan>, Error> {
         let mut plans: Vec<Plan> = Vec::new();
+        for name in self.configured.handlers.keys() {
+            if !self.handlers.iter().any(|spec| spec.name == *name) {
+                let known = self.handlers.iter().map(HandlerSpec::name);
+                let hint = crate::config::nearest(name, known.clone()).map_or_else(
+                    || format!("there are {}", known.collect::<Vec<_>>().join(", ")),
+                    |near| format!("did you mean `{near}`?"),
+                );
+                return Err(Error::config(format!(
+                    "`[handlers.{name}]` configures a handler that does not exist; {hint}"
+                )));
+            }
+        }
         for spec in &self.handlers {
+            if self.configured.handlers.get(&spec.name).is_some_and(|handler| handler.enabled == Some(false))
+            {
+                continue;
+            }
             let plan = resolver.plan(spec.clone())?;
             if let Some(other) = plans.iter().find(|other| other.identity.handler == plan.identity.handler) {
                 return Err(Error::refused(format!(
@@ -335,6 +387,13 @@ impl Service {
     }
 }
 
+/// What configuration says of policies and handlers.
+#[derive(Clone, Default)]
+struct Configured {
+    policies: BTreeMap<Text, PolicyOverrides>,
+    handlers: BTreeMap<Text, HandlerSettings>,
+}
+
 /// Resolves a handler to the way in which it is run.
 #[derive(Clone)]
 pub(crate) struct Resolver {
@@ -343,21 +402,12 @@ pub(crate) struct Resolver {
     routes: Routes,
     dead_letters: BTreeMap<Text, Named>,
     policies: BTreeMap<Text, Policy>,
+    configured: Configured,
 }
 
 impl Resolver {
     pub(crate) fn plan(&self, spec: HandlerSpec) -> Result<Plan, Error> {
-        let mut policy = match &spec.policy {
-            Some(name) => self.policies.get(name).cloned().ok_or_else(|| {
-                Error::config(format!(
-                    "handler `{}` names the unknown policy `{name}`; there are {}",
-                    spec.name,
-                    self.policies.keys().map(Text::as_str).collect::<Vec<_>>().join(", ")
-                ))
-            })?,
-            None => self.policies.get("default").cloned().unwrap_or_default(),
-        };
-        spec.overrides.apply(&mut policy);
+        let policy = self.policy(&spec)?;
         let patterns: Vec<Pattern> = if spec.patterns.is_empty() {
             spec.registrations
                 .iter()
@@ -380,6 +430,44 @@ impl Resolver {
             }
         }
         Plan::new(&self.service, spec, policy, origins)
+    }
+}
+
+impl Resolver {
+    /// Precedence, weakest first: the policy in code, the derive, `[policies]`, `[handlers.<name>]`.
+    fn policy(&self, spec: &HandlerSpec) -> Result<Policy, Error> {
+        let handler = self.configured.handlers.get(&spec.name);
+        let named = handler.and_then(|handler| handler.policy.as_ref()).or(spec.policy.as_ref());
+        let name = named.map_or("default", Text::as_str);
+        let (in_code, configured) = (self.policies.get(name), self.configured.policies.get(name));
+        if named.is_some() && in_code.is_none() && configured.is_none() {
+            let mut known: Vec<&str> =
+                self.policies.keys().chain(self.configured.policies.keys()).map(Text::as_str).collect();
+            known.sort_unstable();
+            known.dedup();
+            let hint = crate::config::nearest(name, known.iter().copied()).map_or_else(
+                || {
+                    format!(
+                        "there are {}",
+                        if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+                    )
+                },
+                |near| format!("did you mean `{near}`?"),
+            );
+            return Err(Error::config(format!(
+                "handler `{}` names the unknown policy `{name}`; {hint}",
+                spec.name
+            )));
+        }
+        let mut policy = in_code.cloned().unwrap_or_default();
+        spec.overrides.apply(&mut policy);
+        if let Some(configured) = configured {
+            configured.apply(&mut policy);
+        }
+        if let Some(handler) = handler {
+            handler.overrides.apply(&mut policy);
+        }
+        Ok(policy)
     }
 }
 

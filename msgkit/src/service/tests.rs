@@ -465,3 +465,28 @@ impl Transport for Keep {
         Ok(())
     }
 }
+
+#[test]
+fn configuration_goes_over_what_the_code_says_and_must_fit_it() {
+    let build = |text: &str| {
+        let settings = crate::config::Settings::parse(text, "msgkit.toml", []).unwrap();
+        Ok::<_, Error>(
+            Service::from_settings(settings, &crate::Registry::new())?
+                .spec(HandlerSpec::new("g", "g").unwrap().with(closure(|_: Placed, _| async { Ok(()) })).concurrency(2)),
+        )
+    };
+    let base = "[service]\nname = \"shop\"\n[transports.m]\nurl = \"memory://\"\n";
+    let policy = |text: &str| build(&format!("{base}{text}")).unwrap().check().map(|r| r.handlers[0].policy.clone());
+    assert!(policy("").unwrap().starts_with("2 at once"));
+    assert!(policy("[policies.default]\nconcurrency = 3").unwrap().starts_with("3 at once"));
+    let both = "[policies.default]\nconcurrency = 3\n[handlers.g]\nconcurrency = 4";
+    assert!(policy(both).unwrap().starts_with("4 at once"));
+    let error = policy("[handlers.h]\nconcurrency = 4").unwrap_err().to_string();
+    assert!(error.contains("`[handlers.h]`") && error.contains("did you mean `g`?"), "{error}");
+    let error = build(&base.replace("memory:", "memry:")).unwrap_err().to_string();
+    assert!(error.contains("did you mean `memory`?"), "{error}");
+    let error = build(&format!("{base}[transports.m.memory]\ncapacty = 1")).unwrap_err().to_string();
+    assert!(error.contains("[transports.m.memory]") && error.contains("did you mean `capacity`?"), "{error}");
+    let error = policy("[policies.default]\nconcurrency = 0").unwrap_err();
+    assert!(crate::Chain(&error).to_string().contains("use at least 1"));
+}

@@ -1,0 +1,61 @@
+//! Configuration from the environment: `MSGKIT__TRANSPORTS__EDGE__URL` is `[transports.edge] url`.
+
+use super::read::scalar;
+use crate::error::Error;
+
+/// What the variables begin with.
+const PREFIX: &str = "MSGKIT__";
+
+/// Puts every variable that begins with `MSGKIT__` over what `table` says. Names are found whatever their case, `-` and
+/// `_` alike; what is no key at all is found by the strict read that follows.
+pub(super) fn apply(
+    table: &mut toml::Table,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<(), Error> {
+    let mut variables: Vec<_> =
+        environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
+    variables.sort();
+    for (name, value) in variables {
+        let path: Vec<String> = name[PREFIX.len()..].split("__").map(str::to_ascii_lowercase).collect();
+        if path.iter().any(String::is_empty) {
+            return Err(Error::config(format!(
+                "environment variable {name} names no key; write {PREFIX}<TABLE>__<KEY>, two underscores between"
+            )));
+        }
+        set(table, &path, &name, &value)?;
+    }
+    Ok(())
+}
+
+fn set(table: &mut toml::Table, path: &[String], name: &str, value: &str) -> Result<(), Error> {
+    let Some((first, rest)) = path.split_first() else { return Ok(()) };
+    let key = table.keys().find(|key| alike(key, first)).cloned().unwrap_or_else(|| first.clone());
+    if rest.is_empty() {
+        let typed = match table.get(&key) {
+            Some(toml::Value::Table(_) | toml::Value::Array(_)) => {
+                return Err(Error::config(format!(
+                    "environment variable {name} names a table; name one key in it"
+                )));
+            }
+            // What is text in the file stays text, though it looks like a number.
+            Some(toml::Value::String(_)) => toml::Value::String(value.to_owned()),
+            _ => scalar(value),
+        };
+        table.insert(key, typed);
+        return Ok(());
+    }
+    match table.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new())) {
+        toml::Value::Table(inner) => set(inner, rest, name, value),
+        _ => {
+            Err(Error::config(format!("environment variable {name} goes below `{first}`, which is no table")))
+        }
+    }
+}
+
+fn alike(key: &str, segment: &str) -> bool {
+    key.len() == segment.len()
+        && key.bytes().zip(segment.bytes()).all(|(a, b)| {
+            let plain = |byte: u8| if byte == b'-' { b'_' } else { byte.to_ascii_lowercase() };
+            plain(a) == plain(b)
+        })
+}

@@ -1,0 +1,382 @@
+//! The configuration of a service: transports, routes, policies, handlers, namespaces.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::environment;
+use super::policy::{policy, take_scalar};
+use super::read::{from_table, nearest};
+use crate::error::Error;
+use crate::handler::PolicyOverrides;
+use crate::text::Text;
+use crate::topic::{Namespace, Pattern, Topic};
+use crate::transport::{Options, TransportUrl};
+
+/// The top level of a configuration file.
+const SECTIONS: [&str; 7] =
+    ["service", "transports", "routes", "destinations", "policies", "handlers", "namespaces"];
+
+/// What a configuration file and the environment say, read strictly; not yet joined with the handlers in code.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Settings {
+    /// `[service] name`.
+    pub name: Text,
+    /// `[service] drain_deadline`.
+    pub drain_deadline: Option<Duration>,
+    /// `[transports.<name>]`, in the file's order of names.
+    pub transports: Vec<TransportSettings>,
+    /// `[[routes]]`: topics and the transport that carries them; the first match wins.
+    pub routes: Vec<(Pattern, Text)>,
+    /// `[[destinations]]`: topics and the place that they share on log brokers.
+    pub destinations: Vec<(Pattern, Topic)>,
+    /// `[policies.<name>]`.
+    pub policies: BTreeMap<Text, PolicyOverrides>,
+    /// `[handlers.<name>]`.
+    pub handlers: BTreeMap<Text, HandlerSettings>,
+    /// `[[namespaces]]`.
+    pub namespaces: Vec<Namespace>,
+}
+
+/// One transport.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct TransportSettings {
+    /// Its name.
+    pub name: Text,
+    /// Where it is.
+    pub url: TransportUrl,
+    /// Its native options.
+    pub options: Options,
+    /// The transport that keeps its dead letters.
+    pub dead_letters: Option<Text>,
+}
+
+/// What configuration says of one handler.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct HandlerSettings {
+    /// The named policy that it uses.
+    pub policy: Option<Text>,
+    /// Whether it runs; it does where nothing is said.
+    pub enabled: Option<bool>,
+    /// The parts of the policy that are set for it alone.
+    pub overrides: PolicyOverrides,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawService {
+    name: String,
+    #[serde(default)]
+    drain_deadline: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRoute {
+    r#match: String,
+    to: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawNamespace {
+    prefix: String,
+    owner: String,
+    purpose: String,
+    class: String,
+    #[serde(default)]
+    publishers: Vec<String>,
+    #[serde(default)]
+    consumers: Vec<String>,
+}
+
+impl Settings {
+    /// Reads a file and the process' environment.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) naming file, table and key, and for an unknown key the nearest known one.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let origin = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Error::config(format!("configuration {origin} cannot be read; check the path")).with_source(error)
+        })?;
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Self::parse(&text, &origin, environment)
+    }
+
+    /// Reads TOML that came from `origin`, with the variables of `environment` that begin with `MSGKIT__` over it.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub fn parse(
+        text: &str,
+        origin: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Error> {
+        let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+            let line =
+                error.span().map_or(0, |span| text.get(..span.start).unwrap_or("").lines().count().max(1));
+            Error::config(format!("{origin}, line {line}, is no legal TOML: {}", error.message()))
+        })?;
+        environment::apply(&mut table, environment)?;
+        for key in table.keys() {
+            if !SECTIONS.contains(&key.as_str()) {
+                let hint = nearest(key, SECTIONS).map_or_else(
+                    || format!("known are {}", SECTIONS.join(", ")),
+                    |near| format!("did you mean `{near}`?"),
+                );
+                return Err(Error::config(format!("{origin} has the unknown key `{key}`; {hint}")));
+            }
+        }
+        let mut sections = Sections { origin, table };
+        let service: RawService = match sections.table("service")? {
+            Some(table) => from_table(table, &sections.place("[service]"))?,
+            None => {
+                return Err(Error::config(format!(
+                    "{origin} has no `[service]`; write `[service]` and `name = \"…\"`"
+                )));
+            }
+        };
+        let drain_deadline = service.drain_deadline.as_deref().map(super::duration::parse).transpose()?;
+        let settings = Self {
+            name: service.name.into(),
+            drain_deadline,
+            transports: sections.transports()?,
+            routes: sections.routes()?,
+            destinations: sections.destinations()?,
+            policies: sections.policies()?,
+            handlers: sections.handlers()?,
+            namespaces: sections.namespaces()?,
+        };
+        settings.check_references(origin)?;
+        Ok(settings)
+    }
+
+    /// Every name that refers to a transport or a policy must exist, and no route may be out of reach.
+    fn check_references(&self, origin: &str) -> Result<(), Error> {
+        let names: Vec<&str> = self.transports.iter().map(|transport| transport.name.as_str()).collect();
+        let known = |name: &Text, place: String| {
+            if names.contains(&name.as_str()) {
+                return Ok(());
+            }
+            let hint = nearest(name, names.iter().copied()).map_or_else(
+                || format!("there are {}", names.join(", ")),
+                |near| format!("did you mean `{near}`?"),
+            );
+            Err(Error::config(format!("{origin}: {place} names the unknown transport `{name}`; {hint}")))
+        };
+        for (at, (pattern, to)) in self.routes.iter().enumerate() {
+            known(to, format!("the route of `{pattern}`"))?;
+            if let Some((before, _)) = self.routes[..at].iter().find(|(before, _)| before.contains(pattern)) {
+                return Err(Error::config(format!(
+                    "{origin}: the route of `{pattern}` is never reached, because `{before}` before it takes everything; \
+                     put the narrower one first"
+                )));
+            }
+        }
+        if self.transports.len() > 1 && !self.routes.iter().any(|(pattern, _)| pattern.as_str() == ">") {
+            return Err(Error::config(format!(
+                "{origin} has several transports and no route for the rest; end with `[[routes]] match = \">\" to = \"…\"`"
+            )));
+        }
+        for transport in &self.transports {
+            if let Some(at) = &transport.dead_letters {
+                known(at, format!("`[transports.{}] dead_letters`", transport.name))?;
+            }
+        }
+        for (name, handler) in &self.handlers {
+            if let Some(policy) = &handler.policy
+                && !self.policies.contains_key(policy)
+            {
+                let hint = nearest(policy, self.policies.keys().map(Text::as_str))
+                    .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+                return Err(Error::config(format!(
+                    "{origin}: `[handlers.{name}] policy` names the unknown policy `{policy}`{hint}"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A configuration's tables, taken out one by one.
+struct Sections<'a> {
+    origin: &'a str,
+    table: toml::Table,
+}
+
+impl Sections<'_> {
+    fn place(&self, of: &str) -> String {
+        format!("{}: {of}", self.origin)
+    }
+
+    fn table(&mut self, name: &str) -> Result<Option<toml::Table>, Error> {
+        match self.table.remove(name) {
+            None => Ok(None),
+            Some(toml::Value::Table(table)) => Ok(Some(table)),
+            Some(_) => Err(Error::config(format!("{} must be a table", self.place(&format!("[{name}]"))))),
+        }
+    }
+
+    /// The tables below `[name.<key>]`.
+    fn named(&mut self, name: &str) -> Result<Vec<(String, toml::Table)>, Error> {
+        let Some(table) = self.table(name)? else { return Ok(Vec::new()) };
+        table
+            .into_iter()
+            .map(|(key, value)| match value {
+                toml::Value::Table(table) => Ok((key, table)),
+                _ => Err(Error::config(format!(
+                    "{} must be a table: write `[{name}.{key}]`",
+                    self.place(&format!("`{name}.{key}`"))
+                ))),
+            })
+            .collect()
+    }
+
+    /// The tables of `[[name]]`.
+    fn list(&mut self, name: &str) -> Result<Vec<toml::Table>, Error> {
+        match self.table.remove(name) {
+            None => Ok(Vec::new()),
+            Some(toml::Value::Array(values)) => values
+                .into_iter()
+                .map(|value| match value {
+                    toml::Value::Table(table) => Ok(table),
+                    _ => {
+                        Err(Error::config(format!("{} must hold tables", self.place(&format!("[[{name}]]")))))
+                    }
+                })
+                .collect(),
+            Some(_) => Err(Error::config(format!(
+                "{} is a list: write `[[{name}]]`",
+                self.place(&format!("`{name}`"))
+            ))),
+        }
+    }
+
+    fn transports(&mut self) -> Result<Vec<TransportSettings>, Error> {
+        let mut all = Vec::new();
+        for (name, mut table) in self.named("transports")? {
+            let place = self.place(&format!("[transports.{name}]"));
+            let url = take_scalar::<String>(&mut table, "url", &place)?.ok_or_else(|| {
+                Error::config(format!(
+                    "{place} has no `url`; write `url = \"memory://\"` or the broker's address"
+                ))
+            })?;
+            let url = TransportUrl::parse(&url)
+                .map_err(|error| Error::config(format!("{place} has a bad `url`")).with_source(error))?;
+            let dead_letters = take_scalar::<String>(&mut table, "dead_letters", &place)?.map(Text::from);
+            let native = match table.remove(url.scheme()) {
+                None => toml::Table::new(),
+                Some(toml::Value::Table(native)) => native,
+                Some(_) => {
+                    return Err(Error::config(format!("{place}: `{}` must be a table", url.scheme())));
+                }
+            };
+            if let Some((key, value)) = table.iter().next() {
+                return Err(Error::config(match value {
+                    toml::Value::Table(_) => format!(
+                        "{place} has options of `{key}`, but its url is `{}:`; put them under `[transports.{name}.{}]`",
+                        url.scheme(),
+                        url.scheme()
+                    ),
+                    _ => {
+                        let hint = nearest(key, ["url", "dead_letters"]).map_or_else(
+                            || {
+                                format!(
+                                    "a transport's own options go under `[transports.{name}.{}]`",
+                                    url.scheme()
+                                )
+                            },
+                            |near| format!("did you mean `{near}`?"),
+                        );
+                        format!("{place} has the unknown key `{key}`; {hint}")
+                    }
+                }));
+            }
+            let options =
+                Options::from_table(self.place(&format!("[transports.{name}.{}]", url.scheme())), native);
+            all.push(TransportSettings { name: name.into(), url, options, dead_letters });
+        }
+        Ok(all)
+    }
+
+    fn routes(&mut self) -> Result<Vec<(Pattern, Text)>, Error> {
+        let place = self.place("[[routes]]");
+        self.list("routes")?
+            .into_iter()
+            .map(|table| {
+                let route: RawRoute = from_table(table, &place)?;
+                let pattern = Pattern::new(route.r#match).map_err(|error| {
+                    Error::config(format!("{place} has a bad `match`")).with_source(error)
+                })?;
+                Ok((pattern, Text::from(route.to)))
+            })
+            .collect()
+    }
+
+    fn destinations(&mut self) -> Result<Vec<(Pattern, Topic)>, Error> {
+        let place = self.place("[[destinations]]");
+        self.list("destinations")?
+            .into_iter()
+            .map(|table| {
+                let destination: RawRoute = from_table(table, &place)?;
+                let bad = |key: &str, error: Error| {
+                    Error::config(format!("{place} has a bad `{key}`")).with_source(error)
+                };
+                let pattern = Pattern::new(destination.r#match).map_err(|error| bad("match", error))?;
+                let to = Topic::new(destination.to).map_err(|error| bad("to", error))?;
+                Ok((pattern, to))
+            })
+            .collect()
+    }
+
+    fn policies(&mut self) -> Result<BTreeMap<Text, PolicyOverrides>, Error> {
+        self.named("policies")?
+            .into_iter()
+            .map(|(name, table)| {
+                let overrides = policy(table, &self.place(&format!("[policies.{name}]")))?;
+                Ok((Text::from(name), overrides))
+            })
+            .collect()
+    }
+
+    fn handlers(&mut self) -> Result<BTreeMap<Text, HandlerSettings>, Error> {
+        self.named("handlers")?
+            .into_iter()
+            .map(|(name, mut table)| {
+                let place = self.place(&format!("[handlers.{name}]"));
+                let settings = HandlerSettings {
+                    policy: take_scalar::<String>(&mut table, "policy", &place)?.map(Text::from),
+                    enabled: take_scalar::<bool>(&mut table, "enabled", &place)?,
+                    overrides: policy(table, &place)?,
+                };
+                Ok((Text::from(name), settings))
+            })
+            .collect()
+    }
+
+    fn namespaces(&mut self) -> Result<Vec<Namespace>, Error> {
+        let place = self.place("[[namespaces]]");
+        self.list("namespaces")?
+            .into_iter()
+            .map(|table| {
+                let raw: RawNamespace = from_table(table, &place)?;
+                let class = raw.class.parse()?;
+                let mut namespace =
+                    Namespace::new(raw.prefix, raw.owner, raw.purpose, class).map_err(|error| {
+                        Error::config(format!("{place} has a bad `prefix`")).with_source(error)
+                    })?;
+                namespace.publishers = raw.publishers.into_iter().map(Text::from).collect();
+                namespace.consumers = raw.consumers.into_iter().map(Text::from).collect();
+                Ok(namespace)
+            })
+            .collect()
+    }
+}

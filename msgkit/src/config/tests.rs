@@ -1,0 +1,139 @@
+use std::time::Duration;
+
+use super::*;
+use crate::policy::{OnFailure, Order};
+
+const GOOD: &str = r#"
+[service]
+name = "device-platform"
+drain_deadline = "10s"
+[transports.edge]
+url = "mqtt://user:hunter2@localhost:1883"
+dead_letters = "backbone"
+[transports.edge.mqtt]
+session_expiry = "1h"
+[transports.backbone]
+url = "sqlite:x.db"
+[[routes]]
+match = "device.>"
+to = "edge"
+[[routes]]
+match = ">"
+to = "backbone"
+[policies.default]
+immediate = 2
+delayed = { initial = "1s", factor = 2.0, max = "5m", rounds = 5 }
+[policies.patient]
+timeout = "5m"
+breaker = false
+[handlers.storage]
+policy = "patient"
+order = "key_hold"
+concurrency = 8
+[[namespaces]]
+prefix = "device"
+owner = "edge-team"
+purpose = "what devices say"
+class = "edge"
+"#;
+
+fn parse(text: &str) -> Result<Settings, crate::Error> {
+    Settings::parse(text, "msgkit.toml", [])
+}
+
+fn with_env(name: &str, value: &str) -> Result<Settings, crate::Error> {
+    Settings::parse(GOOD, "msgkit.toml", [(name.to_owned(), value.to_owned())])
+}
+
+/// The whole error, every level once.
+fn error(text: &str) -> String {
+    crate::Chain(&parse(text).unwrap_err()).to_string()
+}
+
+#[test]
+fn a_whole_file_is_read() {
+    let settings = parse(GOOD).unwrap();
+    assert_eq!(settings.name, "device-platform");
+    assert_eq!(settings.drain_deadline, Some(Duration::from_secs(10)));
+    assert_eq!(settings.transports.len(), 2);
+    assert_eq!(settings.routes[0].0.as_str(), "device.>");
+    assert_eq!(settings.policies["default"].immediate, Some(2));
+    assert_eq!(settings.policies["patient"].breaker, Some(None));
+    let storage = &settings.handlers["storage"];
+    assert_eq!(storage.overrides.order, Some(Order::Key(OnFailure::Hold)));
+    assert_eq!((storage.policy.as_deref(), storage.overrides.concurrency), (Some("patient"), Some(8)));
+    assert_eq!(settings.namespaces[0].owner, "edge-team");
+}
+
+#[test]
+fn mistakes_name_the_place_the_key_and_the_fix() {
+    let service = "[service]\nname = \"a\"\n";
+    for (text, wanted) in [
+        ("[service]\nnam = \"a\"", "did you mean `name`?"),
+        ("[servce]\nname = \"a\"", "did you mean `service`?"),
+        ("x = 1\n[service]\nname = \"a\"", "unknown key `x`"),
+        ("[transports.a]\nurl = \"memory://\"", "has no `[service]`"),
+        ("[service]\nname = ", "line 2"),
+        (&format!("{service}[transports.a]\nurll = \"memory://\""), "[transports.a] has no `url`"),
+        (&format!("{service}[transports.a]\nurl = \"memory\""), "has no scheme"),
+        (
+            &format!("{service}[transports.a]\nurl = \"memory://\"\n[transports.a.mqtt]\nx = 1"),
+            "[transports.a.memory]",
+        ),
+        (&format!("{service}[transports.a]\nurl = \"memory://\"\ncapacity = 1"), "own options go under"),
+        (&format!("{service}[policies.default]\nimediate = 1"), "did you mean `immediate`?"),
+        (&format!("{service}[policies.default]\ntimeout = \"5\""), "250ms"),
+        (&format!("{service}[policies.default]\ntimeout = 5"), "[policies.default]"),
+        (&format!("{service}[policies.default]\norder = \"keys\""), "did you mean `key`?"),
+        (&format!("{service}[policies.default]\ndelayed = true"), "or `false` for none"),
+        (&format!("{service}[policies.default]\ndelayed = {{ round = 1 }}"), "did you mean `rounds`?"),
+        (&format!("{service}[handlers.h]\npolicy = \"x\""), "unknown policy `x`"),
+        (
+            &format!("{service}[transports.a]\nurl = \"memory://\"\n[[routes]]\nmatch = \">\"\nto = \"b\""),
+            "unknown transport `b`",
+        ),
+        (&format!("{service}[[routes]]\nmatch = \"a.#\"\nto = \"b\""), "trailing `>`"),
+        (&GOOD.replace("match = \">\"", "match = \"x.>\""), "no route for the rest"),
+        (&GOOD.replace("match = \"device.>\"", "match = \">\""), "never reached"),
+        (&GOOD.replace("class = \"edge\"", "class = \"edg\""), "use edge, gateway"),
+    ] {
+        let message = error(text);
+        assert!(message.contains(wanted), "{wanted:?} is not in {message:?}");
+        assert!(message.contains("msgkit.toml") || wanted.contains("edge, gateway"), "{message}");
+    }
+}
+
+#[test]
+fn the_environment_wins_and_is_read_as_strictly() {
+    let settings = with_env("MSGKIT__TRANSPORTS__BACKBONE__URL", "memory://").unwrap();
+    assert_eq!(settings.transports.iter().find(|t| t.name == "backbone").unwrap().url.scheme(), "memory");
+    let settings = with_env("MSGKIT__HANDLERS__STORAGE__CONCURRENCY", "3").unwrap();
+    assert_eq!(settings.handlers["storage"].overrides.concurrency, Some(3));
+    let settings = with_env("MSGKIT__SERVICE__NAME", "7").unwrap();
+    assert_eq!(settings.name, "7");
+    for (name, wanted) in [
+        ("MSGKIT__SERVICE__NAM", "did you mean `name`?"),
+        ("MSGKIT__TRANSPORT__A__URL", "did you mean `transports`?"),
+        ("MSGKIT__SERVICE", "names a table"),
+        ("MSGKIT__", "names no key"),
+        ("MSGKIT__SERVICE__NAME__X", "which is no table"),
+    ] {
+        let message = crate::Chain(&with_env(name, "1").unwrap_err()).to_string();
+        assert!(message.contains(wanted), "{name}: {message}");
+    }
+}
+
+#[test]
+fn passwords_never_print() {
+    let settings = parse(GOOD).unwrap();
+    assert_eq!(settings.transports.iter().find_map(|t| t.url.password()), Some("hunter2"));
+    assert!(!format!("{settings:?}").contains("hunter2"));
+    let broken = GOOD.replace("hunter2@", "hunter2%zz@");
+    assert!(!error(&broken).contains("hunter2"));
+}
+
+#[test]
+fn nearest_is_near() {
+    assert_eq!(nearest("concurency", ["concurrency", "order"]), Some("concurrency"));
+    assert_eq!(nearest("zzz", ["concurrency", "order"]), None);
+}
