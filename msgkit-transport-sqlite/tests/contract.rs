@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::VecDeque;
+use std::task::Poll;
 use std::time::Duration;
 
 use msgkit::envelope::NativeHeaders;
@@ -154,9 +155,7 @@ async fn prefetch_bounds_what_is_in_hand() {
     assert_eq!(sqlite.groups().await.unwrap()[0].in_hand, Some(2));
     {
         let mut blocked = std::pin::pin!(deliveries.receive(10, &mut held));
-        assert!(
-            std::future::poll_fn(|cx| std::task::Poll::Ready(blocked.as_mut().poll(cx).is_pending())).await
-        );
+        assert!(std::future::poll_fn(|cx| Poll::Ready(blocked.as_mut().poll(cx).is_pending())).await);
     }
     held.pop_front().unwrap().ack();
     let (found, _received) = texts(&mut *deliveries, 1).await;
@@ -189,11 +188,50 @@ async fn a_receive_that_is_dropped_loses_nothing() {
 }
 
 #[tokio::test]
+async fn who_waits_no_more_takes_nothing_from_others() {
+    let (_directory, sqlite) = fresh("");
+    let mut first = sqlite.subscribe(&subscription("g", "a")).await.unwrap();
+    let mut second = sqlite.subscribe(&subscription("g", "a")).await.unwrap();
+    {
+        let mut into = VecDeque::new();
+        let mut receiving = first.receive(1, &mut into);
+        assert!(std::future::poll_fn(|cx| Poll::Ready(receiving.as_mut().poll(cx).is_pending())).await);
+    }
+    sqlite.publish(vec![message("a", "1")]).await.unwrap();
+    assert_eq!(texts(&mut *second, 1).await.0, ["1"]);
+}
+
+#[tokio::test]
+async fn what_another_process_does_is_seen_without_a_sign_in_this_one() {
+    // No sign of life is due for twenty minutes: only looking at the file wakes anybody.
+    let (directory, sqlite) = fresh("lease = \"1h\"\ncapacity = 1\npublish_timeout = \"1h\"");
+    let other =
+        open(&directory.path().join("m.db"), "lease = \"1h\"\ncapacity = 1\npublish_timeout = \"1h\"");
+    let mut deliveries = sqlite.subscribe(&subscription("g", "a")).await.unwrap();
+    let (received, ()) = tokio::join!(texts(&mut *deliveries, 1), async {
+        tokio::task::yield_now().await;
+        other.publish(vec![message("a", "1")]).await.unwrap();
+    });
+    assert_eq!(received.0, ["1"]);
+    // And the other way round: room that is made here is seen there.
+    let publishing = async { other.publish(vec![message("a", "2")]).await.unwrap() };
+    let (again, ()) = tokio::join!(
+        async {
+            tokio::task::yield_now().await;
+            received.1.into_iter().for_each(msgkit::transport::Delivery::ack);
+            texts(&mut *deliveries, 1).await
+        },
+        async { tokio::time::timeout(DEADLINE, publishing).await.expect("room is seen") },
+    );
+    assert_eq!(again.0, ["2"]);
+}
+
+#[tokio::test]
 async fn retries_come_to_their_group_alone_never_early_and_do_not_block_each_other() {
     let (_directory, sqlite) = fresh("");
     let mut group = sqlite.subscribe(&subscription("g", "a")).await.unwrap();
     let mut other = sqlite.subscribe(&subscription("other", "a")).await.unwrap();
-    let late = retry("g", envelope("a", "late"), Duration::from_secs(3600));
+    let late = retry("g", envelope("a", "late"), Duration::from_secs(45));
     let soon = retry("g", envelope("a", "soon"), Duration::from_millis(150));
     let due = soon.envelope.not_before().unwrap();
     sqlite.publish(vec![late, soon]).await.unwrap();
@@ -201,6 +239,7 @@ async fn retries_come_to_their_group_alone_never_early_and_do_not_block_each_oth
     assert_eq!(sqlite.depth(&destination).await.unwrap(), Some(2));
     assert_eq!(texts(&mut *group, 1).await.0, ["soon"]);
     assert!(Timestamp::now() >= due);
+    assert_eq!(sqlite.depth(&destination).await.unwrap(), Some(1));
     sqlite.publish(vec![message("a", "for all")]).await.unwrap();
     assert_eq!(texts(&mut *other, 1).await.0, ["for all"]);
 }

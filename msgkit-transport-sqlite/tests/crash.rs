@@ -290,7 +290,10 @@ async fn an_ephemeral_subscription_goes_with_its_process() {
 
 #[tokio::test]
 async fn a_process_that_was_taken_for_dead_takes_its_place_again() {
-    let (_directory, file, sqlite) = prepared(1).await;
+    let (_directory, file, published) = prepared(1).await;
+    // No sign of life is due for twenty minutes: the settlement tells it.
+    let sqlite = open(&file, "lease = \"1h\"");
+    published.close().await.unwrap();
     let mut deliveries = sqlite.subscribe(&subscription(GROUP, "a")).await.unwrap();
     let held = receive(&mut *deliveries, 1).await;
     // What another process does that finds this one's lease at its end.
