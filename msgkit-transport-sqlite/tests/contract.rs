@@ -202,6 +202,38 @@ async fn who_waits_no_more_takes_nothing_from_others() {
 }
 
 #[tokio::test]
+async fn what_was_claimed_and_never_received_goes_back_without_a_start() {
+    let (_directory, sqlite) = fresh("");
+    let mut first = sqlite.subscribe(&subscription("g", "a")).await.unwrap();
+    {
+        let mut into = VecDeque::new();
+        let mut receiving = first.receive(1, &mut into);
+        assert!(std::future::poll_fn(|cx| Poll::Ready(receiving.as_mut().poll(cx).is_pending())).await);
+        sqlite.publish(vec![message("a", "1")]).await.unwrap();
+        let claimed = async {
+            while sqlite.groups().await.unwrap()[0].in_hand != Some(1) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, claimed).await.expect("the message is claimed");
+    }
+    first.close().await.unwrap();
+    let mut second = sqlite.subscribe(&subscription("g", "a")).await.unwrap();
+    assert_eq!(receive(&mut *second, 1).await[0].count(), 1);
+}
+
+#[tokio::test]
+async fn a_group_that_another_process_declares_is_known_at_the_next_publish() {
+    let (directory, sqlite) = fresh("");
+    sqlite.publish(vec![message("a", "nobody")]).await.unwrap();
+    let other = open(&directory.path().join("m.db"), "");
+    other.declare(&[declaration(subscription("g", "a"))]).await.unwrap();
+    sqlite.publish(vec![message("a", "1")]).await.unwrap();
+    let mut deliveries = other.subscribe(&subscription("g", "a")).await.unwrap();
+    assert_eq!(texts(&mut *deliveries, 1).await.0, ["1"]);
+}
+
+#[tokio::test]
 async fn what_another_process_does_is_seen_without_a_sign_in_this_one() {
     // No sign of life is due for twenty minutes: only looking at the file wakes anybody.
     let (directory, sqlite) = fresh("lease = \"1h\"\ncapacity = 1\npublish_timeout = \"1h\"");
