@@ -24,3 +24,5 @@ pub use self::service::Service;
 pub use self::text::Text;
 pub use self::topic::{Namespace, NamespaceClass, Pattern, Topic, TopicTemplate};
 pub use self::transport::{Group, Registry};
+#[cfg(feature = "macros")]
+pub use msgkit_macros::{Handler, Message};

@@ -294,10 +294,7 @@ impl Service {
     /// As [`Service::start`] and [`Running::drain`].
     #[cfg(feature = "runtime")]
     pub async fn run(self) -> Result<(), Error> {
-        let running = self.start().await?;
-        shutdown_signal().await;
-        tracing::info!("draining");
-        running.drain().await
+        self.start().await?.until_shutdown().await
     }
 
     fn resolver(&self) -> Result<Resolver, Error> {

@@ -186,6 +186,17 @@ impl Running {
         result
     }
 
+    /// Runs until SIGINT or SIGTERM, then drains.
+    ///
+    /// # Errors
+    /// As [`Running::drain`].
+    #[cfg(feature = "runtime")]
+    pub async fn until_shutdown(self) -> Result<(), Error> {
+        super::shutdown_signal().await;
+        tracing::info!("draining");
+        self.drain().await
+    }
+
     /// Breaks off as a killed process would, but keeps the transports: for simulations of crashes.
     pub async fn crash(self) {
         for mut handler in std::mem::take(&mut *self.handlers.lock().await) {

@@ -470,13 +470,13 @@ impl Transport for Keep {
 fn configuration_goes_over_what_the_code_says_and_must_fit_it() {
     let build = |text: &str| {
         let settings = crate::config::Settings::parse(text, "msgkit.toml", []).unwrap();
-        Ok::<_, Error>(
-            Service::from_settings(settings, &crate::Registry::new())?
-                .spec(HandlerSpec::new("g", "g").unwrap().with(closure(|_: Placed, _| async { Ok(()) })).concurrency(2)),
-        )
+        Ok::<_, Error>(Service::from_settings(settings, &crate::Registry::new())?.spec(
+            HandlerSpec::new("g", "g").unwrap().with(closure(|_: Placed, _| async { Ok(()) })).concurrency(2),
+        ))
     };
     let base = "[service]\nname = \"shop\"\n[transports.m]\nurl = \"memory://\"\n";
-    let policy = |text: &str| build(&format!("{base}{text}")).unwrap().check().map(|r| r.handlers[0].policy.clone());
+    let policy =
+        |text: &str| build(&format!("{base}{text}")).unwrap().check().map(|r| r.handlers[0].policy.clone());
     assert!(policy("").unwrap().starts_with("2 at once"));
     assert!(policy("[policies.default]\nconcurrency = 3").unwrap().starts_with("3 at once"));
     let both = "[policies.default]\nconcurrency = 3\n[handlers.g]\nconcurrency = 4";

@@ -3,6 +3,10 @@
 //! Observers get every life-cycle event of every message; journals, traces, metrics and the test kit are observers. With
 //! none of them, and no tracing subscriber, nothing of this is left in the loop.
 
+#[cfg(feature = "opentelemetry")]
+mod metrics;
 mod observer;
 
+#[cfg(feature = "opentelemetry")]
+pub use self::metrics::Metrics;
 pub use self::observer::{Event, EventKind, Observer, Observers};

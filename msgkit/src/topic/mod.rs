@@ -55,6 +55,17 @@ impl Topic {
         Ok(Self(name))
     }
 
+    /// A topic of segments that were checked or rendered before; only its length is left to check. For the derive.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidName`](crate::ErrorKind::InvalidName) where it is longer than 255 bytes.
+    #[doc(hidden)]
+    #[inline]
+    pub fn from_checked(name: Text) -> Result<Self, Error> {
+        check_length(&name, MAX_RENDERED)?;
+        Ok(Self(name))
+    }
+
     /// A topic that the caller has rendered from checked parts.
     pub(crate) const fn trusted(name: Text) -> Self {
         Self(name)
