@@ -1,4 +1,20 @@
-//! msgkit: operable, configurable, loss-proof messaging.
+//! Operable, configurable, loss-proof messaging: one contract, any broker, nothing lost silently.
+//!
+//! Start at [`Service`], derive [`Message`] and [`Handler`](handler::Handler), and read on by need. One concept a module; data flows down
+//! this list:
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`topic`] | where messages go: topics, patterns, namespaces |
+//! | [`envelope`] | what travels with a payload; a CloudEvents 1.0 event, and its wire forms |
+//! | [`codec`] | how payloads are written |
+//! | [`transport`] | the contract with a broker |
+//! | [`memory`] | the reference transport |
+//! | [`policy`] | retries, order, timeouts, concurrency |
+//! | [`handler`] | user code for message types |
+//! | [`service`] | the runtime |
+//! | [`config`] | TOML and environment |
+//! | [`telemetry`] | what happens to messages, told to observers |
 
 mod error;
 mod message;
@@ -26,3 +42,8 @@ pub use self::topic::{Namespace, NamespaceClass, Pattern, Topic, TopicTemplate};
 pub use self::transport::{Group, Registry};
 #[cfg(feature = "macros")]
 pub use msgkit_macros::{Handler, Message};
+
+/// The README's code blocks, compiled.
+#[cfg(all(doctest, feature = "macros"))]
+#[doc = include_str!("../../README.md")]
+struct Readme;
