@@ -135,9 +135,9 @@ fn clean(error: &str) -> Text {
     for c in error.chars() {
         let before = cleaned.len();
         if c.is_control() {
-            cleaned.extend(c.escape_default())
+            cleaned.extend(c.escape_default());
         } else {
-            cleaned.push(c)
+            cleaned.push(c);
         }
         if cleaned.len() > MAX_ERROR {
             cleaned.truncate(before);

@@ -183,7 +183,7 @@ impl Memory {
 
     /// Publishes bytes as a foreign producer would: no envelope, any headers. Subscriptions read them by their ingest
     /// rules; without one they are malformed.
-    pub fn publish_foreign(&self, topic: &Topic, payload: impl Into<Bytes>, headers: NativeHeaders) {
+    pub fn publish_foreign(&self, topic: &Topic, payload: impl Into<Bytes>, headers: &NativeHeaders) {
         let payload = payload.into();
         let now = self.0.clock.now();
         let position = self.0.letters.fetch_add(1, Ordering::Relaxed).to_string();

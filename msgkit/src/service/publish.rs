@@ -28,6 +28,9 @@ impl Routes {
     }
 }
 
+/// What one transport is to take.
+pub(crate) type Batch = (Arc<dyn Transport>, Vec<Outgoing>);
+
 /// Publishes messages for a service from anywhere: cheap to clone, usable from any task.
 #[derive(Clone)]
 pub struct PublishHandle(Arc<Inner>);
@@ -139,10 +142,7 @@ impl PublishHandle {
     }
 
     /// Sorts envelopes by the transport that carries them, each in order.
-    pub(crate) fn split(
-        &self,
-        envelopes: Vec<Envelope>,
-    ) -> Result<Vec<(Arc<dyn Transport>, Vec<Outgoing>)>, Error> {
+    pub(crate) fn split(&self, envelopes: Vec<Envelope>) -> Result<Vec<Batch>, Error> {
         let mut batches: Vec<(Text, Arc<dyn Transport>, Vec<Outgoing>)> = Vec::with_capacity(1);
         for envelope in envelopes {
             let route = self.route(envelope.topic())?;

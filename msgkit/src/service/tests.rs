@@ -199,7 +199,7 @@ async fn undecodable_and_foreign_bytes_become_dead_letters_untouched() {
         .unwrap();
     let mut native = NativeHeaders::new();
     native.push("X-Odd", crate::envelope::NativeValue::Null);
-    memory.publish_foreign(&"orders.x".parse().unwrap(), &b"\xff\x00raw"[..], native.clone());
+    memory.publish_foreign(&"orders.x".parse().unwrap(), &b"\xff\x00raw"[..], &native);
     let mut bad = crate::envelope_of(&placed(1), &Text::from("t"), clock.now()).unwrap();
     bad.set_payload(Some("{".into()));
     running.publisher().publish_envelopes(vec![bad]).await.unwrap();

@@ -115,7 +115,9 @@ impl Observer for Metrics {
 #[cfg(test)]
 mod tests {
     use opentelemetry::metrics::MeterProvider as _;
-    use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData};
+    use opentelemetry_sdk::metrics::data::{
+        AggregatedMetrics, HistogramDataPoint, MetricData, ResourceMetrics, ScopeMetrics,
+    };
     use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
 
     use super::*;
@@ -137,7 +139,8 @@ mod tests {
         provider.force_flush().unwrap();
         let exported = exporter.get_finished_metrics().unwrap();
         let mut sums = std::collections::BTreeMap::new();
-        for metric in exported.iter().flat_map(|r| r.scope_metrics()).flat_map(|s| s.metrics()) {
+        for metric in exported.iter().flat_map(ResourceMetrics::scope_metrics).flat_map(ScopeMetrics::metrics)
+        {
             let value: f64 = match metric.data() {
                 AggregatedMetrics::U64(MetricData::Sum(sum)) => {
                     sum.data_points().map(|p| p.value() as f64).sum()
@@ -145,7 +148,9 @@ mod tests {
                 AggregatedMetrics::I64(MetricData::Sum(sum)) => {
                     sum.data_points().map(|p| p.value() as f64).sum()
                 }
-                AggregatedMetrics::F64(MetricData::Histogram(h)) => h.data_points().map(|p| p.sum()).sum(),
+                AggregatedMetrics::F64(MetricData::Histogram(h)) => {
+                    h.data_points().map(HistogramDataPoint::sum).sum()
+                }
                 other => panic!("{other:?}"),
             };
             sums.insert(metric.name().to_owned(), value);
