@@ -40,6 +40,8 @@ impl Key {
 pub(crate) struct List {
     /// `#[message]`, `retry`.
     pub(crate) title: &'static str,
+    /// How it is written with what must be in it.
+    pub(crate) example: &'static str,
     /// Every key.
     pub(crate) keys: &'static [Key],
 }
@@ -66,7 +68,7 @@ impl List {
         let mut seen = Vec::new();
         for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident(name)) {
             let Meta::List(list) = &attribute.meta else {
-                errors.on(&attribute.meta, format!("`#[{name}]` has no keys; write `#[{name}(…)]`"));
+                errors.on(&attribute.meta, format!("{} has no keys; write `{}`", self.title, self.example));
                 continue;
             };
             let read = list.parse_args_with(|input: ParseStream<'_>| {

@@ -11,6 +11,7 @@ use crate::krate::Krate;
 
 static HANDLER: List = List {
     title: "`#[handler]`",
+    example: "#[handler(message = …, group = \"…\")]",
     keys: &[
         Key::once("message", "message = OrderPlaced"),
         Key::once("messages", "messages(OrderPlaced, OrderPaid)"),
@@ -34,11 +35,13 @@ static HANDLER: List = List {
 
 static RETRY: List = List {
     title: "`retry`",
+    example: "retry(immediate = 2, delayed = 5)",
     keys: &[Key::once("immediate", "immediate = 2"), Key::once("delayed", "delayed = 5")],
 };
 
 static BATCH: List = List {
     title: "`batch`",
+    example: r#"batch(size = 100, wait = "50ms")"#,
     keys: &[Key::once("size", "size = 100"), Key::once("wait", r#"wait = "50ms""#)],
 };
 

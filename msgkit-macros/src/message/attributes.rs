@@ -8,6 +8,7 @@ use crate::krate::Krate;
 
 static MESSAGE: List = List {
     title: "`#[message]`",
+    example: "#[message(name = \"…\")]",
     keys: &[
         Key::once("name", r#"name = "device.telemetry.reported""#),
         Key::once("topic", r#"topic = "device.{device_id}.telemetry""#),

@@ -1,0 +1,23 @@
+//! The policy has no name.
+
+use msgkit::{Context, Handle, Handler, HandlerError, Message};
+use serde::{Deserialize, Serialize};
+
+#[derive(Serialize, Deserialize, Message)]
+#[message(name = "orders.placed")]
+struct Placed;
+
+#[derive(Handler)]
+#[handler(message = Placed, group = "storage", policy = "")]
+struct Store;
+
+impl Handle<Placed> for Store {
+    async fn handle(&self, _: Placed, _: &Context) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+fn main() {
+    fn is_handler<H: Handler>() {}
+    is_handler::<Store>();
+}

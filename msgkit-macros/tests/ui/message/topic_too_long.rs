@@ -1,0 +1,16 @@
+//! The topic is too long.
+
+use msgkit::Message;
+use serde::{Deserialize, Serialize};
+
+#[derive(Serialize, Deserialize, Message)]
+#[message(name = "device.reported", topic = "device.aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa")]
+struct Reported {
+    device_id: String,
+    temperature: f64,
+}
+
+fn main() {
+    fn is_message<M: Message>() {}
+    is_message::<Reported>();
+}

@@ -1,0 +1,16 @@
+//! A value is of the wrong type.
+
+use msgkit::Message;
+use serde::{Deserialize, Serialize};
+
+#[derive(Serialize, Deserialize, Message)]
+#[message(name = 7)]
+struct Reported {
+    device_id: String,
+    temperature: f64,
+}
+
+fn main() {
+    fn is_message<M: Message>() {}
+    is_message::<Reported>();
+}

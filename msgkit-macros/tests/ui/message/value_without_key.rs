@@ -1,0 +1,16 @@
+//! A value has no key.
+
+use msgkit::Message;
+use serde::{Deserialize, Serialize};
+
+#[derive(Serialize, Deserialize, Message)]
+#[message("device.reported")]
+struct Reported {
+    device_id: String,
+    temperature: f64,
+}
+
+fn main() {
+    fn is_message<M: Message>() {}
+    is_message::<Reported>();
+}

@@ -1,0 +1,16 @@
+//! The first version has no suffix.
+
+use msgkit::Message;
+use serde::{Deserialize, Serialize};
+
+#[derive(Serialize, Deserialize, Message)]
+#[message(name = "device.reported", version = 1)]
+struct Reported {
+    device_id: String,
+    temperature: f64,
+}
+
+fn main() {
+    fn is_message<M: Message>() {}
+    is_message::<Reported>();
+}
