@@ -132,7 +132,7 @@ impl Service {
         }
         for transport in settings.transports {
             let built = registry.build(&transport.url, transport.options)?;
-            service.transports.push(Named { name: transport.name.clone(), transport: built });
+            service.transports.push(Named { name: transport.name.clone(), transport: built, shared: false });
             if let Some(at) = transport.dead_letters {
                 service.dead_letters.insert(transport.name, at);
             }
@@ -145,7 +145,14 @@ impl Service {
 
     /// Adds a transport. Topics without a route go to the first one.
     pub fn transport(mut self, name: impl Into<Text>, transport: impl Transport + 'static) -> Self {
-        self.transports.push(Named { name: name.into(), transport: Arc::new(transport) });
+        self.transports.push(Named { name: name.into(), transport: Arc::new(transport), shared: false });
+        self
+    }
+
+    /// As [`Service::transport`] for a transport that several services of one process use: a drain leaves it open, and
+    /// whoever shares it closes it after the last of them.
+    pub fn share(mut self, name: impl Into<Text>, transport: Arc<dyn Transport>) -> Self {
+        self.transports.push(Named { name: name.into(), transport, shared: true });
         self
     }
 
@@ -307,7 +314,11 @@ impl Service {
         let mut transports = self.transports.clone();
         if transports.is_empty() {
             let memory = Memory::with(crate::memory::MemoryConfig::default(), self.clock);
-            transports.push(Named { name: Text::from_static("memory"), transport: Arc::new(memory) });
+            transports.push(Named {
+                name: Text::from_static("memory"),
+                transport: Arc::new(memory),
+                shared: false,
+            });
         }
         let find = |name: &Text, place: &str| {
             transports.iter().find(|named| named.name == *name).cloned().ok_or_else(|| {
@@ -418,7 +429,7 @@ impl Resolver {
             if origins.iter().any(|origin| origin.from.name == route.name) {
                 continue;
             }
-            let from = Named { name: route.name.clone(), transport: route.transport.clone() };
+            let from = Named { name: route.name.clone(), transport: route.transport.clone(), shared: true };
             let dead_letters = self.dead_letters.get(&route.name).cloned().unwrap_or_else(|| from.clone());
             origins.push(Origin { from, dead_letters });
             // A route that takes everything the handler wants leaves nothing for those behind it.

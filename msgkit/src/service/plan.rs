@@ -15,6 +15,8 @@ use crate::transport::{Declaration, Delay, Destination, Group, Subscription, Tra
 pub(crate) struct Named {
     pub(crate) name: Text,
     pub(crate) transport: Arc<dyn Transport>,
+    /// Whether somebody else closes it.
+    pub(crate) shared: bool,
 }
 
 /// One transport that a handler receives from, and where what fails there goes.

@@ -177,7 +177,7 @@ impl Running {
         }
         finish(handlers, self.core.drain_deadline).await;
         let mut result = Ok(());
-        for named in &self.core.transports {
+        for named in self.core.transports.iter().filter(|named| !named.shared) {
             if let Err(error) = named.transport.close().await {
                 tracing::error!(transport = %named.name, error = %Chain(&error), "the transport did not close cleanly");
                 result = Err(error.into());

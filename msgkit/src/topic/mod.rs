@@ -206,15 +206,13 @@ pub(crate) fn check_segment(name: &str, segment: &str, escapes: bool) -> Result<
             "topic `{name}` has an empty segment; put exactly one `.` between segments and none at the ends"
         )));
     }
-    if escapes && segment.contains('~') {
-        if Topic::read_segment(segment).is_none() {
-            return Err(Error::invalid_name(format!(
-                "segment `{segment}` of topic `{name}` has a broken escape; `~` must be followed by two upper-case hex digits"
-            )));
-        }
-        return Ok(());
+    if escapes && segment.contains('~') && Topic::read_segment(segment).is_none() {
+        return Err(Error::invalid_name(format!(
+            "segment `{segment}` of topic `{name}` has a broken escape; `~` must be followed by two upper-case hex digits"
+        )));
     }
-    if let Some(bad) = segment.chars().find(|c| !c.is_ascii() || !is_plain(*c as u8)) {
+    let legal = |c: char| c.is_ascii() && (is_plain(c as u8) || (escapes && c == '~'));
+    if let Some(bad) = segment.chars().find(|c| !legal(*c)) {
         let hint = match bad {
             '/' => "; segments are separated by `.`, a transport turns it into its own separator",
             '*' | '>' | '#' | '+' => {

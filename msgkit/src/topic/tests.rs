@@ -43,6 +43,8 @@ fn topics_take_the_documented_grammar() {
         "a.~FF",
         "a\u{0}b",
         "a.{id}",
+        "a/b~41",
+        "a b~41",
     ] {
         assert!(bad.parse::<Topic>().is_err(), "{bad:?}");
     }
