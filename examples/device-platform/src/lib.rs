@@ -11,7 +11,7 @@
 //! | [`data_api`] | `data_core.data_api` | keeps readings, aggregates, alerts and traces in SQLite |
 //! | [`notification`] | `service_platform.notification` | streams what happens to browsers |
 //!
-//! What the modules share is the language they talk in: [`messages`]. Each module keeps its decisions in plain functions and values
+//! What the modules share is the language they talk in: [`messages`]. [`system`] puts the chosen ones together and runs them. Each module keeps its decisions in plain functions and values
 //! (no broker, no clock, no global state), so that a message handler is a few lines and a unit test is a function call.
 
 pub mod api_gateway;
@@ -22,3 +22,4 @@ pub mod messages;
 pub mod notification;
 pub mod processing;
 pub mod settings;
+pub mod system;

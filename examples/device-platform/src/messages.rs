@@ -7,12 +7,14 @@ use std::fmt;
 use std::str::FromStr;
 
 use jiff::Timestamp;
+use msgkit::Message;
 use serde::{Deserialize, Serialize};
 
 /// What a device measured. Topic `device.{device_id}.reading`, key `device_id`.
 ///
 /// Published by `device.hw` and, for devices that speak HTTP, by `service_platform.api_gateway`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Message)]
+#[message(name = "device.reading.reported", topic = "device.{device_id}.reading", key = device_id)]
 pub struct ReadingReported {
     /// Which device.
     pub device_id: String,
@@ -31,7 +33,8 @@ pub struct ReadingReported {
 /// A reading that is plausible, with what follows from it.
 ///
 /// Published by `service_platform.container.processing`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Message)]
+#[message(name = "processing.reading.enriched", topic = "service_platform.container.processing.{device_id}", key = device_id)]
 pub struct ReadingEnriched {
     /// The id of the [`ReadingReported`] that this is about: the id that the sender was given.
     pub reading_id: String,
@@ -163,7 +166,8 @@ pub struct Summary {
 /// What is now known about one window of one device. A later one of the same window has a larger `count` and replaces it.
 ///
 /// Published by `data_core.data_api` when a reading was stored for the first time.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Message)]
+#[message(name = "data.aggregate.updated", topic = "data_core.data_api.aggregates.{device_id}", key = device_id)]
 pub struct AggregateUpdated {
     /// Which device.
     pub device_id: String,
@@ -186,7 +190,8 @@ pub struct AggregateUpdated {
 }
 
 /// A rule found its condition met. Published by `service_platform.core.event_rule`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Message)]
+#[message(name = "event_rule.alert.raised", topic = "service_platform.core.event_rule.{device_id}", key = device_id)]
 pub struct AlertRaised {
     /// Which device.
     pub device_id: String,
@@ -203,7 +208,8 @@ pub struct AlertRaised {
 }
 
 /// An alert is over. Published by `service_platform.core.event_rule`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Message)]
+#[message(name = "event_rule.alert.cleared", topic = "service_platform.core.event_rule.{device_id}", key = device_id)]
 pub struct AlertCleared {
     /// Which device.
     pub device_id: String,
@@ -245,7 +251,8 @@ pub struct HopRecorded {
 }
 
 /// A reading as it is kept.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Message)]
+#[message(name = "data.reading.stored", topic = "data_core.data_api.readings.{device_id}", key = device_id)]
 pub struct StoredReading {
     /// The id that the sender of the reading was given.
     pub id: String,
@@ -363,7 +370,8 @@ impl StoredAlert {
 }
 
 /// A message that the pipeline gave up on, as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Message)]
+#[message(name = "data.dead_letter.found", topic = "data_core.data_api.dead_letters")]
 pub struct DeadLetter {
     /// The message's id.
     pub id: String,
@@ -399,21 +407,24 @@ pub struct DeviceSeen {
 }
 
 /// Asks which devices there are.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Message)]
+#[message(name = "data.devices.query", topic = "data_core.data_api.queries")]
 pub struct DevicesQuery {
     /// At most so many.
     pub limit: u32,
 }
 
 /// Answers [`DevicesQuery`], ordered by id.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, Message)]
+#[message(name = "data.devices.answer", topic = "data_core.data_api.answers")]
 pub struct DevicesAnswer {
     /// What was found.
     pub devices: Vec<DeviceSeen>,
 }
 
 /// Asks for the newest readings, of one device or of all.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Message)]
+#[message(name = "data.readings.query", topic = "data_core.data_api.queries")]
 pub struct ReadingsQuery {
     /// Only of this device.
     pub device_id: Option<String>,
@@ -422,14 +433,16 @@ pub struct ReadingsQuery {
 }
 
 /// Answers [`ReadingsQuery`], newest first: by event time those of one device, by arrival those of all.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, Message)]
+#[message(name = "data.readings.answer", topic = "data_core.data_api.answers")]
 pub struct ReadingsAnswer {
     /// What was found.
     pub readings: Vec<StoredReading>,
 }
 
 /// Asks for the newest windows of one length.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Message)]
+#[message(name = "data.aggregates.query", topic = "data_core.data_api.queries")]
 pub struct AggregatesQuery {
     /// Only of this device.
     pub device_id: Option<String>,
@@ -440,14 +453,16 @@ pub struct AggregatesQuery {
 }
 
 /// Answers [`AggregatesQuery`], newest first.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, Message)]
+#[message(name = "data.aggregates.answer", topic = "data_core.data_api.answers")]
 pub struct AggregatesAnswer {
     /// What was found.
     pub aggregates: Vec<AggregateUpdated>,
 }
 
 /// Asks for the newest beginnings and ends of alerts.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Message)]
+#[message(name = "data.alerts.query", topic = "data_core.data_api.queries")]
 pub struct AlertsQuery {
     /// Only of this device.
     pub device_id: Option<String>,
@@ -456,36 +471,81 @@ pub struct AlertsQuery {
 }
 
 /// Answers [`AlertsQuery`], newest first: by event time those of one device, by arrival those of all.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, Message)]
+#[message(name = "data.alerts.answer", topic = "data_core.data_api.answers")]
 pub struct AlertsAnswer {
     /// What was found.
     pub alerts: Vec<StoredAlert>,
 }
 
 /// Asks for the newest dead letters.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Message)]
+#[message(name = "data.dead_letters.query", topic = "data_core.data_api.queries")]
 pub struct DeadLettersQuery {
     /// At most so many.
     pub limit: u32,
 }
 
 /// Answers [`DeadLettersQuery`], newest first.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Message)]
+#[message(name = "data.dead_letters.answer", topic = "data_core.data_api.answers")]
 pub struct DeadLettersAnswer {
     /// What was found.
     pub dead_letters: Vec<DeadLetter>,
 }
 
 /// Asks for what is known of one trace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Message)]
+#[message(name = "data.trace.query", topic = "data_core.data_api.queries")]
 pub struct TraceQuery {
     /// Which trace.
     pub trace_id: String,
 }
 
 /// Answers [`TraceQuery`], a cause always before its effects. Empty where the trace is not known.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Message)]
+#[message(name = "data.trace.answer", topic = "data_core.data_api.answers")]
 pub struct TraceAnswer {
     /// What was found.
     pub hops: Vec<HopRecorded>,
+}
+
+/// Asks for readings of a device before a point of its event time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Message)]
+#[message(name = "data.history.query", topic = "data_core.data_api.queries")]
+pub struct HistoryQuery {
+    /// Which device.
+    pub device_id: String,
+    /// Before this time,
+    pub at: Timestamp,
+    /// and, at the same time, before this id.
+    pub id: String,
+    /// The newest so many.
+    pub limit: u32,
+}
+
+/// Answers [`HistoryQuery`], oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, Message)]
+#[message(name = "data.history.answer", topic = "data_core.data_api.answers")]
+pub struct HistoryAnswer {
+    /// What was found.
+    pub readings: Vec<StoredReading>,
+}
+
+/// Entries of the trace journal, as an observer collects them. Never recorded themselves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Message)]
+#[message(name = "data.journal.recorded", topic = "data_core.data_api.journal")]
+pub struct HopsRecorded {
+    /// What happened.
+    pub hops: Vec<HopRecorded>,
+}
+
+/// Something for the dashboards.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Message)]
+#[message(name = "notification.event.told", topic = "service_platform.notification.events")]
+pub struct EventTold {
+    /// `reading`, `aggregate`, `alert` or `dead_letter`.
+    pub name: String,
+    /// What the REST interface would answer, as JSON text.
+    pub data: String,
 }

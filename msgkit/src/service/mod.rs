@@ -295,6 +295,27 @@ impl Service {
         Running::start(core, plans).await
     }
 
+    /// Makes what its handlers need at the brokers, without receiving anything: where one process is to publish before
+    /// another, which handles, has ever been started, so that the other's groups miss nothing.
+    ///
+    /// # Errors
+    /// As [`Service::start`].
+    pub async fn declare(self) -> Result<(), Error> {
+        let resolver = self.resolver()?;
+        let plans = self.plans(&resolver)?;
+        for named in &resolver.transports {
+            let declarations: Vec<_> = plans.iter().flat_map(|plan| plan.declarations(&named.name)).collect();
+            named.transport.declare(&declarations).await?;
+        }
+        Ok(())
+    }
+
+    /// The name of the service.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Starts it and runs it until SIGINT or SIGTERM, then drains.
     ///
     /// # Errors

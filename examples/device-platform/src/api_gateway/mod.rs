@@ -18,6 +18,7 @@
 //! questions to [`Queries`], and both are messages in the running system.
 
 mod access;
+pub mod component;
 mod dashboard;
 mod error;
 pub mod metrics;

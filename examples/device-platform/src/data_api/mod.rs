@@ -4,6 +4,7 @@
 //! written, so a message that is delivered twice is stored once; what belongs together is written in one transaction. Queries take the
 //! message that asks and give the message that answers.
 
+pub mod component;
 mod error;
 mod rows;
 mod store;

@@ -5,6 +5,7 @@
 //! and feeds each reading to all of them, in the order of event time. [`evaluate`] does the same offline: over the same readings it
 //! gives the same alerts.
 
+pub mod component;
 mod engine;
 mod rule;
 

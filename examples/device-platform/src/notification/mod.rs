@@ -4,6 +4,7 @@
 //! section 9.2). A browser that lost its connection sends the id of the last event that it saw and gets what it missed, or, where that
 //! is no longer kept, a `reset` event: it must ask for the whole picture again.
 
+pub mod component;
 mod hub;
 mod sse;
 

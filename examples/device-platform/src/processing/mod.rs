@@ -4,6 +4,7 @@
 //! of it is pure: the same input gives the same output, so a message that is handled twice changes nothing.
 
 pub mod aggregate;
+pub mod component;
 pub mod humidity;
 pub mod validation;
 

@@ -1,0 +1,92 @@
+//! Looks at the groups' dead letters without consuming them, and keeps what is shown of them.
+//!
+//! The transport holds the dead letters; the store holds a copy for the dashboard. Looking again after a crash repeats what was seen,
+//! and storing is idempotent, so none can be missed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use msgkit::Text;
+use msgkit::service::PublishHandle;
+use msgkit::transport::{Group, Peeked, Transport};
+
+use crate::data_api::Store;
+use crate::messages::DeadLetter;
+
+/// Every group of the platform, and the services' names, under which ephemeral subscriptions give up.
+const GROUPS: [&str; 9] = [
+    "processing",
+    "store_readings",
+    "store_alerts",
+    "store_journal",
+    "queries",
+    "event_rule",
+    "notification",
+    "api_gateway",
+    "data_api",
+];
+
+/// How often to look.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// Looks until it is stopped.
+pub(super) async fn watch(transports: Vec<Arc<dyn Transport>>, store: Store, publisher: PublishHandle) {
+    let mut seen: HashMap<(usize, &str), String> = HashMap::new();
+    loop {
+        for (at, transport) in transports.iter().enumerate() {
+            let Some(operate) = transport.operate() else { continue };
+            for name in GROUPS {
+                let Ok(group) = Group::new(Text::from_static(name)) else { continue };
+                let after = seen.get(&(at, name)).map(String::as_str);
+                match operate.dead_letters(&group, after, 100).await {
+                    Ok(letters) => {
+                        for letter in letters {
+                            if !keep(&letter, &store, &publisher).await {
+                                break;
+                            }
+                            seen.insert((at, name), letter.position.to_string());
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(group = name, error = %msgkit::Chain(&error), "cannot look at the dead letters");
+                    }
+                }
+            }
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// Stores one dead letter and tells of it where it is new; false where that has to be tried again.
+async fn keep(peeked: &Peeked, store: &Store, publisher: &PublishHandle) -> bool {
+    let Some(letter) = shown(peeked) else { return true };
+    let kept = match store.record_dead_letter(&letter).await {
+        Ok(true) => {
+            publisher.publish(&letter).await.map(drop).map_err(|error| msgkit::Chain(&error).to_string())
+        }
+        Ok(false) => Ok(()),
+        Err(error) => Err(msgkit::Chain(&error).to_string()),
+    };
+    if let Err(error) = &kept {
+        tracing::warn!(error, "a dead letter could not be kept; trying again");
+    }
+    kept.is_ok()
+}
+
+fn shown(peeked: &Peeked) -> Option<DeadLetter> {
+    let envelope = peeked.message.envelope()?;
+    let facts = envelope.dead_letter()?;
+    Some(DeadLetter {
+        id: envelope.id().to_string(),
+        trace_id: envelope.trace().parent.trace_id().to_string(),
+        topic: facts.topic.to_string(),
+        r#type: envelope.kind().to_owned(),
+        group: facts.group.to_string(),
+        kind: facts.kind.to_string(),
+        error: facts.error.to_string(),
+        attempts: facts.attempts,
+        time: facts.last.to_string().parse().unwrap_or_default(),
+        payload: String::from_utf8_lossy(envelope.payload()).into_owned(),
+    })
+}
