@@ -46,7 +46,7 @@ dashboard: tools
 ## What the dashboard test needs besides Rust: Chromium (Debian package) and two npm packages.
 tools:
 	@command -v chromium >/dev/null 2>&1 || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; }
-	@cd examples/device-platform/tests/dashboard && { [ -d node_modules ] || npm ci --no-audit --no-fund; }
+	@cd examples/device-platform/tests/dashboard && { [ -d node_modules ] || npm install --no-audit --no-fund --no-package-lock; }
 
 ## The tests of the tests: every broken transport must be found.
 mutants:
