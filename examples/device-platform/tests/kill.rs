@@ -1,0 +1,205 @@
+//! The real program on the SQLite transport, killed at full speed: every 202 is stored exactly once or is a visible dead letter, and
+//! what follows from the stored rows is what a computation over them gives.
+//!
+//! `KILLS` says how often the process is killed (3 where it says nothing), `SPEED` how fast the measurements are replayed (1000; `max`
+//! wants a release build).
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use device_platform::data_api::Store;
+use device_platform::event_rule::{Rules, evaluate};
+use device_platform::messages::{
+    AggregatesQuery, AlertsQuery, DeadLettersQuery, ReadingEnriched, ReadingsQuery, StoredReading, Window,
+};
+use device_platform::processing::aggregate::aggregate;
+use serde_json::{Value, json};
+
+/// A running platform; killed when dropped.
+struct Platform {
+    child: Child,
+    address: String,
+}
+
+impl Platform {
+    fn start(data: &Path, more: &[&str]) -> Self {
+        let speed = std::env::var("SPEED").unwrap_or_else(|_| "1000".to_owned());
+        let mut child = Command::new(env!("CARGO_BIN_EXE_device-platform"))
+            .args(["--listen", "127.0.0.1:0", "--speed", &speed, "--data"])
+            .arg(data)
+            .args(more)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let address = lines
+            .find_map(|line| line.unwrap().strip_prefix("dashboard and API: http://").map(str::to_owned))
+            .expect("the platform prints its address");
+        // Nobody reads on, and nobody has to: what it prints later fits into the pipe.
+        std::mem::forget(lines);
+        Self { child, address }
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// One request over a connection of its own; `None` where the platform was gone.
+    fn request(&self, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
+        let mut stream = TcpStream::connect(&self.address).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            self.address,
+            body.len()
+        )
+        .ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let status = answer.split(' ').nth(1)?.parse().ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        let body = if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+            unchunk(body)
+        } else {
+            body.to_owned()
+        };
+        Some((status, serde_json::from_str(&body).unwrap_or(Value::Null)))
+    }
+}
+
+impl Drop for Platform {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn unchunk(mut body: &str) -> String {
+    let mut whole = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let Ok(size) = usize::from_str_radix(size.trim(), 16) else { break };
+        if size == 0 {
+            break;
+        }
+        whole.push_str(&rest[..size]);
+        body = &rest[size + 2..];
+    }
+    whole
+}
+
+/// Waits for a look at the store, which the platform is using too.
+fn now<T>(look: impl Future<Output = T>) -> T {
+    static RUNTIME: std::sync::LazyLock<tokio::runtime::Runtime> =
+        std::sync::LazyLock::new(|| tokio::runtime::Runtime::new().unwrap());
+    RUNTIME.block_on(look)
+}
+
+#[test]
+fn killed_at_full_speed_nothing_that_was_accepted_is_lost_and_all_follows_from_what_is_stored() {
+    let kills: u32 = std::env::var("KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(3);
+    let folder = tempfile::tempdir().unwrap();
+    let (mut posts, mut accepted, mut wrong) = (0_u32, BTreeMap::new(), BTreeSet::new());
+    let start: jiff::Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+    for round in 0..=kills {
+        let platform = Platform::start(folder.path(), &[]);
+        let until = Instant::now() + Duration::from_millis(1500 + u64::from(round % 5) * 300);
+        while Instant::now() < until {
+            let bad = posts % 10 == 9;
+            let at = start + Duration::from_secs(u64::from(posts) * 20);
+            let temperature = if bad { 900.0 } else { 20.0 + f64::from(posts % 40) / 4.0 };
+            let reading = json!({"temperature": temperature, "humidity": 40, "light": 300, "co2": 400 + posts % 1500, "at": at.to_string()});
+            posts += 1;
+            if let Some((202, body)) =
+                platform.request("POST", "/api/v1/devices/posted/readings", &reading.to_string())
+            {
+                let id = body["id"].as_str().unwrap().to_owned();
+                if bad {
+                    wrong.insert(id.clone());
+                }
+                assert!(accepted.insert(id, at).is_none(), "an id was given twice");
+            }
+        }
+        if round < kills {
+            platform.kill();
+            continue;
+        }
+        assert!(
+            accepted.len() as f64 >= f64::from(posts) * 0.95,
+            "{} of {posts} posts got 202",
+            accepted.len()
+        );
+        // All that was accepted arrives, in the end, once.
+        let store = now(Store::open(&folder.path().join("measurements.db"))).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(120);
+        let (stored, letters) = loop {
+            let device_id = Some("posted".to_owned());
+            let stored = now(store.readings(&ReadingsQuery { device_id, limit: 10_000 })).unwrap().readings;
+            let letters = now(store.dead_letters(&DeadLettersQuery { limit: 10_000 })).unwrap().dead_letters;
+            let letters: BTreeSet<String> = letters.into_iter().map(|letter| letter.id).collect();
+            let ids: BTreeSet<&str> = stored.iter().map(|reading| reading.id.as_str()).collect();
+            assert_eq!(ids.len(), stored.len(), "a reading is stored twice");
+            let missing =
+                accepted.keys().filter(|id| !ids.contains(id.as_str()) && !letters.contains(*id)).count();
+            if missing == 0 {
+                break (stored, letters);
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{missing} of {} accepted readings never arrived",
+                accepted.len()
+            );
+            std::thread::sleep(Duration::from_millis(300)); // Polls with a deadline.
+        };
+        assert_eq!(
+            letters.intersection(&wrong).count(),
+            wrong.len(),
+            "what is out of range is a dead letter"
+        );
+        assert!(stored.iter().all(|reading| !wrong.contains(&reading.id)));
+        follows(&store, &stored, deadline);
+        let (status, shown) = platform.request("GET", "/api/v1/dead-letters?limit=100", "").unwrap();
+        assert_eq!((status, shown.as_array().unwrap().is_empty()), (200, wrong.is_empty()));
+        println!(
+            "{posts} posts, {} accepted, {} stored, {} dead letters, {kills} kills",
+            accepted.len(),
+            stored.len(),
+            wrong.len()
+        );
+    }
+}
+
+/// Aggregates and alerts are those that an offline computation over the stored rows gives.
+fn follows(store: &Store, stored: &[StoredReading], deadline: Instant) {
+    let enriched: Vec<ReadingEnriched> = stored.iter().map(StoredReading::to_enriched).collect();
+    loop {
+        let mut same = true;
+        for window in Window::ALL {
+            let query = AggregatesQuery { device_id: Some("posted".to_owned()), window, limit: 10_000 };
+            let mut told = now(store.aggregates(&query)).unwrap().aggregates;
+            let mut wanted = aggregate(window, stored);
+            told.sort_by_key(|aggregate| aggregate.start);
+            wanted.sort_by_key(|aggregate| aggregate.start);
+            same &= told == wanted;
+        }
+        let query = AlertsQuery { device_id: Some("posted".to_owned()), limit: 10_000 };
+        let mut told = now(store.alerts(&query)).unwrap().alerts;
+        told.sort_by(|a, b| (a.at, &a.rule).cmp(&(b.at, &b.rule)));
+        let mut wanted = evaluate(&Rules::default(), &enriched);
+        wanted.sort_by(|(_, a), (_, b)| (a.at, &a.rule).cmp(&(b.at, &b.rule)));
+        let told: Vec<_> = told.iter().map(|alert| (alert.at, alert.rule.clone(), alert.state)).collect();
+        let wanted: Vec<_> =
+            wanted.iter().map(|(_, alert)| (alert.at, alert.rule.clone(), alert.state)).collect();
+        if same && told == wanted {
+            return;
+        }
+        assert!(Instant::now() < deadline, "aggregates equal: {same}\ntold   {told:?}\nwanted {wanted:?}");
+        std::thread::sleep(Duration::from_millis(300)); // Polls with a deadline.
+    }
+}
