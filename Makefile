@@ -5,7 +5,7 @@ PROFILE ?= $(if $(CI),ci,dev)
 CARGO ?= cargo
 RUN := $(CARGO) --locked
 
-.PHONY: demo test lint fmt clippy docs unit deny mutants guarantees dashboard bench bench-gate tools
+.PHONY: demo test lint fmt clippy docs unit deny dashboard bench bench-gate tools
 
 ## Runs the device platform; it prints its address.
 demo:
@@ -47,14 +47,6 @@ dashboard: tools
 tools:
 	@command -v chromium >/dev/null 2>&1 || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; }
 	@cd examples/device-platform/tests/dashboard && { [ -d node_modules ] || npm install --no-audit --no-fund --no-package-lock; }
-
-## The tests of the tests: every broken transport must be found.
-mutants:
-	$(RUN) test -p msgkit-testing --profile $(PROFILE) --test mutants -- --nocapture
-
-## Writes docs/guarantees.md from a run of the conformance suite.
-guarantees:
-	MSGKIT_WRITE_GUARANTEES=1 $(RUN) test --workspace --profile $(PROFILE) --test 'conformance*'
 
 ## msgkit beside its peer: instructions, allocations, wall time. Needs valgrind.
 bench:

@@ -1,6 +1,6 @@
 //! Operable, configurable, loss-proof messaging: one contract, any broker, nothing lost silently.
 //!
-//! Start at [`Service`], derive [`Message`] and [`Handler`](handler::Handler), and read on by need. One concept a module; data flows down
+//! Start at [`Service`], derive [`Message`] and [`Handler`], and read on by need. One concept a module; data flows down
 //! this list:
 //!
 //! | module | what it holds |

@@ -3,7 +3,7 @@
 //!
 //! `KILLS` says how often the process is killed (3 where it says nothing), `SPEED` how fast the measurements are replayed (1000; `max`
 //! wants a release build).
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

@@ -2,8 +2,8 @@
 //!
 //! A service is a plain value: built, checked, started, drained, tested; several may live in one process.
 //!
-//! How a message flows: a [`source`] fetches, a [`lane`] handles, [`copies`] go out where that fails. Where there are
-//! several lanes or subscriptions a [`belt`] lies between.
+//! How a message flows: a `source` fetches, a `lane` handles, `copies` go out where that fails. Where there are
+//! several lanes or subscriptions a `belt` lies between.
 
 mod belt;
 mod check;

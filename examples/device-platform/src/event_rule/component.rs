@@ -54,10 +54,10 @@ impl Handle<StoredReading> for EventRule {
             let (value, threshold, at) = (transition.value, transition.threshold, transition.at);
             match transition.state {
                 AlertState::Raised => {
-                    cx.publish(&AlertRaised { device_id, rule, quantity, value, threshold, at })?
+                    cx.publish(&AlertRaised { device_id, rule, quantity, value, threshold, at })?;
                 }
                 AlertState::Cleared => {
-                    cx.publish(&AlertCleared { device_id, rule, quantity, value, threshold, at })?
+                    cx.publish(&AlertCleared { device_id, rule, quantity, value, threshold, at })?;
                 }
             }
         }

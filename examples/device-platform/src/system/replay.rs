@@ -32,7 +32,7 @@ pub(super) async fn run(replay: Replay, publisher: PublishHandle) {
                     batch.push(envelope);
                 }
                 Err(error) => {
-                    tracing::error!(error = %msgkit::Chain(&error), "a reading cannot be published")
+                    tracing::error!(error = %msgkit::Chain(&error), "a reading cannot be published");
                 }
             }
         }
