@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use msgkit::service::PublishHandle;
 use msgkit::telemetry::{Event, EventKind, Observer};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::messages::{HopRecorded, HopsRecorded};
 
@@ -86,10 +86,27 @@ impl Observer for Journal {
     }
 }
 
-/// Publishes what the journal collects, until its service is gone.
-pub(super) async fn write(mut entries: mpsc::Receiver<HopRecorded>, publisher: PublishHandle) {
+/// Publishes what the journal collects; after `stop`, what is left, and ends.
+pub(super) async fn write(
+    mut entries: mpsc::Receiver<HopRecorded>,
+    publisher: PublishHandle,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut hops = Vec::with_capacity(BATCH);
-    while entries.recv_many(&mut hops, BATCH).await > 0 {
+    loop {
+        // The publisher itself is observed and so keeps the sending end: that end never closes by itself.
+        tokio::select! {
+            biased;
+            taken = entries.recv_many(&mut hops, BATCH) => {
+                if taken == 0 {
+                    return;
+                }
+            }
+            _ = stop.wait_for(|stop| *stop), if !entries.is_closed() => {
+                entries.close();
+                continue;
+            }
+        }
         let message = HopsRecorded { hops: std::mem::take(&mut hops) };
         let mut pause = Duration::from_millis(50);
         for _ in 0..5 {

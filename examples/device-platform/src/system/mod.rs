@@ -19,6 +19,7 @@ use msgkit::memory::Memory;
 use msgkit::service::{CheckReport, HealthBoard, Running};
 use msgkit::transport::Transport;
 use msgkit::{Registry, Service};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use asker::{Answers, Asker};
@@ -204,6 +205,7 @@ pub struct System {
     address: Option<SocketAddr>,
     bringing: JoinSet<()>,
     journals: JoinSet<()>,
+    stop_journals: watch::Sender<bool>,
     server: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
     stop_server: Option<tokio::sync::oneshot::Sender<()>>,
 }
@@ -222,12 +224,13 @@ impl System {
         let mut services = Vec::new();
         let mut boards = Vec::new();
         let mut journals = JoinSet::new();
+        let stop_journals = watch::Sender::new(false);
         for component in STOPPING.into_iter().rev().filter(|component| run.runs(*component)) {
             let (observer, entries) = Journal::new(component.as_str(), parts.counts.clone());
             let service = parts.service(component)?.observe(observer);
             boards.push((component, service.health()));
             let running = service.start().await.with_context(|| component.to_string())?;
-            journals.spawn(journal::write(entries, running.publisher()));
+            journals.spawn(journal::write(entries, running.publisher(), stop_journals.subscribe()));
             match component {
                 Component::ApiGateway => {
                     parts.gateway.asker.connect(running.publisher());
@@ -246,6 +249,7 @@ impl System {
             address: None,
             bringing: JoinSet::new(),
             journals,
+            stop_journals,
             server: None,
             stop_server: None,
         };
@@ -329,7 +333,8 @@ impl System {
                 }
             }
         }
-        // The journals end with the services that they observe; what they still publish is for the next start.
+        // What the journals still publish is for the next start, where the transport keeps it.
+        self.stop_journals.send_replace(true);
         let _ = tokio::time::timeout(std::time::Duration::from_secs(5), self.journals.join_all()).await;
         for (name, transport) in &self.transports.all {
             if let Err(error) = transport.close().await {
