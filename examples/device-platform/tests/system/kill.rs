@@ -3,13 +3,7 @@
 //!
 //! `KILLS` says how often the process is killed (3 where it says nothing), `SPEED` how fast the measurements are replayed (1000; `max`
 //! wants a release build).
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use device_platform::data_api::Store;
@@ -18,88 +12,9 @@ use device_platform::messages::{
     AggregatesQuery, AlertsQuery, DeadLettersQuery, ReadingEnriched, ReadingsQuery, StoredReading, Window,
 };
 use device_platform::processing::aggregate::aggregate;
-use serde_json::{Value, json};
+use serde_json::json;
 
-/// A running platform; killed when dropped.
-struct Platform {
-    child: Child,
-    address: String,
-}
-
-impl Platform {
-    fn start(data: &Path, more: &[&str]) -> Self {
-        let speed = std::env::var("SPEED").unwrap_or_else(|_| "1000".to_owned());
-        let mut child = Command::new(env!("CARGO_BIN_EXE_device-platform"))
-            .args(["--listen", "127.0.0.1:0", "--speed", &speed, "--data"])
-            .arg(data)
-            .args(more)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let address = lines
-            .find_map(|line| line.unwrap().strip_prefix("dashboard and API: http://").map(str::to_owned))
-            .expect("the platform prints its address");
-        // Nobody reads on, and nobody has to: what it prints later fits into the pipe.
-        std::mem::forget(lines);
-        Self { child, address }
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// One request over a connection of its own; `None` where the platform was gone.
-    fn request(&self, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
-        let mut stream = TcpStream::connect(&self.address).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
-        write!(
-            stream,
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-            self.address,
-            body.len()
-        )
-        .ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let status = answer.split(' ').nth(1)?.parse().ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        let body = if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
-            unchunk(body)
-        } else {
-            body.to_owned()
-        };
-        Some((status, serde_json::from_str(&body).unwrap_or(Value::Null)))
-    }
-}
-
-impl Drop for Platform {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn unchunk(mut body: &str) -> String {
-    let mut whole = String::new();
-    while let Some((size, rest)) = body.split_once("\r\n") {
-        let Ok(size) = usize::from_str_radix(size.trim(), 16) else { break };
-        if size == 0 {
-            break;
-        }
-        whole.push_str(&rest[..size]);
-        body = &rest[size + 2..];
-    }
-    whole
-}
-
-/// Waits for a look at the store, which the platform is using too.
-fn now<T>(look: impl Future<Output = T>) -> T {
-    static RUNTIME: std::sync::LazyLock<tokio::runtime::Runtime> =
-        std::sync::LazyLock::new(|| tokio::runtime::Runtime::new().unwrap());
-    RUNTIME.block_on(look)
-}
+use crate::platform::{Platform, now};
 
 #[test]
 fn killed_at_full_speed_nothing_that_was_accepted_is_lost_and_all_follows_from_what_is_stored() {

@@ -1,0 +1,98 @@
+//! The real program as a child process, and looks at what it stores.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// A running platform; killed when dropped.
+pub(crate) struct Platform {
+    child: Child,
+    address: String,
+}
+
+impl Platform {
+    pub(crate) fn start(data: &Path, more: &[&str]) -> Self {
+        let speed = std::env::var("SPEED").unwrap_or_else(|_| "1000".to_owned());
+        let mut child = Command::new(env!("CARGO_BIN_EXE_device-platform"))
+            .args(["--listen", "127.0.0.1:0", "--speed", &speed, "--data"])
+            .arg(data)
+            .args(more)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut address = String::new();
+        for line in &mut lines {
+            let line = line.unwrap();
+            if let Some(found) = line.strip_prefix("dashboard and API: http://") {
+                address = found.to_owned();
+            }
+            // The last line that it prints when it runs.
+            if line.starts_with("Ctrl-C") {
+                break;
+            }
+        }
+        // Nobody reads on, and nobody has to: what it prints later fits into the pipe.
+        std::mem::forget(lines);
+        Self { child, address }
+    }
+
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// One request over a connection of its own; `None` where the platform was gone.
+    pub(crate) fn request(&self, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
+        let mut stream = TcpStream::connect(&self.address).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            self.address,
+            body.len()
+        )
+        .ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let status = answer.split(' ').nth(1)?.parse().ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        let body = if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+            unchunk(body)
+        } else {
+            body.to_owned()
+        };
+        Some((status, serde_json::from_str(&body).unwrap_or(Value::Null)))
+    }
+}
+
+impl Drop for Platform {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn unchunk(mut body: &str) -> String {
+    let mut whole = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let Ok(size) = usize::from_str_radix(size.trim(), 16) else { break };
+        if size == 0 {
+            break;
+        }
+        whole.push_str(&rest[..size]);
+        body = &rest[size + 2..];
+    }
+    whole
+}
+
+/// Waits for a look at the store, which the platform is using too.
+pub(crate) fn now<T>(look: impl Future<Output = T>) -> T {
+    static RUNTIME: std::sync::LazyLock<tokio::runtime::Runtime> =
+        std::sync::LazyLock::new(|| tokio::runtime::Runtime::new().unwrap());
+    RUNTIME.block_on(look)
+}
