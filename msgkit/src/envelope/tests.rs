@@ -1,1 +1,199 @@
+use proptest::prelude::*;
 
+use super::attributes::{self, Reader};
+use super::*;
+use crate::topic::Topic;
+
+fn topic(name: &str) -> Topic {
+    name.parse().unwrap()
+}
+
+/// An envelope that has everything an envelope can have.
+fn full(payload: Option<Bytes>, content_type: ContentType) -> Envelope {
+    let now: Timestamp = "2026-01-31T12:00:00.123456789Z".parse().unwrap();
+    let mut envelope =
+        Envelope::new("crm", "crm.customer.created", topic("crm.customer"), content_type, Bytes::new(), now);
+    let cause =
+        Envelope::new("web", "web.form.sent", topic("web.form"), ContentType::Json, Bytes::new(), now);
+    envelope.set_cause(&cause);
+    envelope.set_payload(payload);
+    envelope.set_key(Some("c 1/ü".into()));
+    envelope.headers_mut().insert("tenant".try_into().unwrap(), "t\"1\\ü").unwrap();
+    envelope.set_subject(Some("customer 1".into()));
+    envelope.set_data_schema(Some("https://example.org/schema".into()));
+    envelope.set_sequence(Some("0007".into()));
+    envelope.set_reply_to(Some(topic("crm.answers")));
+    envelope.set_not_before(Some(now));
+    envelope.set_expires(Some(now.after(std::time::Duration::from_secs(60))));
+    envelope.set_principal(Some("user:7".into()));
+    envelope.set_data_ref(Some("s3://bucket/key".into()));
+    envelope.set_attempt(4);
+    envelope.set_retry(Some(Retry { round: 2, first: now, last_start: true }));
+    let mut letter = DeadLetter::new(DeadLetterKind::Timeout, "too slow", now);
+    (letter.attempts, letter.replays, letter.position) = (4, 1, Some("3/17".into()));
+    (letter.topic, letter.group, letter.service, letter.handler) =
+        ("crm.customer".into(), "g".into(), "s".into(), "h".into());
+    letter.fingerprint();
+    envelope.set_dead_letter(Some(letter));
+    let mut native = NativeHeaders::new();
+    native.push("X-Odd Name", NativeValue::Null);
+    native.push("twice", 1_i64);
+    native.push("twice", NativeValue::Float(f64::INFINITY));
+    native.push("bytes", Bytes::from_static(b"\xff\x00"));
+    native.push(
+        "deep",
+        NativeValue::Table(vec![("a".into(), NativeValue::List(vec![true.into(), "x".into()]))]),
+    );
+    envelope.set_native(native);
+    envelope
+}
+
+/// By way of the list of attributes, as a transport with headers does it.
+fn through_attributes(envelope: &Envelope) -> Envelope {
+    let mut reader = Reader::new();
+    attributes::visit(envelope, |name, value| reader.attribute(name, value));
+    for (name, value) in envelope.native().iter() {
+        reader.native(name, value.clone());
+    }
+    assert!(reader.is_event());
+    reader.finish(&topic("elsewhere"), envelope.payload_bytes()).unwrap()
+}
+
+#[test]
+fn every_attribute_survives_both_wire_forms() {
+    let payloads: [(Option<&[u8]>, ContentType); 8] = [
+        (Some(br#"{"a":1}"#), ContentType::Json),
+        (Some(b" {\"a\": 1}\n"), ContentType::Json),
+        (Some(b"null"), ContentType::Json),
+        (Some(b"not json"), ContentType::Json),
+        (Some(b""), ContentType::Json),
+        (None, ContentType::Json),
+        (Some(b"\x81\xa1a\x01"), ContentType::MessagePack),
+        (Some(b"plain"), ContentType::parse("text/plain; charset=utf-8")),
+    ];
+    for (payload, content_type) in payloads {
+        let envelope = full(payload.map(Bytes::from_static), content_type);
+        for read in [
+            through_attributes(&envelope),
+            structured::from_slice(&structured::to_vec(&envelope), &topic("elsewhere")).unwrap(),
+        ] {
+            assert_eq!(attributes::list(&read), attributes::list(&envelope), "{payload:?}");
+            assert_eq!(read.payload_bytes(), envelope.payload_bytes());
+            assert_eq!(read.native(), envelope.native());
+            assert_eq!(read, envelope);
+            assert_eq!(read.dead_letter(), envelope.dead_letter());
+        }
+    }
+}
+
+#[test]
+fn any_cloud_event_is_read_and_what_is_odd_is_kept() {
+    let json = br#"{"specversion":"1.0","id":"A-1","source":"/x","type":"t","time":"yesterday","count":7,"obj":{"a":1},
+        "traceparent":"junk","id":"second","data":{"z":[1, 2]}}"#;
+    let envelope = structured::from_slice(json, &topic("from.here")).unwrap();
+    assert_eq!((envelope.id().to_string().as_str(), envelope.topic().as_str()), ("A-1", "from.here"));
+    assert_eq!((envelope.time(), envelope.headers().get("count")), (None, Some("7")));
+    assert_eq!(envelope.native().get("time").and_then(NativeValue::as_str), Some("yesterday"));
+    assert_eq!(envelope.native().get("obj").and_then(NativeValue::as_str), Some(r#"{"a":1}"#));
+    assert_eq!(envelope.payload(), br#"{"z":[1, 2]}"#);
+    for (missing, json) in [
+        ("specversion", r#"{"id":"1","source":"s","type":"t"}"#),
+        ("id", r#"{"specversion":"1.0","source":"s","type":"t"}"#),
+        ("source", r#"{"specversion":"1.0","id":"1","type":"t"}"#),
+        ("type", r#"{"specversion":"1.0","id":"1","source":"s","type":""}"#),
+    ] {
+        let error = structured::from_slice(json.as_bytes(), &topic("t")).unwrap_err().to_string();
+        assert!(error.contains(&format!("`{missing}`")), "{error}");
+    }
+    let old =
+        structured::from_slice(br#"{"specversion":"0.3","id":"1","source":"s","type":"t"}"#, &topic("t"));
+    assert!(old.unwrap_err().to_string().contains("1.0 can be read"));
+}
+
+#[test]
+fn what_identifies_a_message_is_printed_and_nothing_else() {
+    let envelope = full(Some(Bytes::from_static(b"secret payload")), ContentType::Json);
+    let printed = format!("{envelope:?}");
+    assert!(printed.contains("crm.customer.created"));
+    assert!(
+        !printed.contains("secret") && !printed.contains("user:7") && !printed.contains("tenant"),
+        "{printed}"
+    );
+}
+
+#[test]
+fn attribute_names_are_no_headers_and_are_sorted_for_the_search() {
+    for name in [
+        "id",
+        "type",
+        "dlkind",
+        "partitionkey",
+        "notbefore",
+        "data",
+        "specversion",
+        "causationid",
+        "traceparent",
+    ] {
+        assert!(HeaderName::new(name).is_err(), "{name}");
+    }
+    let mut all = Vec::new();
+    attributes::visit(&full(None, ContentType::Json), |name, _| all.push(name.to_owned()));
+    for name in all.iter().filter(|name| *name != "tenant") {
+        assert!(attributes::is_attribute(name), "{name}");
+    }
+    for bad in ["", "Tenant", "a-b", "a_b", "twentyonecharacterslo"] {
+        assert!(HeaderName::new(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn ids_are_kept_to_the_letter_and_derived_ones_never_change() {
+    for id in
+        ["018f4c2e-7b1a-7c3d-8e5f-0123456789ab", "018F4C2E-7B1A-7C3D-8E5F-0123456789AB", "order:7", "{x}"]
+    {
+        assert_eq!(MessageId::parse(id).unwrap().to_string(), id);
+    }
+    assert!(
+        MessageId::parse("").is_err()
+            && MessageId::parse(&"x".repeat(256)).is_err()
+            && MessageId::parse("a\n").is_err()
+    );
+    let derived = MessageId::derived(&[b"a", b"bc"]);
+    assert_eq!(derived, MessageId::derived(&[b"a", b"bc"]));
+    assert_ne!(derived, MessageId::derived(&[b"ab", b"c"]));
+    assert_eq!(derived.to_string(), "fed1c491-66e3-529c-b984-8c9e06dc85cf");
+}
+
+#[test]
+fn a_replay_forgets_its_attempts_and_counts_itself() {
+    let replayed = full(Some(Bytes::new()), ContentType::Json).replayed();
+    assert_eq!((replayed.attempt(), replayed.retry(), replayed.not_before()), (0, None, None));
+    assert_eq!(replayed.dead_letter().unwrap().replays, 2);
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_the_structured_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+        let _ = structured::from_slice(&bytes, &topic("t"));
+    }
+
+    #[test]
+    fn no_attributes_make_the_reader_panic(
+        pairs in proptest::collection::vec(("[a-z]{0,14}|id|type|source|specversion|time|hop|dlkind|nativeheaders", ".{0,40}"), 0..12)
+    ) {
+        let mut reader = Reader::new();
+        for (name, value) in &pairs {
+            reader.attribute(name, value);
+        }
+        let _ = reader.finish(&topic("t"), None);
+    }
+
+    #[test]
+    fn any_payload_and_header_round_trips(payload in proptest::collection::vec(any::<u8>(), 0..200), value in "[^\\p{Cc}\\p{Cn}]{0,60}") {
+        let mut envelope = full(Some(payload.into()), ContentType::Json);
+        prop_assume!(envelope.headers_mut().insert("other".try_into().unwrap(), value).is_ok());
+        let read = structured::from_slice(&structured::to_vec(&envelope), &topic("elsewhere")).unwrap();
+        prop_assert_eq!(read.payload_bytes(), envelope.payload_bytes());
+        prop_assert_eq!(read.headers(), envelope.headers());
+    }
+}

@@ -7,8 +7,6 @@
 mod config;
 mod operate;
 mod queue;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
