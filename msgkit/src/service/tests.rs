@@ -420,6 +420,171 @@ async fn pause_resume_attach_detach() {
     running.drain().await.unwrap();
 }
 
+/// While copies cannot be confirmed the original stays in hand, unsettled; the lane tries again with pauses, not in a spin.
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_is_not_confirmed_keeps_the_original() {
+    for delayed in [0, 1] {
+        let (memory, clock) = virtual_memory(MemoryConfig::default());
+        let failures = Arc::new(AtomicU32::new(5));
+        let tries = Arc::new(AtomicU32::new(0));
+        let counter = tries.clone();
+        let spec = HandlerSpec::new("g", "g")
+            .unwrap()
+            .with(closure(|_: Placed, _| async { Err::<(), _>("no".into()) }))
+            .retry(0, delayed);
+        let running = Service::new("shop")
+            .clock(clock)
+            .transport("memory", Faulty { memory: memory.clone(), failures: failures.clone() })
+            .observe(move |event: &crate::telemetry::Event<'_>| {
+                if event.kind.name() == "copy_failed" {
+                    counter.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+            .spec(spec)
+            .start()
+            .await
+            .unwrap();
+        let began = clock.now();
+        let sent = running.publisher().publish(&placed(1)).await.unwrap();
+        until("five tries", || tries.load(Ordering::SeqCst) == 5).await;
+        assert!(clock.now().since(began) >= Duration::from_millis(1500), "the lane pauses between tries");
+        let status = memory.groups().await.unwrap();
+        assert_eq!(
+            (status[0].waiting, status[0].in_hand, status[0].delayed),
+            (0, Some(1), 0),
+            "still in custody"
+        );
+        assert!(letters(&memory, "g").await.is_empty());
+        until("dead letter", || failures.load(Ordering::SeqCst) == 0 && memory.is_idle()).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        until("idle", || memory.is_idle()).await;
+        let letters = letters(&memory, "g").await;
+        assert_eq!(letters.iter().map(crate::Envelope::id).collect::<Vec<_>>(), [sent.id()]);
+        running.drain().await.unwrap();
+    }
+}
+
+/// A drain while a copy cannot be confirmed gives the message back instead of losing it.
+#[tokio::test(start_paused = true)]
+async fn a_drain_during_an_unconfirmed_copy_gives_the_message_back() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let failures = Arc::new(AtomicU32::new(u32::MAX));
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("memory", Faulty { memory: memory.clone(), failures: failures.clone() })
+        .spec(
+            HandlerSpec::new("g", "g")
+                .unwrap()
+                .with(closure(|_: Placed, _| async { Err::<(), _>("no".into()) }))
+                .retry(0, 0),
+        )
+        .start()
+        .await
+        .unwrap();
+    running.publisher().publish(&placed(1)).await.unwrap();
+    until("a failed copy", || failures.load(Ordering::SeqCst) < u32::MAX).await;
+    running.drain().await.unwrap();
+    let status = memory.groups().await.unwrap();
+    assert_eq!((status[0].waiting, status[0].in_hand), (1, Some(0)));
+}
+
+/// In an outage the breaker holds the message instead of burning its attempts.
+#[tokio::test(start_paused = true)]
+async fn an_outage_burns_no_attempts() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let down = Arc::new(AtomicU32::new(1));
+    let calls = Arc::new(AtomicU32::new(0));
+    let (outage, counter) = (down.clone(), calls.clone());
+    let spec = HandlerSpec::new("g", "g")
+        .unwrap()
+        .with(closure(move |_: Placed, _| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            let down = outage.load(Ordering::SeqCst) == 1;
+            async move { if down { Err("the database is down".into()) } else { Ok(()) } }
+        }))
+        .retry(1, 1)
+        .overrides(|policy| {
+            let mut breaker = crate::policy::BreakerPolicy::default();
+            breaker.failures = 4;
+            policy.breaker = Some(Some(breaker));
+        });
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("memory", memory.clone())
+        .spec(spec)
+        .start()
+        .await
+        .unwrap();
+    running.publisher().publish_all(&(0..20).map(placed).collect::<Vec<_>>()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let during = calls.load(Ordering::SeqCst);
+    assert!(during < 30, "ten minutes of outage cost {during} calls");
+    assert!(letters(&memory, "g").await.is_empty());
+    down.store(0, Ordering::SeqCst);
+    until("all handled", || memory.is_idle()).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    until("all handled", || memory.is_idle()).await;
+    assert!(letters(&memory, "g").await.is_empty(), "nobody is condemned for an outage");
+    running.drain().await.unwrap();
+}
+
+/// A transport on which copies cannot be published for a while, and that outlives its service's drain.
+#[derive(Debug)]
+struct Faulty {
+    memory: Memory,
+    failures: Arc<AtomicU32>,
+}
+
+#[async_trait::async_trait]
+impl crate::transport::Publisher for Faulty {
+    async fn publish(
+        &self,
+        batch: Vec<crate::transport::Outgoing>,
+    ) -> Result<(), crate::transport::PublishError> {
+        use crate::transport::{Destination, PublishError, TransportError, TransportErrorKind};
+        let copy = batch.iter().any(|message| !matches!(message.to, Destination::Topic { .. }));
+        if copy && self.failures.load(Ordering::SeqCst) > 0 {
+            self.failures.fetch_sub(1, Ordering::SeqCst);
+            return Err(PublishError::all(batch, || {
+                TransportError::new(TransportErrorKind::Unavailable, "down")
+            }));
+        }
+        self.memory.publish(batch).await
+    }
+}
+
+#[async_trait::async_trait]
+impl crate::transport::Subscriber for Faulty {
+    async fn subscribe(
+        &self,
+        subscription: &crate::transport::Subscription,
+    ) -> Result<Box<dyn crate::transport::Deliveries>, crate::transport::TransportError> {
+        self.memory.subscribe(subscription).await
+    }
+}
+
+#[async_trait::async_trait]
+impl Transport for Faulty {
+    fn system(&self) -> &'static str {
+        self.memory.system()
+    }
+    fn capabilities(&self) -> crate::transport::Capabilities {
+        self.memory.capabilities()
+    }
+    async fn declare(
+        &self,
+        declarations: &[crate::transport::Declaration],
+    ) -> Result<(), crate::transport::TransportError> {
+        self.memory.declare(declarations).await
+    }
+    async fn health(&self) -> crate::transport::Health {
+        self.memory.health().await
+    }
+    async fn close(&self) -> Result<(), crate::transport::TransportError> {
+        Ok(())
+    }
+}
+
 /// A transport that outlives its service's drain.
 #[derive(Debug)]
 struct Keep(Memory);
