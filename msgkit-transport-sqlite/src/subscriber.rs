@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use msgkit::envelope::{Clock, ingest::Ingest};
-use msgkit::transport::{
-    Deliveries, Delivery, Settle, Start, Subscriber, Subscription, TransportError, TransportErrorKind,
-};
+use msgkit::transport::{Deliveries, Delivery, Settle, Subscriber, Subscription, Transport, TransportError};
 use tokio::sync::mpsc;
 
 use crate::member::{Found, Member};
@@ -18,7 +16,7 @@ use crate::transport::Sqlite;
 #[async_trait]
 impl Subscriber for Sqlite {
     async fn subscribe(&self, subscription: &Subscription) -> Result<Box<dyn Deliveries>, TransportError> {
-        self.check(subscription)?;
+        self.capabilities().admit("sqlite", subscription)?;
         let commands = self.store().commands().await?;
         let member = self.store().member(subscription.prefetch);
         // Made first: where nobody waits for the answer any more, its drop takes the member out again.
@@ -33,24 +31,6 @@ impl Subscriber for Sqlite {
         let wanted = subscription.into();
         ask(&deliveries.commands, |reply| Command::Subscribe { wanted, member, reply }).await?;
         Ok(Box::new(deliveries))
-    }
-}
-
-impl Sqlite {
-    /// Refuses what the capabilities do not claim.
-    pub(crate) fn check(&self, subscription: &Subscription) -> Result<(), TransportError> {
-        let unsupported = |text: &str| Err(TransportError::new(TransportErrorKind::Unsupported, text));
-        if subscription.retry_step.is_some() {
-            return unsupported(
-                "the sqlite transport keeps delays itself and has no retry topics to subscribe to",
-            );
-        }
-        if subscription.start != Start::Latest && self.config().retain.is_zero() {
-            return unsupported(
-                "a group can start before its declaration only where messages are kept; set `retain` of the sqlite transport",
-            );
-        }
-        Ok(())
     }
 }
 

@@ -111,7 +111,7 @@ impl Transport for Sqlite {
         for declaration in declarations {
             // Topics and dead letters need no place of their own here.
             if let Declaration::Group { subscription, .. } = declaration {
-                self.check(subscription)?;
+                self.capabilities().admit("sqlite", subscription)?;
                 if subscription.group.is_some() {
                     wanted.push(subscription.into());
                 }

@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use async_trait::async_trait;
 
 use super::Memory;
+use super::broker::Subscribed;
 use crate::envelope::Envelope;
 use crate::transport::{
     Destination, Group, GroupStatus, Incoming, Operate, Outgoing, Peeked, Publisher, TransportError,
@@ -23,7 +24,7 @@ fn number(position: &str) -> Result<u64, TransportError> {
 impl Memory {
     fn letter(&self, group: &Group, position: &str) -> Result<(u64, Envelope), TransportError> {
         let wanted = number(position)?;
-        let dead = self.0.dead.lock().unwrap_or_else(PoisonError::into_inner);
+        let dead = self.broker.dead.lock().unwrap_or_else(PoisonError::into_inner);
         dead.get(group)
             .and_then(|letters| letters.iter().find(|(number, _)| *number == wanted))
             .cloned()
@@ -38,7 +39,7 @@ impl Memory {
     }
 
     fn forget_letter(&self, group: &Group, number: u64) {
-        let mut dead = self.0.dead.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut dead = self.broker.dead.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(letters) = dead.get_mut(group) {
             letters.retain(|(other, _)| *other != number);
         }
@@ -48,9 +49,9 @@ impl Memory {
 #[async_trait]
 impl Operate for Memory {
     async fn groups(&self) -> Result<Vec<GroupStatus>, TransportError> {
-        let now = self.0.clock.now();
-        let queues = self.0.read();
-        let status = |(group, subscribed): (&Group, &super::Subscribed)| {
+        let now = self.broker.clock.now();
+        let queues = self.broker.read();
+        let status = |(group, subscribed): (&Group, &Subscribed)| {
             let counts = subscribed.queue.counts();
             let steps = queues.retries.iter().filter(|((of, _), _)| of == group);
             let retries: usize = steps.map(|(_, queue)| queue.counts().ready).sum();
@@ -71,7 +72,7 @@ impl Operate for Memory {
         limit: usize,
     ) -> Result<Vec<Peeked>, TransportError> {
         let after = after.map(number).transpose()?;
-        let known = self.0.read().groups.get(group).map(|subscribed| subscribed.queue.clone());
+        let known = self.broker.read().groups.get(group).map(|subscribed| subscribed.queue.clone());
         let queue = known.ok_or_else(|| {
             TransportError::new(TransportErrorKind::Invalid, format!("group `{group}` is not declared here"))
         })?;
@@ -86,7 +87,7 @@ impl Operate for Memory {
         limit: usize,
     ) -> Result<Vec<Peeked>, TransportError> {
         let after = after.map(number).transpose()?;
-        let dead = self.0.dead.lock().unwrap_or_else(PoisonError::into_inner);
+        let dead = self.broker.dead.lock().unwrap_or_else(PoisonError::into_inner);
         let letters = dead.get(group).into_iter().flatten();
         Ok(letters
             .filter(|(number, _)| after.is_none_or(|after| *number > after))
@@ -119,7 +120,7 @@ impl Operate for Memory {
         Ok(match destination {
             Destination::Topic { .. } => None,
             Destination::Retry { group, step, .. } => {
-                let queues = self.0.read();
+                let queues = self.broker.read();
                 match queues.retries.get(&(group.clone(), *step)) {
                     Some(queue) => Some(queue.counts().ready as u64),
                     None => {
@@ -128,7 +129,7 @@ impl Operate for Memory {
                 }
             }
             Destination::DeadLetter(group) => {
-                let dead = self.0.dead.lock().unwrap_or_else(PoisonError::into_inner);
+                let dead = self.broker.dead.lock().unwrap_or_else(PoisonError::into_inner);
                 Some(dead.get(group).map_or(0, std::collections::VecDeque::len) as u64)
             }
         })

@@ -18,7 +18,7 @@ pub(super) struct Queue {
     state: Mutex<State>,
     /// Messages waiting, kept back and in hand: what the capacity bounds.
     held: AtomicUsize,
-    /// Wakes one receiver.
+    /// Wakes receivers: the only one, or all of several, because only they know which of them may take what came.
     pub(super) arrived: Notify,
     /// Wakes publishers that wait for room.
     pub(super) room: Notify,
@@ -144,6 +144,14 @@ impl Queue {
         }
     }
 
+    fn wake(&self, members: usize) {
+        if members > 1 {
+            self.arrived.notify_waiters();
+        } else {
+            self.arrived.notify_one();
+        }
+    }
+
     /// Adds a message whose place is reserved; `due` keeps it back.
     pub(super) fn push(&self, message: Incoming, at: Timestamp, due: Option<Timestamp>) {
         let mut state = self.lock();
@@ -156,8 +164,9 @@ impl Queue {
             }
             _ => state.ready.push_back(stored),
         }
+        let members = state.members.len();
         drop(state);
-        self.arrived.notify_one();
+        self.wake(members);
     }
 
     pub(super) fn join(&self, member: u64, prefetch: usize) {
@@ -174,6 +183,8 @@ impl Queue {
         state.members.remove(&member);
         state.take_back(|in_hand| in_hand.member == member);
         drop(state);
+        // The one that leaves may wait too, and must find out.
+        self.arrived.notify_waiters();
         self.arrived.notify_one();
     }
 
@@ -181,8 +192,9 @@ impl Queue {
     pub(super) fn disconnect(&self) {
         let mut state = self.lock();
         state.take_back(|_| true);
+        let members = state.members.len();
         drop(state);
-        self.arrived.notify_one();
+        self.wake(members);
     }
 
     /// Hands out at most `max` messages to `member`. Tells when the next one is due that is kept back.
@@ -223,11 +235,6 @@ impl Queue {
             member.in_hand += taken;
         }
         let next_due = state.delayed.keys().next().map(|(due, _)| *due);
-        let more = several && !state.ready.is_empty();
-        drop(state);
-        if more && taken > 0 {
-            self.arrived.notify_one();
-        }
         next_due
     }
 
@@ -253,11 +260,12 @@ impl Queue {
             was >= member.prefetch
         });
         let wake = (blocked || several) && !state.ready.is_empty();
+        let members = state.members.len();
         drop(state);
         self.held.fetch_sub(settled, Ordering::AcqRel);
         self.made_room();
         if wake {
-            self.arrived.notify_one();
+            self.wake(members);
         }
     }
 
@@ -276,8 +284,9 @@ impl Queue {
         }
         in_hand.stored.starts = in_hand.stored.starts.saturating_sub(1);
         state.put_back(in_hand.stored);
+        let members = state.members.len();
         drop(state);
-        self.arrived.notify_one();
+        self.wake(members);
     }
 
     pub(super) fn counts(&self) -> Counts {

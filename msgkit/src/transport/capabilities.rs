@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use super::error::{TransportError, TransportErrorKind};
+use super::subscription::{Start, Subscription};
+
 /// How far the order of one key's messages holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -111,5 +114,34 @@ impl Capabilities {
             native_headers: false,
             back_pressure: false,
         }
+    }
+
+    /// Refuses a subscription that asks for what is not claimed: a transport calls it when one is declared or begun.
+    ///
+    /// # Errors
+    /// [`TransportErrorKind::Unsupported`], naming what is asked for and what to ask for instead.
+    pub fn admit(&self, system: &str, subscription: &Subscription) -> Result<(), TransportError> {
+        let missing = match subscription {
+            Subscription { group: None, .. } if !self.ephemeral => {
+                "has no subscriptions without a group; give the handler a group"
+            }
+            Subscription { group: Some(_), .. } if !self.groups => {
+                "has no groups; make the handler's subscription ephemeral"
+            }
+            Subscription { retry_step: Some(_), .. } if self.delay == Delay::Native => {
+                "keeps delays by itself and has no retry topics to subscribe to"
+            }
+            Subscription { start: Start::Earliest, .. } if !self.start.earliest => {
+                "keeps no messages for a group that is new, so it cannot start at the earliest; start at the latest, or \
+                 have the transport keep messages where it has an option for that (`retain`)"
+            }
+            Subscription { start: Start::At(_), .. } if !self.start.time => {
+                "cannot start a group that is new at a point in time; start at the latest, or have the transport keep \
+                 messages where it has an option for that (`retain`)"
+            }
+            _ => return Ok(()),
+        };
+        let text = format!("the {system} transport, as it is configured, {missing}");
+        Err(TransportError::new(TransportErrorKind::Unsupported, text))
     }
 }
