@@ -140,9 +140,11 @@ impl Member {
         self.lock().left
     }
 
-    /// For the writer: how many messages to claim.
+    /// For the writer: how many messages to claim. None while something waits to be given back, which comes first:
+    /// otherwise what is younger would overtake it.
     pub(crate) fn wanted(&self) -> usize {
-        self.lock().want
+        let state = self.lock();
+        if state.settled.returned.is_empty() { state.want } else { 0 }
     }
 
     pub(crate) fn has_settled(&self) -> bool {

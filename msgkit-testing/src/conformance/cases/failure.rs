@@ -1,0 +1,3 @@
+//! To come.
+use crate::conformance::Case;
+pub(super) const CASES: &[Case] = &[];
