@@ -5,14 +5,19 @@ PROFILE ?= $(if $(CI),ci,dev)
 CARGO ?= cargo
 RUN := $(CARGO) --locked
 
-.PHONY: demo test lint fmt clippy docs unit deny dashboard bench bench-gate tools
+# What the conformance suites find goes here; the table has these columns.
+VERDICTS := $(CURDIR)/target/guarantees
+SUBJECTS := memory memory_retry_topics sqlite
+TABLE := $(RUN) run -q -p msgkit-testing --profile $(PROFILE) --example guarantees --
+
+.PHONY: demo test lint fmt clippy docs unit deny dashboard bench bench-gate tools guarantees guarantees-check conformance
 
 ## Runs the device platform; it prints its address.
 demo:
 	$(CARGO) run -p device-platform
 
 ## Everything: style, lints, documentation, all tests. Installs what is missing; fails where something did not run.
-test: lint unit dashboard
+test: lint unit guarantees-check dashboard
 	@echo "make test: all ran"
 
 ## Style, lints, documentation, licences.
@@ -28,7 +33,18 @@ docs:
 	RUSTDOCFLAGS="-D warnings" $(RUN) doc --workspace --no-deps --all-features --profile $(PROFILE)
 
 unit:
-	MSGKIT_REQUIRE_BROKERS=1 $(RUN) test --workspace --all-features --profile $(PROFILE)
+	MSGKIT_REQUIRE_BROKERS=1 MSGKIT_GUARANTEES=$(VERDICTS) $(RUN) test --workspace --all-features --profile $(PROFILE)
+
+## The table of guarantees, from what the conformance suites have found.
+guarantees: conformance
+	$(TABLE) $(VERDICTS) docs/guarantees.md $(SUBJECTS)
+
+conformance:
+	MSGKIT_REQUIRE_BROKERS=1 MSGKIT_GUARANTEES=$(VERDICTS) $(RUN) test --workspace --all-features --profile $(PROFILE) --test conformance
+
+# After `unit`, which has run the suites.
+guarantees-check:
+	$(TABLE) --check $(VERDICTS) docs/guarantees.md $(SUBJECTS)
 
 ## Licences and advisories, where cargo-deny and its data are there.
 deny:

@@ -36,7 +36,7 @@ pub use self::case::{Case, Proof, Running, Verdict, run};
 pub use self::harness::main;
 pub use self::memory::MemorySubject;
 pub use self::pipeline::{
-    Answers, Call, Function, Job, JobHandler, MsgkitPipeline, Pipeline, RunningPipeline, Takes,
+    Answer, Call, Function, Job, JobHandler, MsgkitPipeline, Pipeline, RunningPipeline, Takes,
 };
 pub use self::probe::{Other, Probe, Said};
 pub use self::report::{Cell, Row, guarantees};

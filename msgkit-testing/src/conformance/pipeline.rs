@@ -93,7 +93,7 @@ pub struct Job {
     /// How long a drain waits.
     pub drain_deadline: Duration,
     /// Told what happens, where it is asked for.
-    pub observer: Option<Arc<dyn Fn(&Event<'_>) + Send + Sync>>,
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 impl Job {
@@ -140,11 +140,41 @@ impl Call {
     }
 }
 
-/// What a handler answers for each call: what to publish, or why it failed.
-pub type Answers = Vec<Result<Vec<Said>, HandlerError>>;
+/// What a handler answers to one call.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Answer {
+    /// What it has published through its context, in order.
+    pub said: Vec<Said>,
+    /// Whether it succeeded.
+    pub result: Result<(), HandlerError>,
+}
+
+impl Answer {
+    /// An answer.
+    #[must_use]
+    pub fn new(said: Vec<Said>, result: Result<(), HandlerError>) -> Self {
+        Self { said, result }
+    }
+}
+
+impl From<Result<Vec<Said>, HandlerError>> for Answer {
+    fn from(result: Result<Vec<Said>, HandlerError>) -> Self {
+        match result {
+            Ok(said) => Self::new(said, Ok(())),
+            Err(error) => Self::new(Vec::new(), Err(error)),
+        }
+    }
+}
+
+impl From<Result<(), HandlerError>> for Answer {
+    fn from(result: Result<(), HandlerError>) -> Self {
+        Self::new(Vec::new(), result)
+    }
+}
 
 /// The function of a handler: as many answers as calls.
-pub type Function = Arc<dyn Fn(Vec<Call>) -> Pin<Box<dyn Future<Output = Answers> + Send>> + Send + Sync>;
+pub type Function = Arc<dyn Fn(Vec<Call>) -> Pin<Box<dyn Future<Output = Vec<Answer>> + Send>> + Send + Sync>;
 
 /// Which types a handler takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,7 +217,7 @@ impl JobHandler {
     pub fn new<F, Fut>(name: &'static str, policy: Policy, run: F) -> Self
     where
         F: Fn(Call) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Vec<Said>, HandlerError>> + Send + 'static,
+        Fut: Future<Output: Into<Answer>> + Send + 'static,
     {
         let run = Arc::new(run);
         Self {
@@ -201,7 +231,7 @@ impl JobHandler {
                 Box::pin(async move {
                     let mut answers = Vec::with_capacity(calls.len());
                     for call in calls {
-                        answers.push(run(call).await);
+                        answers.push(run(call).await.into());
                     }
                     answers
                 })
@@ -261,11 +291,11 @@ impl Pipeline for MsgkitPipeline {
     }
 }
 
-struct Told(Arc<dyn Fn(&Event<'_>) + Send + Sync>);
+struct Told(Arc<dyn Observer>);
 
 impl Observer for Told {
     fn on(&self, event: &Event<'_>) {
-        (self.0)(event);
+        self.0.on(event);
     }
 }
 
@@ -295,7 +325,7 @@ fn spec(handler: JobHandler) -> Result<HandlerSpec, Error> {
             let other = run.clone();
             spec.with(closure(one(run))).with(closure(move |message: Other, cx: Context| {
                 let call = Call::new(message.n, message.key, cx.envelope().clone(), cx.attempt());
-                alone(other.clone(), call)
+                alone(other.clone(), call, cx)
             }))
         }
     })
@@ -303,16 +333,21 @@ fn spec(handler: JobHandler) -> Result<HandlerSpec, Error> {
 
 fn one(
     run: Function,
-) -> impl Fn(Probe, Context) -> Pin<Box<dyn Future<Output = Result<Vec<Said>, HandlerError>> + Send>> + Send + Sync
-{
+) -> impl Fn(Probe, Context) -> Pin<Box<dyn Future<Output = Result<(), HandlerError>> + Send>> + Send + Sync {
     move |probe: Probe, cx: Context| {
         let call = Call::new(probe.n, probe.key, cx.envelope().clone(), cx.attempt());
-        Box::pin(alone(run.clone(), call))
+        Box::pin(alone(run.clone(), call, cx))
     }
 }
 
-async fn alone(run: Function, call: Call) -> Result<Vec<Said>, HandlerError> {
-    run(vec![call]).await.pop().unwrap_or_else(|| Err(HandlerError::permanent("no answer")))
+async fn alone(run: Function, call: Call, cx: Context) -> Result<(), HandlerError> {
+    let answer = run(vec![call]).await.pop();
+    answered(answer.unwrap_or_else(|| Answer::from(Err::<(), _>(HandlerError::permanent("no answer")))), &cx)
+}
+
+fn answered(answer: Answer, cx: &Context) -> Result<(), HandlerError> {
+    answer.said.iter().try_for_each(|said| cx.publish(said)).map_err(HandlerError::permanent)?;
+    answer.result
 }
 
 struct InBatches(Function);
@@ -328,12 +363,7 @@ impl HandleBatch<Probe> for InBatches {
         let answers = (self.0)(calls).await;
         let mut outcomes = Vec::with_capacity(answers.len());
         for (answer, one) in answers.into_iter().zip(&batch) {
-            outcomes.push(match answer {
-                Ok(said) => {
-                    said.iter().try_for_each(|said| one.cx.publish(said)).map_err(HandlerError::permanent)
-                }
-                Err(error) => Err(error),
-            });
+            outcomes.push(answered(answer, &one.cx));
         }
         Ok(BatchOutcome::each(outcomes))
     }

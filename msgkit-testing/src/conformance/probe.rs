@@ -75,4 +75,7 @@ impl Message for Said {
     fn topic(&self) -> Result<Topic, Error> {
         Self::template()?.render(&[])
     }
+    fn key(&self) -> Option<Cow<'_, str>> {
+        Some(self.n.to_string().into())
+    }
 }

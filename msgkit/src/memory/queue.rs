@@ -234,8 +234,7 @@ impl Queue {
         if let Some(member) = state.members.get_mut(&member) {
             member.in_hand += taken;
         }
-        let next_due = state.delayed.keys().next().map(|(due, _)| *due);
-        next_due
+        state.delayed.keys().next().map(|(due, _)| *due)
     }
 
     /// Forgets messages; tells how many leases were lost.

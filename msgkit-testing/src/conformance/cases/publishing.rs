@@ -197,7 +197,7 @@ async fn close_ends_a_receive_that_waits(bench: &Bench<'_>) -> Proof {
     match bench.soon("the receive ends", waiting).await {
         Ok((Ok(()), 0)) => {}
         Ok((Err(error), _)) => {
-            assert_eq!(error.kind(), TransportErrorKind::Closed, "{}", msgkit::Chain(&error))
+            assert_eq!(error.kind(), TransportErrorKind::Closed, "{}", msgkit::Chain(&error));
         }
         other => panic!("nothing was published, yet {other:?}"),
     }

@@ -15,6 +15,7 @@ use msgkit::{Envelope, Policy, Text};
 use crate::conformance::bench::{Bench, topic_of};
 use crate::conformance::pipeline::{Call, Job, JobHandler, RunningPipeline};
 use crate::conformance::probe::Said;
+use crate::conformance::{Fault, Proof};
 use crate::decorate::{Decorate, Decorated};
 
 /// An envelope with every attribute, odd headers and bytes that are no text.
@@ -86,7 +87,7 @@ pub(super) fn policy(bench: &Bench<'_>, immediate: u32, rounds: u32) -> Policy {
 }
 
 /// What a handler was called with, in order.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Calls(Arc<Mutex<Vec<Call>>>);
 
 impl Calls {
@@ -129,6 +130,35 @@ pub(super) fn failing(name: &'static str, policy: Policy, calls: &Calls, times: 
             Ok(Vec::<Said>::new())
         }
     })
+}
+
+/// A job with `handlers` on a new connection to the case's broker.
+pub(super) async fn job(bench: &Bench<'_>, handlers: impl IntoIterator<Item = JobHandler>) -> Job {
+    handlers.into_iter().fold(Job::new(bench.connect().await, bench.clock()), Job::with)
+}
+
+/// Starts `handlers` on a new connection.
+pub(super) async fn run(
+    bench: &Bench<'_>,
+    handlers: impl IntoIterator<Item = JobHandler>,
+) -> Box<dyn RunningPipeline> {
+    start(bench, job(bench, handlers).await).await
+}
+
+/// Ends `running` as a killed process does: its connections break, so that nothing is given back in good order.
+/// `None` where that cannot be done here.
+pub(super) async fn crash(bench: &Bench<'_>, running: Box<dyn RunningPipeline>) -> Result<(), Proof> {
+    if let Fault::Impossible(why) = bench.broker().await.disconnect().await {
+        return Err(Proof::not_proven(why));
+    }
+    bench.soon("the crash", running.crash()).await;
+    Ok(())
+}
+
+/// Why a case that needs dead letters on the transport is not for this one.
+pub(super) fn without_dead_letters(transport: &dyn Transport) -> Option<Proof> {
+    (!transport.capabilities().keeps_unread || transport.operate().is_none())
+        .then(|| Proof::absent("dead letters are kept on another transport"))
 }
 
 /// Starts `job` on the bench's pipeline.
@@ -246,6 +276,11 @@ impl Refuses {
         (Arc::new(Decorated::sharing(transport, refuses.clone())), refuses)
     }
 
+    /// From now on nothing is refused.
+    pub(super) fn allow(&self) {
+        self.left.store(0, Ordering::SeqCst);
+    }
+
     pub(super) fn refused(&self) -> u32 {
         self.refused.load(Ordering::SeqCst)
     }
@@ -254,11 +289,13 @@ impl Refuses {
 #[async_trait]
 impl Decorate for Refuses {
     async fn publish(&self, inner: &dyn Transport, batch: Vec<Outgoing>) -> Result<(), PublishError> {
-        let concerned = batch.iter().any(|message| match (&message.to, self.which) {
-            (Destination::Retry { .. }, Which::Retries)
-            | (Destination::DeadLetter(_), Which::DeadLetters)
-            | (Destination::Topic { .. }, Which::Topics) => true,
-            _ => false,
+        let concerned = batch.iter().any(|message| {
+            matches!(
+                (&message.to, self.which),
+                (Destination::Retry { .. }, Which::Retries)
+                    | (Destination::DeadLetter(_), Which::DeadLetters)
+                    | (Destination::Topic { .. }, Which::Topics)
+            )
         });
         if concerned && self.left.load(Ordering::SeqCst) > 0 {
             self.left.fetch_sub(1, Ordering::SeqCst);
