@@ -10,7 +10,7 @@ VERDICTS := $(CURDIR)/target/guarantees
 SUBJECTS := memory memory_retry_topics sqlite
 TABLE := $(RUN) run -q -p msgkit-testing --profile $(PROFILE) --example guarantees --
 
-.PHONY: demo test lint fmt clippy docs unit deny dashboard bench bench-gate tools guarantees guarantees-check conformance
+.PHONY: demo test lint fmt clippy docs unit deny dashboard bench bench-gate tools guarantees guarantees-check conformance mutants
 
 ## Runs the device platform; it prints its address.
 demo:
@@ -41,6 +41,10 @@ guarantees: conformance
 
 conformance:
 	MSGKIT_REQUIRE_BROKERS=1 MSGKIT_GUARANTEES=$(VERDICTS) $(RUN) test --workspace --all-features --profile $(PROFILE) --test conformance
+
+## Broken transports and pipelines, every one of which the suite must reject.
+mutants:
+	$(RUN) test -q -p msgkit-testing --profile $(PROFILE) --test mutants
 
 # After `unit`, which has run the suites.
 guarantees-check:

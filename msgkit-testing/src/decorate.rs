@@ -67,6 +67,11 @@ pub trait Decorate: Send + Sync + Debug + 'static {
         inner.receive(max, into).await
     }
 
+    /// Fetches no more from `inner`.
+    fn stop(&self, inner: &mut dyn Deliveries) {
+        inner.stop();
+    }
+
     /// A message as the reader is to see it, with the count of its starts; `delivery` is what it settles.
     fn show(&self, delivery: &Delivery) -> (Incoming, u32) {
         (delivery.message().clone(), delivery.count())
@@ -237,7 +242,7 @@ impl<D: Decorate> Deliveries for DecoratedDeliveries<D> {
     }
 
     fn stop(&mut self) {
-        self.inner.stop();
+        self.held.with.stop(&mut *self.inner);
     }
 
     async fn flush(&mut self) -> Result<(), TransportError> {

@@ -17,7 +17,7 @@
 //! ```
 //!
 //! Each case is a visible test of its own, `memory::a_delivery_that_is_dropped_comes_back`, and can be run alone by its
-//! name.
+//! name. The suite itself is tested by [`mutants`](crate::mutants).
 
 mod bench;
 mod case;

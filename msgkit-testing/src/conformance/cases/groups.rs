@@ -1,9 +1,10 @@
 //! Who gets a message.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use msgkit::transport::{Start, Subscription, TransportErrorKind};
+use msgkit::transport::{Start, Subscription, Transport, TransportErrorKind};
 
 use super::case;
 use crate::conformance::bench::{Bench, connect, numbered, pattern_of, subscription, text_of};
@@ -60,7 +61,7 @@ pub(super) const CASES: &[Case] = &[
 async fn members_of_a_group_compete(bench: &Bench<'_>) -> Proof {
     let (transport, can) = bench.start().await;
     if !can.groups {
-        return refused(bench, &subscription("g", "a.b"), "groups").await;
+        return refused(bench, &transport, &subscription("g", "a.b"), "groups").await;
     }
     let few = subscription("g", "a.b").with_prefetch(4);
     let mut first = bench.reader(&*transport, &few).await;
@@ -83,7 +84,7 @@ async fn members_of_a_group_compete(bench: &Bench<'_>) -> Proof {
 async fn groups_are_independent(bench: &Bench<'_>) -> Proof {
     let (transport, can) = bench.start().await;
     if !can.groups {
-        return refused(bench, &subscription("g", "a.b"), "groups").await;
+        return refused(bench, &transport, &subscription("g", "a.b"), "groups").await;
     }
     let mut first = bench.group(&*transport, "first", "a.b").await;
     let mut second = bench.group(&*transport, "second", "a.>").await;
@@ -99,7 +100,7 @@ async fn groups_are_independent(bench: &Bench<'_>) -> Proof {
 async fn a_member_that_leaves_hands_over(bench: &Bench<'_>) -> Proof {
     let (transport, can) = bench.start().await;
     if !can.groups {
-        return refused(bench, &subscription("g", "a.b"), "groups").await;
+        return refused(bench, &transport, &subscription("g", "a.b"), "groups").await;
     }
     let mut first = bench.group(&*transport, "g", "a.b").await;
     bench.publish(&*transport, "a.b", &["1", "2", "3"]).await;
@@ -118,7 +119,7 @@ async fn an_ephemeral_subscription_gets_everything_from_now_on(bench: &Bench<'_>
     let (transport, can) = bench.start().await;
     let wanted = Subscription::ephemeral([pattern_of("a.b")]);
     if !can.ephemeral {
-        return refused(bench, &wanted, "ephemeral subscriptions").await;
+        return refused(bench, &transport, &wanted, "ephemeral subscriptions").await;
     }
     bench.publish(&*transport, "a.b", &["before"]).await;
     let mut first = bench.reader(&*transport, &wanted).await;
@@ -134,7 +135,7 @@ async fn an_ephemeral_subscription_leaves_nothing_behind(bench: &Bench<'_>) -> P
     let (transport, can) = bench.start().await;
     let wanted = Subscription::ephemeral([pattern_of("a.b")]);
     if !can.ephemeral {
-        return refused(bench, &wanted, "ephemeral subscriptions").await;
+        return refused(bench, &transport, &wanted, "ephemeral subscriptions").await;
     }
     let mut reader = bench.reader(&*transport, &wanted).await;
     bench.publish(&*transport, "a.b", &["1", "2"]).await;
@@ -161,12 +162,23 @@ async fn a_new_group_begins_with_what_comes(bench: &Bench<'_>) -> Proof {
     Proof::Proven
 }
 
-async fn a_new_group_begins_at_the_earliest(bench: &Bench<'_>) -> Proof {
+/// A connection to a broker that keeps messages, and one to a broker that was not asked to.
+async fn keeping_and_plain(bench: &Bench<'_>) -> [Arc<dyn Transport>; 2] {
     let mut setup = bench.setup();
     setup.retains = true;
-    let transport = connect(&*bench.broker_with(&setup).await).await;
+    [connect(&*bench.broker_with(&setup).await).await, bench.connect().await]
+}
+
+async fn a_new_group_begins_at_the_earliest(bench: &Bench<'_>) -> Proof {
     let wanted = subscription("new", "a.b").with_start(Start::Earliest);
-    if transport.capabilities().start.earliest {
+    let mut absent = None;
+    let mut proven = false;
+    // Claimed or not, with this option or without it: it works, or it is refused.
+    for transport in keeping_and_plain(bench).await {
+        if !transport.capabilities().start.earliest {
+            absent = Some(refused(bench, &transport, &wanted, "a start at the earliest message").await);
+            continue;
+        }
         let mut old = bench.group(&*transport, "old", "a.b").await;
         bench.publish(&*transport, "a.b", &["1", "2"]).await;
         bench.publish(&*transport, "a.c", &["other"]).await;
@@ -175,38 +187,31 @@ async fn a_new_group_begins_at_the_earliest(bench: &Bench<'_>) -> Proof {
         let mut new = bench.reader(&*transport, &wanted).await;
         bench.publish(&*transport, "a.b", &["3"]).await;
         assert_eq!(new.texts(3).await, ["1", "2", "3"], "the oldest first, settled by others or not");
+        proven = true;
     }
-    // Where it is not claimed it must be refused.
-    let plain = bench.connect().await;
-    if plain.capabilities().start.earliest {
-        return Proof::Proven;
-    }
-    let absent = refused(bench, &wanted, "a start at the earliest message").await;
-    if transport.capabilities().start.earliest { Proof::Proven } else { absent }
+    absent.filter(|_| !proven).unwrap_or(Proof::Proven)
 }
 
 async fn a_new_group_begins_at_a_time(bench: &Bench<'_>) -> Proof {
-    let mut setup = bench.setup();
-    setup.retains = true;
-    let transport = connect(&*bench.broker_with(&setup).await).await;
-    if transport.capabilities().start.time {
+    let mut absent = None;
+    let mut proven = false;
+    for transport in keeping_and_plain(bench).await {
+        let wanted = subscription("new", "a.b").with_start(Start::At(bench.clock().now()));
+        if !transport.capabilities().start.time {
+            absent = Some(refused(bench, &transport, &wanted, "a start at a point in time").await);
+            continue;
+        }
         bench.publish(&*transport, "a.b", &["before"]).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let from = bench.clock().now();
+        let wanted = wanted.with_start(Start::At(bench.clock().now()));
         tokio::time::sleep(Duration::from_millis(50)).await;
         bench.publish(&*transport, "a.b", &["1", "2"]).await;
-        let wanted = subscription("new", "a.b").with_start(Start::At(from));
         let mut new = bench.reader(&*transport, &wanted).await;
         assert_eq!(new.texts(2).await, ["1", "2"]);
         new.nothing("what came before that time does not").await;
+        proven = true;
     }
-    let plain = bench.connect().await;
-    if plain.capabilities().start.time {
-        return Proof::Proven;
-    }
-    let wanted = subscription("refused", "a.b").with_start(Start::At(bench.clock().now()));
-    let absent = refused(bench, &wanted, "a start at a point in time").await;
-    if transport.capabilities().start.time { Proof::Proven } else { absent }
+    absent.filter(|_| !proven).unwrap_or(Proof::Proven)
 }
 
 async fn a_group_that_exists_goes_on_where_it_was(bench: &Bench<'_>) -> Proof {
@@ -263,8 +268,12 @@ async fn a_group_can_take_more(bench: &Bench<'_>) -> Proof {
 }
 
 /// What is not claimed must be refused, for good and at once, when it is declared or subscribed to.
-async fn refused(bench: &Bench<'_>, wanted: &Subscription, what: &str) -> Proof {
-    let transport = bench.connect().await;
+async fn refused(
+    bench: &Bench<'_>,
+    transport: &Arc<dyn Transport>,
+    wanted: &Subscription,
+    what: &str,
+) -> Proof {
     let declaration = msgkit::transport::Declaration::Group {
         subscription: wanted.clone(),
         retry_steps: Vec::new(),
