@@ -1,12 +1,13 @@
 //! Test kit, faults, simulation and conformance suite for msgkit.
 //!
+//! - [`TestKit`]: a service under test, in memory and on virtual time, or on a broker by its URL.
 //! - [`conformance`]: what every transport must do, as a suite that a transport crate runs as its test.
 //! - [`mutants`]: transports and pipelines broken in one way each, which test the suite.
 //! - [`decorate`]: transports around transports, for faults and for mutants.
-//!
-//! Until the test kit is here, a service is tested as msgkit's own tests do it: on a
-//! [`Memory`](msgkit::memory::Memory) transport with a virtual [`Clock`](msgkit::Clock) under tokio's paused time.
 
 pub mod conformance;
 pub mod decorate;
+mod kit;
 pub mod mutants;
+
+pub use self::kit::TestKit;

@@ -23,12 +23,14 @@ pub struct CheckedHandler {
     pub transports: Vec<String>,
     /// The policy in a few words.
     pub policy: String,
+    /// How long one attempt may take.
+    pub timeout: std::time::Duration,
     /// What the transport does itself, and what is emulated, with its cost.
     pub notes: Vec<String>,
 }
 
 /// The resolved table of a service.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct CheckReport {
     /// The service.
@@ -86,6 +88,7 @@ fn handler(plan: &Plan) -> CheckedHandler {
             .iter()
             .map(|origin| format!("{} ({})", origin.from.name, origin.from.transport.system()))
             .collect(),
+        timeout: policy.timeout,
         policy: format!(
             "{} at once, {} in place, {delayed}, {:?} each, {order}",
             policy.concurrency, policy.immediate, policy.timeout

@@ -156,6 +156,24 @@ impl Service {
         self
     }
 
+    /// Puts what `with` makes in the place of every transport, under the same names; a service without one has one named
+    /// `memory`. They are shared: a drain leaves them open. For tests, and for whatever is to lie between a service and
+    /// its transports.
+    pub fn replace_transports(
+        mut self,
+        mut with: impl FnMut(&str, Option<Arc<dyn Transport>>) -> Arc<dyn Transport>,
+    ) -> Self {
+        let before = std::mem::take(&mut self.transports);
+        if before.is_empty() {
+            let name = Text::from_static("memory");
+            self.transports.push(Named { transport: with(&name, None), name, shared: true });
+        }
+        for Named { name, transport, .. } in before {
+            self.transports.push(Named { transport: with(&name, Some(transport)), name, shared: true });
+        }
+        self
+    }
+
     /// Sends topics that match `pattern` to the transport named `to`; the first route that matches wins.
     pub fn route(mut self, pattern: Pattern, to: impl Into<Text>) -> Self {
         self.routes.push((pattern, to.into()));
