@@ -122,9 +122,14 @@ async fn real_work_in_a_handler_is_not_overtaken_by_virtual_time() {
     kit.settle().await;
     assert_eq!(kit.published::<Shipped>(), [Shipped { id: 1 }]);
     assert_eq!(kit.attempts("shipping", placed.id()), 1);
-    // The same while the test itself waits for something.
+    // The same while the test itself waits for something real.
     let placed = kit.publish(&Placed { id: 2 }).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(1)).await;
+    let (tell, told) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(100));
+        tell.send(())
+    });
+    told.await.unwrap();
     kit.settle().await;
     assert_eq!(kit.attempts("shipping", placed.id()), 1);
     kit.finish().await.unwrap();
