@@ -1,0 +1,100 @@
+//! Several messages of one type, handled at once.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::Poll;
+
+use tokio::time::Instant;
+
+use super::Lane;
+use super::attempt::publish_before_ack;
+use super::track::panic_text;
+use super::work::Decision;
+use crate::envelope::DeadLetterKind;
+use crate::handler::{Context, Failure, HandlerError};
+use crate::telemetry::EventKind;
+
+impl Lane {
+    /// Runs the messages at the head of the batch through a batch handler, all at once.
+    pub(super) async fn work_off_batch(&mut self) {
+        let Some(batch) = self.tracks[0].batch.clone() else { return };
+        let mut works = Vec::with_capacity(batch.size.min(self.batch.len()));
+        while works.len() < batch.size
+            && let Some(delivery) = self.batch.pop_front()
+        {
+            if let Some(mut work) = self.admit(delivery).await {
+                work.attempts = work.attempts.saturating_add(1);
+                works.push(work);
+            }
+        }
+        if works.is_empty() {
+            return;
+        }
+        let shared = self.shared.clone();
+        let mut contexts: Vec<Context> = works
+            .iter()
+            .map(|work| Context::new(shared.parts.clone(), work.envelope.clone(), work.attempts))
+            .collect();
+        if shared.observers.any() {
+            for work in &works {
+                self.tell(Some(&work.envelope), EventKind::Started { attempt: work.attempts });
+            }
+        }
+        let began = Instant::now();
+        let mut running = batch.run.run(contexts.clone());
+        let guarded = std::future::poll_fn(|task| {
+            catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(task))).unwrap_or_else(|panic| {
+                Poll::Ready(vec![Err(Failure::new(
+                    DeadLetterKind::Panic,
+                    HandlerError::retry(panic_text(&*panic)),
+                ))])
+            })
+        });
+        self.acks.hand_over();
+        let timeout = shared.plan.policy.timeout;
+        let mut results = tokio::time::timeout(timeout, guarded).await.unwrap_or_else(|_| {
+            let error = format!("the handler took longer than {timeout:?}");
+            vec![Err(Failure::new(DeadLetterKind::Timeout, HandlerError::retry(error)))]
+        });
+        let took = began.elapsed();
+        if results.len() == 1 && works.len() > 1 {
+            // A panic or a timeout is one outcome for all.
+            let first = match &results[0] {
+                Err(failure) => (failure.kind, failure.error.to_string()),
+                Ok(()) => (DeadLetterKind::Handler, "the batch handler gave no outcome".to_owned()),
+            };
+            results = works
+                .iter()
+                .map(|_| Err(Failure::new(first.0, HandlerError::retry(first.1.clone()))))
+                .collect();
+        }
+        for ((mut work, result), cx) in works.into_iter().zip(results).zip(&mut contexts) {
+            let result = match result {
+                Ok(()) => match cx.take_outbox() {
+                    outgoing if outgoing.is_empty() => Ok(()),
+                    outgoing => publish_before_ack(&shared, outgoing).await,
+                },
+                Err(failure) => Err(failure),
+            };
+            match result {
+                Ok(()) => {
+                    if let Some(breaker) = &shared.breaker {
+                        breaker.succeeded();
+                    }
+                    if shared.observers.any() {
+                        self.tell(
+                            Some(&work.envelope),
+                            EventKind::Succeeded { attempt: work.attempts, took },
+                        );
+                    }
+                    self.settle(work);
+                }
+                Err(failure) => match self.failed(&mut work, failure, took).await {
+                    // Tried again alone: what fails in a batch must not take the others with it.
+                    Decision::Again => self.attempts(work, None).await,
+                    Decision::Park(wait) => self.parking.park(work, wait),
+                    Decision::Do(action) => self.act(work, action).await,
+                },
+            }
+        }
+    }
+}

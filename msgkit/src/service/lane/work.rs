@@ -1,0 +1,53 @@
+//! A message on its way, and what is to become of it.
+
+use std::time::Duration;
+
+use crate::envelope::{DeadLetterKind, Envelope};
+use crate::text::Text;
+use crate::transport::Delivery;
+
+/// A message on its way through the attempts.
+#[derive(Debug)]
+pub(crate) struct Work {
+    pub(super) delivery: Delivery,
+    pub(super) envelope: Envelope,
+    pub(super) track: usize,
+    pub(super) origin: usize,
+    pub(super) attempts: u32,
+    /// Attempts in place since the last delay.
+    pub(super) in_place: u32,
+    /// Delayed retries so far.
+    pub(super) round: u32,
+}
+
+impl Work {
+    /// The message's ordering key.
+    pub(crate) fn key(&self) -> Option<&str> {
+        self.envelope.key()
+    }
+
+    /// The delivery, to give it back.
+    pub(crate) fn into_delivery(self) -> Delivery {
+        self.delivery
+    }
+}
+
+/// What a failed attempt means.
+pub(super) enum Decision {
+    /// Try again here, at once.
+    Again,
+    /// Try again here, later; the key waits.
+    Park(Duration),
+    /// Settle it one way or the other.
+    Do(Action),
+}
+
+/// How a failed message is settled.
+pub(super) enum Action {
+    /// A copy that is due later.
+    Retry(Duration),
+    /// A dead letter.
+    Bury { kind: DeadLetterKind, error: String },
+    /// Dropped, because the handler said so.
+    Discard(Text),
+}
