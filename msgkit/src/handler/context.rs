@@ -168,6 +168,16 @@ impl Context {
         self.0.parts.publisher.publish_envelopes(vec![envelope]).await
     }
 
+    /// What the unit of work of this attempt shares, by its type: an open transaction. `None` without a unit of work.
+    #[must_use]
+    pub fn unit<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        self.outbox().unit.clone()?.downcast().ok()
+    }
+
+    pub(crate) fn set_unit(&self, unit: Arc<dyn Any + Send + Sync>) {
+        self.outbox().unit = Some(unit);
+    }
+
     /// What waits to be published when the handler succeeds, in order.
     #[must_use]
     pub fn published(&self) -> Vec<Envelope> {

@@ -8,10 +8,14 @@ mod batch;
 mod closure;
 mod context;
 mod error;
+mod inbox;
+#[cfg(feature = "tower")]
+mod layered;
 mod outbox;
 mod registration;
 mod slot;
 mod spec;
+mod unit;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -22,10 +26,14 @@ pub use self::closure::closure;
 pub(crate) use self::context::ContextParts;
 pub use self::context::{Context, HandlerIdentity, State};
 pub use self::error::{Disposition, HandlerError};
+pub use self::inbox::{Inbox, MemoryInbox};
+#[cfg(feature = "tower")]
+pub use self::layered::{Call, Innermost, layered};
 pub use self::outbox::{IntoMessages, Outbox};
 pub use self::registration::{BoxedCoroutine, Coroutine, Registration, register};
 pub(crate) use self::slot::{Failure, Slot};
 pub use self::spec::{HandlerSpec, PolicyOverrides};
+pub use self::unit::{Unit, UnitOfWork};
 use crate::error::Error;
 
 /// Handles one message type; `R` is what to publish: nothing, one message, several, maybe one.

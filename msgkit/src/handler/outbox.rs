@@ -1,5 +1,8 @@
 //! What a handler publishes: collected during the attempt, published before its message is settled.
 
+use std::any::Any;
+use std::sync::Arc;
+
 use crate::envelope::{Envelope, MessageId, Timestamp};
 use crate::error::Error;
 use crate::message::{self, Message};
@@ -15,6 +18,8 @@ pub struct Outbox {
     waiting: Vec<Envelope>,
     /// What was published at once, so that it counts among its like.
     published: Vec<(Text, Topic, Option<Text>)>,
+    /// What the unit of work of this attempt shares with the handler.
+    pub(super) unit: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// Who publishes, and because of what: the parts of a derived id besides the message itself.
@@ -99,6 +104,7 @@ impl Outbox {
     pub(crate) fn clear(&mut self) {
         self.waiting.clear();
         self.published.clear();
+        self.unit = None;
     }
 }
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::inbox::Inbox;
 use super::registration::{Registration, register};
+use super::unit::UnitOfWork;
 use super::{Handle, HandlerError, IntoMessages};
 use crate::error::Error;
 use crate::message::Message;
@@ -118,6 +120,8 @@ pub struct HandlerSpec {
     pub(crate) publishes: Vec<(&'static str, &'static str)>,
     pub(crate) component: Option<Text>,
     pub(crate) ingest: crate::envelope::ingest::Ingest,
+    pub(crate) inbox: Option<Arc<dyn Inbox>>,
+    pub(crate) unit: Option<Arc<dyn UnitOfWork>>,
 }
 
 impl HandlerSpec {
@@ -148,6 +152,8 @@ impl HandlerSpec {
             publishes: Vec::new(),
             component: None,
             ingest: crate::envelope::ingest::Ingest::default(),
+            inbox: None,
+            unit: None,
         })
     }
 
@@ -236,6 +242,23 @@ impl HandlerSpec {
     pub fn ingest(mut self, ingest: crate::envelope::ingest::Ingest) -> Self {
         self.ingest = ingest;
         self
+    }
+
+    /// Settles messages that `inbox` knows as handled, without handling them again.
+    pub fn inbox(mut self, inbox: Arc<dyn Inbox>) -> Self {
+        self.inbox = Some(inbox);
+        self
+    }
+
+    /// Runs each attempt in a unit of work.
+    pub fn unit_of_work(mut self, unit: Arc<dyn UnitOfWork>) -> Self {
+        self.unit = Some(unit);
+        self
+    }
+
+    /// Whether an inbox or a unit of work has a part in every message.
+    pub(crate) fn has_slots(&self) -> bool {
+        self.inbox.is_some() || self.unit.is_some()
     }
 
     /// The handler's name.

@@ -24,7 +24,9 @@ pub enum BreakerState {
 ///
 /// An outage fails everything alike; letting every message run through its attempts would only turn the whole backlog
 /// into dead letters. While the breaker is open nothing is started, and the message that met it is tried again without
-/// its attempt being counted.
+/// its attempt being counted; after a few tries it waits as a delayed retry and another one goes first, because it may be
+/// that message which fails. Where it is the only one there is, nobody can tell, and it is tried for as long as it fails,
+/// at the longest wait.
 #[derive(Debug)]
 pub struct Breaker {
     policy: BreakerPolicy,
@@ -111,7 +113,7 @@ impl Breaker {
         }
     }
 
-    /// The attempt that went first was given up (shutdown) without an outcome.
+    /// The attempt that went first has told nothing of an outage: the message itself was refused, or given up.
     pub fn abandoned(&self) {
         if let Some(open) = &mut *self.lock() {
             open.probing = false;

@@ -38,7 +38,8 @@ use crate::config::{HandlerSettings, Settings};
 use crate::envelope::Clock;
 use crate::error::Error;
 use crate::handler::{
-    Context, Handler, HandlerError, HandlerSpec, IntoMessages, PolicyOverrides, State, closure,
+    Context, Handler, HandlerError, HandlerSpec, Inbox, IntoMessages, PolicyOverrides, State, UnitOfWork,
+    closure,
 };
 use crate::memory::Memory;
 use crate::message::Message;
@@ -84,6 +85,8 @@ pub struct Service {
     publishes: Vec<(Pattern, Topic)>,
     state: State,
     observers: Vec<Arc<dyn Observer>>,
+    inbox: Option<Arc<dyn Inbox>>,
+    unit: Option<Arc<dyn UnitOfWork>>,
     clock: Clock,
     drain_deadline: Duration,
     health: HealthBoard,
@@ -106,6 +109,8 @@ impl Service {
             publishes: Vec::new(),
             state: State::default(),
             observers: Vec::new(),
+            inbox: None,
+            unit: None,
             clock: Clock::system(),
             drain_deadline: Duration::from_secs(30),
             health: HealthBoard::default(),
@@ -243,6 +248,18 @@ impl Service {
     /// Tells `observer` every life-cycle event of every message.
     pub fn observe(mut self, observer: impl Observer) -> Self {
         self.observers.push(Arc::new(observer));
+        self
+    }
+
+    /// The inbox of every handler that has none of its own: what a group has handled is not handled again.
+    pub fn inbox(mut self, inbox: Arc<dyn Inbox>) -> Self {
+        self.inbox = Some(inbox);
+        self
+    }
+
+    /// The unit of work of every handler that has none of its own.
+    pub fn unit_of_work(mut self, unit: Arc<dyn UnitOfWork>) -> Self {
+        self.unit = Some(unit);
         self
     }
 
@@ -412,7 +429,10 @@ impl Service {
             {
                 continue;
             }
-            let plan = resolver.plan(spec.clone())?;
+            let mut spec = spec.clone();
+            spec.inbox = spec.inbox.or_else(|| self.inbox.clone());
+            spec.unit = spec.unit.or_else(|| self.unit.clone());
+            let plan = resolver.plan(spec)?;
             if let Some(other) = plans.iter().find(|other| other.identity.handler == plan.identity.handler) {
                 return Err(Error::refused(format!(
                     "two handlers are named `{}`; give one another name",

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+use tracing::Instrument as _;
+
 use crate::envelope::{Clock, Envelope};
 use crate::error::{Error, ErrorKind};
 use crate::message::{self, Message};
-use crate::telemetry::{EventKind, Observers};
+use crate::telemetry::{EventKind, Observers, span};
 use crate::text::Text;
 use crate::topic::{Pattern, Topic};
 use crate::transport::{Destination, Outgoing, PublishError, Transport};
@@ -122,11 +124,18 @@ impl PublishHandle {
         transport: &dyn Transport,
         batch: Vec<Outgoing>,
     ) -> Result<(), PublishError> {
+        let publishing = async |batch: Vec<Outgoing>| match batch.first() {
+            Some(first) if tracing::enabled!(tracing::Level::INFO) => {
+                let span = span::send(transport.system(), &first.to, &first.envelope, batch.len());
+                transport.publish(batch).instrument(span).await
+            }
+            _ => transport.publish(batch).await,
+        };
         if !self.0.observers.any() {
-            return transport.publish(batch).await;
+            return publishing(batch).await;
         }
         let told = batch.clone();
-        let result = transport.publish(batch).await;
+        let result = publishing(batch).await;
         for Outgoing { to, envelope } in &told {
             let rejected = match &result {
                 Ok(()) => false,

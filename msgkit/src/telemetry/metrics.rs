@@ -22,7 +22,7 @@ const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.7
 /// | `msgkit.in_flight` | `{message}` | attempts under way |
 /// | `msgkit.retries` | `{message}` | delayed retries scheduled |
 /// | `msgkit.dead_letters` | `{message}` | dead letters, by `kind` |
-/// | `msgkit.discarded`, `msgkit.skipped`, `msgkit.given_back`, `msgkit.copy_failures` | `{message}` | as the events of [`EventKind`] |
+/// | `msgkit.discarded`, `msgkit.skipped`, `msgkit.duplicates`, `msgkit.given_back`, `msgkit.copy_failures` | `{message}` | as the events of [`EventKind`] |
 /// | `msgkit.critical_time` | s | from publish to settled, all retries included |
 #[derive(Debug)]
 pub struct Metrics {
@@ -35,6 +35,7 @@ pub struct Metrics {
     dead_letters: Counter<u64>,
     discarded: Counter<u64>,
     skipped: Counter<u64>,
+    duplicates: Counter<u64>,
     given_back: Counter<u64>,
     copy_failures: Counter<u64>,
     critical_time: Histogram<f64>,
@@ -62,6 +63,7 @@ impl Metrics {
             dead_letters: counter("msgkit.dead_letters"),
             discarded: counter("msgkit.discarded"),
             skipped: counter("msgkit.skipped"),
+            duplicates: counter("msgkit.duplicates"),
             given_back: counter("msgkit.given_back"),
             copy_failures: counter("msgkit.copy_failures"),
             critical_time: seconds("msgkit.critical_time"),
@@ -101,6 +103,7 @@ impl Observer for Metrics {
             }
             EventKind::Discarded { .. } => self.discarded.add(1, &attributes),
             EventKind::Skipped => self.skipped.add(1, &attributes),
+            EventKind::Duplicate => self.duplicates.add(1, &attributes),
             EventKind::CopyFailed { .. } => self.copy_failures.add(1, &attributes),
             EventKind::GivenBack => self.given_back.add(1, &attributes),
             EventKind::Settled => {

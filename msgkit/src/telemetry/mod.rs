@@ -6,6 +6,7 @@
 #[cfg(feature = "opentelemetry")]
 mod metrics;
 mod observer;
+pub(crate) mod span;
 
 #[cfg(feature = "opentelemetry")]
 pub use self::metrics::Metrics;

@@ -89,6 +89,8 @@ pub enum EventKind<'a> {
     },
     /// It is of a type that the handler does not take.
     Skipped,
+    /// The group's inbox says that it was handled before.
+    Duplicate,
     /// A copy of it (delayed retry, dead letter) could not be confirmed; it is being tried again.
     CopyFailed {
         /// Where the copy should go.
@@ -117,6 +119,7 @@ impl EventKind<'_> {
             Self::DeadLettered(_) => "dead_lettered",
             Self::Discarded { .. } => "discarded",
             Self::Skipped => "skipped",
+            Self::Duplicate => "duplicate",
             Self::CopyFailed { .. } => "copy_failed",
             Self::GivenBack => "given_back",
             Self::Settled => "settled",

@@ -111,6 +111,11 @@ pub(super) const CASES: &[Case] = &[
     ),
     case!(
         CHAPTER,
+        an_outage_leaves_no_message_in_the_way,
+        "After an outage a message that fails for good holds up no other"
+    ),
+    case!(
+        CHAPTER,
         a_message_that_kills_the_process_is_condemned,
         "A message that kills the process ends as a dead letter of kind crash; the innocent are handled"
     ),
@@ -700,6 +705,46 @@ async fn an_outage_condemns_nobody(bench: &Bench<'_>) -> Proof {
             "nobody is condemned"
         );
     }
+    drain(bench, running).await;
+    Proof::Proven
+}
+
+async fn an_outage_leaves_no_message_in_the_way(bench: &Bench<'_>) -> Proof {
+    let transport = bench.connect().await;
+    if let Some(absent) = without_dead_letters(&*transport) {
+        return absent;
+    }
+    let calls = Calls::default();
+    let (log, down) = (calls.clone(), Arc::new(AtomicBool::new(true)));
+    let outage = down.clone();
+    let tick = bench.time().tick();
+    let mut policy = policy(bench, 0, 1);
+    let mut breaker = BreakerPolicy::default();
+    (breaker.failures, breaker.wait, breaker.max_wait) = (3, tick / 4, tick / 4);
+    policy.breaker = Some(breaker);
+    // Number 0 fails for good, number 1 is refused; both come before the others.
+    let handler = JobHandler::new("g", policy, move |call| {
+        let (n, down) = (call.n, outage.load(Ordering::SeqCst));
+        log.push(call);
+        async move {
+            match n {
+                _ if down => Err(HandlerError::retry("the database is down")),
+                0 => Err(HandlerError::retry("never")),
+                1 => Err(HandlerError::permanent("no such order")),
+                _ => Ok(()),
+            }
+        }
+    });
+    let running = run(bench, [handler]).await;
+    publish(bench, &*running, 0..6).await;
+    bench.until("the outage is noticed", || calls.len() >= 4).await;
+    tokio::time::sleep(tick).await;
+    down.store(false, Ordering::SeqCst);
+    let letters = until_dead(bench, &*transport, "g", 2).await;
+    until_idle(bench, &*transport, "g").await;
+    let dead: BTreeSet<u32> = letters.iter().filter_map(number_of).collect();
+    assert_eq!(dead, [0, 1].into(), "the others are handled");
+    assert_eq!(calls.numbers().iter().collect::<BTreeSet<_>>().len(), 6);
     drain(bench, running).await;
     Proof::Proven
 }

@@ -2,12 +2,17 @@
 
 use super::work::Work;
 use super::{Feed, Lane};
+use std::time::Duration;
+
 use crate::envelope::{DeadLetterKind, Envelope};
+use crate::error::Chain;
 use crate::policy::Unhandled;
 use crate::service::copies;
 use crate::telemetry::EventKind;
 use crate::transport::{Delivery, Incoming, Outgoing};
 
+/// The shortest and the longest pause between two questions to an inbox that does not answer.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// How often a suspect is started alone before it is condemned.
 const LAST_STARTS: u32 = 2;
 
@@ -47,6 +52,7 @@ impl Lane {
         let work = Work {
             attempts: envelope.attempt(),
             in_place: 0,
+            probes: 0,
             round: retry.map_or(0, |retry| retry.round),
             track,
             origin: self.origin,
@@ -84,7 +90,40 @@ impl Lane {
             self.replace(work, copy, None).await;
             return None;
         }
-        Some(work)
+        if self.shared.plan.spec.inbox.is_some() { self.unless_known(work).await } else { Some(work) }
+    }
+
+    /// The message, where the group's inbox does not know it; an inbox that cannot tell is asked again.
+    async fn unless_known(&mut self, work: Work) -> Option<Work> {
+        let shared = self.shared.clone();
+        let inbox = shared.plan.spec.inbox.as_ref()?;
+        let mut pause = PAUSE.0;
+        loop {
+            let error = match inbox.contains(&shared.plan.identity.group, &work.envelope).await {
+                Ok(false) => return Some(work),
+                Ok(true) => {
+                    if shared.observers.any() {
+                        self.tell(Some(&work.envelope), EventKind::Duplicate);
+                    }
+                    self.settle(work);
+                    return None;
+                }
+                Err(error) => error,
+            };
+            tracing::warn!(
+                handler = %shared.plan.identity.handler, message_id = %work.envelope.id(), error = %Chain(&*error),
+                "the inbox cannot tell whether the message was handled; it waits"
+            );
+            self.acks.hand_over();
+            tokio::select! {
+                biased;
+                () = self.control.draining() => {
+                    self.return_one(work);
+                    return None;
+                }
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE.1),
+            }
+        }
     }
 
     /// Starts a suspect with nothing beside it in hand, or condemns it.
@@ -112,8 +151,16 @@ impl Lane {
         let now = self.shared.parts.clock.now();
         let envelope = copies::envelope_of(malformed, system, delivery.position(), now);
         let error = malformed.error.clone();
-        let work =
-            Work { delivery, envelope, track: 0, origin: self.origin, attempts: 0, in_place: 0, round: 0 };
+        let work = Work {
+            delivery,
+            envelope,
+            track: 0,
+            origin: self.origin,
+            attempts: 0,
+            in_place: 0,
+            probes: 0,
+            round: 0,
+        };
         self.bury(work, DeadLetterKind::Decode, &error).await;
     }
 
@@ -125,6 +172,7 @@ impl Lane {
             origin: self.origin,
             attempts: envelope.attempt(),
             in_place: 0,
+            probes: 0,
             round: 0,
         };
         match self.shared.plan.policy.unhandled {

@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Lane;
+use super::complete::{begin, complete};
 use super::track::{Begun, Ended, panic_text};
 use super::work::{Action, Decision, Work};
-use super::{Lane, Shared};
-use crate::envelope::{DeadLetterKind, Envelope};
-use crate::error::Chain;
-use crate::handler::{Context, Disposition, Failure, HandlerError};
+use crate::envelope::DeadLetterKind;
+use crate::handler::{Context, Disposition, Failure, HandlerError, Unit};
 use crate::policy::{OnFailure, Order};
-use crate::telemetry::EventKind;
+use crate::telemetry::{EventKind, span};
+
+/// How often a message may go first in an outage before another one does.
+const PROBES: u32 = 3;
 
 impl Lane {
     /// Runs attempts until the message is settled, gone back, or parked.
@@ -44,15 +47,29 @@ impl Lane {
             if observed {
                 self.tell(Some(&work.envelope), EventKind::Started { attempt: work.attempts });
             }
-            let ended = match first {
-                Some(Begun::Ended(ended)) => ended,
-                Some(Begun::Waits) => self.attempt(&work, true).await,
-                None => self.attempt(&work, false).await,
+            let (ended, unit) = match first {
+                Some(Begun::Ended(ended)) => (ended, None),
+                Some(Begun::Waits) => (self.attempt(&work, true).await, None),
+                None => match begin(&self.shared, &work).await {
+                    Err(failure) => (Ended::Outcome(Err(failure)), None),
+                    Ok(unit) => {
+                        self.prepare(&work, unit.as_deref());
+                        (self.attempt(&work, false).await, unit)
+                    }
+                },
             };
             let took = began.map_or(Duration::ZERO, |began| began.elapsed());
             let result = match ended {
-                Ended::Outcome(Ok(())) => self.publish_outbox(&work).await,
-                Ended::Outcome(Err(failure)) | Ended::Broken(failure) => Err(failure),
+                Ended::Outcome(Ok(())) => {
+                    let published = self.context.as_mut().map(Context::take_outbox).unwrap_or_default();
+                    complete(&self.shared, &work, unit, published).await
+                }
+                Ended::Outcome(Err(failure)) | Ended::Broken(failure) => {
+                    if let Some(unit) = unit {
+                        unit.roll_back().await;
+                    }
+                    Err(failure)
+                }
             };
             match result {
                 Ok(()) => {
@@ -76,39 +93,30 @@ impl Lane {
         }
     }
 
+    /// Makes the context of an attempt that has not begun.
+    fn prepare(&mut self, work: &Work, unit: Option<&dyn Unit>) {
+        let cx = match self.context.take() {
+            Some(mut cx) => {
+                cx.reset(&work.envelope, work.attempts);
+                cx
+            }
+            None => Context::new(self.shared.parts.clone(), work.envelope.clone(), work.attempts),
+        };
+        if let Some(unit) = unit {
+            cx.set_unit(unit.shared());
+        }
+        self.context = Some(cx);
+    }
+
     /// One attempt: the coroutine is polled until it reports, panics, or takes too long.
     pub(super) async fn attempt(&mut self, work: &Work, begun: bool) -> Ended {
         let Self { shared, tracks, context, acks, timer, swift, .. } = self;
         let track = &mut tracks[work.track];
-        if !begun {
-            let cx = match context.take() {
-                Some(mut cx) => {
-                    cx.reset(&work.envelope, work.attempts);
-                    cx
-                }
-                None => Context::new(shared.parts.clone(), work.envelope.clone(), work.attempts),
-            };
+        if !begun && let Some(cx) = context.take() {
             track.slot.put(cx);
         }
-        let identity = &shared.plan.identity;
-        let span = tracing::info_span!(
-            "process",
-            otel.kind = "consumer",
-            messaging.operation.type = "process",
-            messaging.destination.name = tracing::field::Empty,
-            messaging.consumer.group.name = tracing::field::Empty,
-            handler = tracing::field::Empty,
-            message_id = tracing::field::Empty,
-            trace_id = tracing::field::Empty,
-            attempt = work.attempts,
-        );
-        if !span.is_disabled() {
-            span.record("messaging.destination.name", work.envelope.topic().as_str());
-            span.record("messaging.consumer.group.name", identity.group.as_str());
-            span.record("handler", identity.handler.as_str());
-            span.record("message_id", tracing::field::display(work.envelope.id()));
-            span.record("trace_id", tracing::field::display(work.envelope.trace().parent.trace_id()));
-        }
+        let system = shared.plan.origins[work.origin].from.transport.system();
+        let span = span::process(system, &shared.plan.identity, &work.envelope, work.attempts);
         let timeout = shared.plan.policy.timeout;
         let mut armed = false;
         let ended = std::future::poll_fn(|task| {
@@ -147,21 +155,14 @@ impl Lane {
         if !armed {
             *swift = true;
         }
+        if let Ended::Broken(failure) | Ended::Outcome(Err(failure)) = &ended {
+            span.record("otel.status_code", "ERROR");
+            span.record("error.type", failure.kind.as_str());
+        }
         if matches!(ended, Ended::Broken(_)) {
             self.tracks[work.track].restart();
         }
         ended
-    }
-
-    /// Publishes what the handler published, before its message is settled.
-    pub(super) async fn publish_outbox(&mut self, work: &Work) -> Result<(), Failure> {
-        let Some(cx) = &mut self.context else { return Ok(()) };
-        let outgoing = cx.take_outbox();
-        if outgoing.is_empty() {
-            return Ok(());
-        }
-        debug_assert_eq!(cx.envelope().id(), work.envelope.id());
-        publish_before_ack(&self.shared, outgoing).await
     }
 
     /// Says what a failed attempt means for its message.
@@ -176,6 +177,13 @@ impl Lane {
             );
         }
         let kind = failure.kind;
+        let mut outage = failure.outage;
+        if let (Some(breaker), Disposition::Permanent | Disposition::Discard(_)) =
+            (&shared.breaker, failure.error.disposition())
+        {
+            // It says nothing of an outage; if it was the one that went first, the next one goes.
+            breaker.abandoned();
+        }
         let retry_after = match failure.error.disposition() {
             Disposition::Permanent => {
                 let kind = if kind == DeadLetterKind::Handler { DeadLetterKind::Rejected } else { kind };
@@ -194,18 +202,24 @@ impl Lane {
         {
             // Everything fails: that is an outage and not this message's fault, so the attempt does not count.
             work.attempts = work.attempts.saturating_sub(1);
-            return Decision::Again;
+            work.probes += 1;
+            if work.probes < PROBES || policy.delayed.is_none() {
+                return Decision::Again;
+            }
+            // It may be this message after all that fails: another one goes first, while this one waits elsewhere.
+            work.probes = 0;
+            outage = true;
+        } else if outage {
+            work.attempts = work.attempts.saturating_sub(1);
         }
-        if retry_after.is_none() && work.in_place < policy.immediate && !failure.outage {
+        if retry_after.is_none() && work.in_place < policy.immediate && !outage {
             work.in_place += 1;
             return Decision::Again;
         }
         let Some(delayed) = &policy.delayed else {
             return Decision::Do(Action::Bury { kind, error });
         };
-        if failure.outage {
-            work.attempts = work.attempts.saturating_sub(1);
-        } else {
+        if !outage {
             work.round += 1;
         }
         if work.round > delayed.rounds {
@@ -223,38 +237,4 @@ impl Lane {
         }
         Decision::Do(Action::Retry(delay))
     }
-}
-
-/// Publishes a handler's messages; what is temporary is tried again for as long as a copy may take.
-pub(super) async fn publish_before_ack(shared: &Shared, outgoing: Vec<Envelope>) -> Result<(), Failure> {
-    let publisher = &shared.parts.publisher;
-    let batches =
-        publisher.split(outgoing).map_err(|error| Failure::handler(HandlerError::permanent(error)))?;
-    let deadline = Instant::now() + shared.plan.policy.copy_deadline;
-    for (transport, mut batch) in batches {
-        let mut pause = Duration::from_millis(50);
-        loop {
-            let error = match tokio::time::timeout_at(deadline, publisher.publish_batch(&*transport, batch))
-                .await
-            {
-                Ok(Ok(())) => break,
-                Ok(Err(error)) => error,
-                Err(_) => {
-                    let error = format!("publishing took longer than {:?}", shared.plan.policy.copy_deadline);
-                    return Err(Failure::outage(HandlerError::retry(error)));
-                }
-            };
-            let text = Chain(&error).to_string();
-            if !error.is_temporary() {
-                return Err(Failure::handler(HandlerError::permanent(format!("publishing failed: {text}"))));
-            }
-            if Instant::now() + pause >= deadline {
-                return Err(Failure::outage(HandlerError::retry(format!("publishing failed: {text}"))));
-            }
-            batch = error.into_rejected().into_iter().map(|rejected| rejected.message).collect();
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(2));
-        }
-    }
-    Ok(())
 }

@@ -6,12 +6,12 @@ use std::task::Poll;
 use tokio::time::Instant;
 
 use super::Lane;
-use super::attempt::publish_before_ack;
+use super::complete::{begin, complete};
 use super::track::panic_text;
 use super::work::Decision;
 use crate::envelope::DeadLetterKind;
 use crate::handler::{Context, Failure, HandlerError};
-use crate::telemetry::EventKind;
+use crate::telemetry::{EventKind, span};
 
 impl Lane {
     /// Runs the messages at the head of the batch through a batch handler, all at once.
@@ -30,9 +30,30 @@ impl Lane {
             return;
         }
         let shared = self.shared.clone();
+        let mut units = Vec::with_capacity(works.len());
+        for work in &works {
+            match begin(&shared, work).await {
+                Ok(unit) => units.push(unit),
+                // What cannot begin together is tried one by one, where an outage is dealt with.
+                Err(_) => {
+                    for mut work in works {
+                        work.attempts = work.attempts.saturating_sub(1);
+                        self.attempts(work, None).await;
+                    }
+                    return;
+                }
+            }
+        }
         let mut contexts: Vec<Context> = works
             .iter()
-            .map(|work| Context::new(shared.parts.clone(), work.envelope.clone(), work.attempts))
+            .zip(&units)
+            .map(|(work, unit)| {
+                let cx = Context::new(shared.parts.clone(), work.envelope.clone(), work.attempts);
+                if let Some(unit) = unit {
+                    cx.set_unit(unit.shared());
+                }
+                cx
+            })
             .collect();
         if shared.observers.any() {
             for work in &works {
@@ -41,7 +62,10 @@ impl Lane {
         }
         let began = Instant::now();
         let mut running = batch.run.run(contexts.clone());
+        let system = shared.plan.origins[works[0].origin].from.transport.system();
+        let span = span::process_batch(system, &shared.plan.identity, &works[0].envelope, works.len());
         let guarded = std::future::poll_fn(|task| {
+            let _entered = span.enter();
             catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(task))).unwrap_or_else(|panic| {
                 Poll::Ready(vec![Err(Failure::new(
                     DeadLetterKind::Panic,
@@ -67,13 +91,15 @@ impl Lane {
                 .map(|_| Err(Failure::new(first.0, HandlerError::retry(first.1.clone()))))
                 .collect();
         }
-        for ((mut work, result), cx) in works.into_iter().zip(results).zip(&mut contexts) {
+        for (((mut work, result), cx), unit) in works.into_iter().zip(results).zip(&mut contexts).zip(units) {
             let result = match result {
-                Ok(()) => match cx.take_outbox() {
-                    outgoing if outgoing.is_empty() => Ok(()),
-                    outgoing => publish_before_ack(&shared, outgoing).await,
-                },
-                Err(failure) => Err(failure),
+                Ok(()) => complete(&shared, &work, unit, cx.take_outbox()).await,
+                Err(failure) => {
+                    if let Some(unit) = unit {
+                        unit.roll_back().await;
+                    }
+                    Err(failure)
+                }
             };
             match result {
                 Ok(()) => {

@@ -27,6 +27,7 @@ impl Lane {
     pub(super) fn hot(&mut self, task: &mut std::task::Context<'_>) -> Hot {
         let Self { shared, tracks, context, acks, batch, parking, origin, swift, .. } = self;
         let unusual = shared.observers.any()
+            || shared.plan.spec.has_slots()
             || !parking.is_empty()
             || shared.breaker.as_ref().is_some_and(|breaker| !breaker.is_closed());
         let max_starts = shared.plan.policy.max_starts;
@@ -83,8 +84,16 @@ impl Lane {
                 },
             };
             let envelope = envelope.clone();
-            let work =
-                Work { delivery, envelope, track: at, origin: *origin, attempts: 0, in_place: 0, round: 0 };
+            let work = Work {
+                delivery,
+                envelope,
+                track: at,
+                origin: *origin,
+                attempts: 0,
+                in_place: 0,
+                probes: 0,
+                round: 0,
+            };
             return Hot::Begun(Box::new(work), begun);
         }
         Hot::Empty

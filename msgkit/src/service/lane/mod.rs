@@ -7,6 +7,7 @@
 mod admit;
 mod attempt;
 mod batch;
+mod complete;
 mod hot;
 mod outcome;
 mod track;

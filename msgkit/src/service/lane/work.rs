@@ -16,6 +16,8 @@ pub(crate) struct Work {
     pub(super) attempts: u32,
     /// Attempts in place since the last delay.
     pub(super) in_place: u32,
+    /// How often it went first while the breaker was open.
+    pub(super) probes: u32,
     /// Delayed retries so far.
     pub(super) round: u32,
 }
