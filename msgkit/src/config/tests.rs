@@ -30,11 +30,15 @@ breaker = false
 policy = "patient"
 order = "key_hold"
 concurrency = 8
-[[namespaces]]
-prefix = "device"
-owner = "edge-team"
-purpose = "what devices say"
-class = "edge"
+[catalog]
+component = "service_platform.storage"
+namespaces = "namespaces.toml"
+rules.cycle = "deny"
+[[catalog.waivers]]
+rule = "cycle"
+subject = "a/b -> c/d"
+reason = "ends after three rounds"
+expires = 2027-01-31
 "#;
 
 fn parse(text: &str) -> Result<Settings, crate::Error> {
@@ -62,7 +66,9 @@ fn a_whole_file_is_read() {
     let storage = &settings.handlers["storage"];
     assert_eq!(storage.overrides.order, Some(Order::Key(OnFailure::Hold)));
     assert_eq!((storage.policy.as_deref(), storage.overrides.concurrency), (Some("patient"), Some(8)));
-    assert_eq!(settings.namespaces[0].owner, "edge-team");
+    assert_eq!(settings.catalog.component.as_deref(), Some("service_platform.storage"));
+    assert_eq!(settings.catalog.rules.level(crate::catalog::Rule::Cycle), crate::catalog::Level::Deny);
+    assert_eq!(settings.catalog.rules.waivers()[0].expires.to_string(), "2027-01-31");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! several lanes or subscriptions a `belt` lies between.
 
 mod belt;
+mod catalog;
 mod check;
 mod control;
 mod copies;
@@ -82,6 +83,7 @@ pub struct Service {
     configured: Configured,
     handlers: Vec<HandlerSpec>,
     publishes: Vec<(Pattern, Topic)>,
+    governed: catalog::Governed,
     state: State,
     observers: Vec<Arc<dyn Observer>>,
     clock: Clock,
@@ -104,6 +106,7 @@ impl Service {
             configured: Configured::default(),
             handlers: Vec::new(),
             publishes: Vec::new(),
+            governed: catalog::Governed::default(),
             state: State::default(),
             observers: Vec::new(),
             clock: Clock::system(),
@@ -139,6 +142,7 @@ impl Service {
         }
         service.routes = settings.routes;
         service.publishes = settings.destinations;
+        service.governed.configure(settings.catalog)?;
         service.configured = Configured { policies: settings.policies, handlers: settings.handlers };
         Ok(service)
     }
@@ -206,6 +210,7 @@ impl Service {
 
     /// Says that the service publishes messages of type `M` from outside of handlers.
     pub fn publishes<M: Message>(mut self) -> Self {
+        self.governed.publishes.push((M::NAME, M::TOPIC));
         match M::template() {
             Ok(template) if template.is_dynamic() => {
                 self.publishes.push((template.pattern(), Topic::trusted(template.destination())));
@@ -246,15 +251,16 @@ impl Service {
         self.health.clone()
     }
 
-    /// Checks everything without connecting, and says how each handler would be run.
+    /// Checks everything without connecting, says how each handler would be run, and holds the service's own part of the
+    /// catalog against the rules.
     ///
     /// # Errors
     /// [`ErrorKind::Refused`](crate::ErrorKind::Refused) and [`ErrorKind::Config`](crate::ErrorKind::Config), naming the
-    /// handler and the key to change.
+    /// handler and the key to change, or each rule that is broken and denied.
     pub fn check(&self) -> Result<CheckReport, Error> {
         let resolver = self.resolver()?;
         let plans = self.plans(&resolver)?;
-        Ok(check::report(&self.name, &plans))
+        Ok(check::report(&self.name, &plans, self.warnings()?))
     }
 
     /// Starts it: declares, subscribes, handles. Returns when every handler is subscribed.
@@ -375,6 +381,10 @@ impl Service {
         })
     }
 
+    fn is_enabled(&self, spec: &HandlerSpec) -> bool {
+        !self.configured.handlers.get(&spec.name).is_some_and(|handler| handler.enabled == Some(false))
+    }
+
     fn plans(&self, resolver: &Resolver) -> Result<Vec<Plan>, Error> {
         let mut plans: Vec<Plan> = Vec::new();
         for name in self.configured.handlers.keys() {
@@ -390,8 +400,7 @@ impl Service {
             }
         }
         for spec in &self.handlers {
-            if self.configured.handlers.get(&spec.name).is_some_and(|handler| handler.enabled == Some(false))
-            {
+            if !self.is_enabled(spec) {
                 continue;
             }
             let plan = resolver.plan(spec.clone())?;
