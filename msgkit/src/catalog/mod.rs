@@ -194,10 +194,10 @@ impl Catalog {
     }
 
     /// Who publishes what: the component, the handler that does where there is one, and the message.
-    pub(crate) fn publications(&self) -> impl Iterator<Item = (&Text, Option<&HandlerEntry>, &MessageType)> {
-        let outside = self.publishes.iter().map(|(component, message)| (component, None, message));
+    pub fn publications(&self) -> impl Iterator<Item = (&str, Option<&HandlerEntry>, &MessageType)> {
+        let outside = self.publishes.iter().map(|(component, message)| (component.as_str(), None, message));
         let by_handlers = self.handlers.values().flat_map(|handler| {
-            handler.publishes.iter().map(move |message| (&handler.component, Some(handler), message))
+            handler.publishes.iter().map(move |message| (handler.component.as_str(), Some(handler), message))
         });
         outside.chain(by_handlers)
     }
@@ -209,7 +209,7 @@ impl Catalog {
         for (from, _, message) in self.publications() {
             for handler in self.handlers.values().filter(|handler| handler.hears(message)) {
                 links.insert(Link {
-                    from: from.clone(),
+                    from: from.into(),
                     to: handler.component.clone(),
                     topic: message.topic.clone(),
                     message: message.name.clone(),
@@ -225,7 +225,7 @@ impl Catalog {
     pub fn unheard(&self) -> BTreeSet<(&str, &MessageType)> {
         self.publications()
             .filter(|(_, _, message)| !self.handlers.values().any(|handler| handler.hears(message)))
-            .map(|(component, _, message)| (component.as_str(), message))
+            .map(|(component, _, message)| (component, message))
             .collect()
     }
 

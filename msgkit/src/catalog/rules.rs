@@ -229,7 +229,7 @@ fn forbidden(catalog: &Catalog, rule: Rule) -> Vec<Finding> {
         if publishing { namespace.publishers.clone() } else { namespace.consumers.clone() }
     };
     let uses: Vec<(&str, &MessageType)> = if publishing {
-        catalog.publications().map(|(component, _, message)| (component.as_str(), message)).collect()
+        catalog.publications().map(|(component, _, message)| (component, message)).collect()
     } else {
         let taken = |handler| {
             let handler: &super::HandlerEntry = handler;

@@ -220,7 +220,8 @@ impl HandlerSpec {
         self
     }
 
-    /// Says, for the catalog, that it publishes messages of type `M`.
+    /// Says that it publishes messages of type `M`: for the catalog, and for brokers on which all values of a dynamic
+    /// segment share one destination. What it returns is known anyway.
     pub fn publishes<M: Message>(mut self) -> Self {
         self.publishes.push((M::NAME, M::TOPIC));
         self
@@ -236,6 +237,15 @@ impl HandlerSpec {
     pub fn ingest(mut self, ingest: crate::envelope::ingest::Ingest) -> Self {
         self.ingest = ingest;
         self
+    }
+
+    /// Name and topic of what it returns, and of what it says that it publishes.
+    pub(crate) fn published(&self) -> Vec<(&'static str, &'static str)> {
+        let mut all = self.publishes.clone();
+        for registration in &self.registrations {
+            (registration.returns)(&mut all);
+        }
+        all
     }
 
     /// The handler's name.

@@ -71,12 +71,10 @@ impl Service {
             if let Some(group) = &spec.group {
                 entry = entry.group(group.text().clone());
             }
-            let mut publishes = spec.publishes.clone();
             for registration in &spec.registrations {
                 entry = entry.takes(MessageType::declared((registration.name, registration.template))?);
-                (registration.returns)(&mut publishes);
             }
-            for declared in publishes {
+            for declared in spec.published() {
                 entry = entry.publishes(MessageType::declared(declared)?);
             }
             for pattern in &spec.patterns {

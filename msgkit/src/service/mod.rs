@@ -46,7 +46,7 @@ use crate::message::Message;
 use crate::policy::Policy;
 use crate::telemetry::{Observer, Observers};
 use crate::text::Text;
-use crate::topic::{Pattern, Topic};
+use crate::topic::{Pattern, Topic, TopicTemplate};
 use crate::transport::{Group, Registry, Transport};
 
 /// A service: handlers, the transports that feed them, and how they are run.
@@ -273,10 +273,14 @@ impl Service {
         let resolver = self.resolver()?;
         let plans = self.plans(&resolver)?.into_iter().map(Arc::new).collect();
         let Self { state, observers, clock, drain_deadline, health, mut publishes, handlers, .. } = self;
-        for registration in handlers.iter().flat_map(|spec| &spec.registrations) {
-            let template = registration.template()?;
-            if template.is_dynamic() {
-                publishes.push((template.pattern(), Topic::trusted(template.destination())));
+        for spec in &handlers {
+            let taken = spec.registrations.iter().map(|registration| registration.template);
+            for topic in taken.chain(spec.published().into_iter().map(|(_, topic)| topic)) {
+                let template = TopicTemplate::new(Text::from_static(topic))?;
+                let place = (template.pattern(), Topic::trusted(template.destination()));
+                if template.is_dynamic() && !publishes.contains(&place) {
+                    publishes.push(place);
+                }
             }
         }
         let observers = Observers::new(observers);
