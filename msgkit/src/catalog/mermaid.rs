@@ -45,16 +45,16 @@ fn boxed(node: &Node, above: &Path, out: &mut String) {
     let _ = writeln!(out, "{indent}end");
 }
 
+/// Punctuation that means nothing between quotes.
+const PLAIN: &str = " .,_-/:(){}?=+";
+
 /// A label in which nothing means anything: what is neither a letter, a digit nor plain punctuation is written by its
 /// number. That leaves no quote, no tag, no `%%{…}%%` directive and no markdown.
 fn escaped(label: &str) -> String {
     let mut escaped = String::with_capacity(label.len());
     for c in label.chars() {
         match c {
-            _ if c.is_alphanumeric() => escaped.push(c),
-            ' ' | '.' | ',' | '_' | '-' | '/' | ':' | '(' | ')' | '{' | '}' | '?' | '=' | '+' => {
-                escaped.push(c)
-            }
+            _ if c.is_alphanumeric() || PLAIN.contains(c) => escaped.push(c),
             _ if c.is_control() => escaped.push(' '),
             _ => {
                 let _ = write!(escaped, "#{};", u32::from(c));

@@ -61,7 +61,7 @@ pub fn parse(text: &str, origin: &str) -> Result<Vec<Namespace>, Error> {
         match value {
             toml::Value::Table(table) if key == "namespaces" => {
                 for (prefix, value) in table {
-                    read(prefix, value, origin, &mut all)?;
+                    read(&prefix, value, origin, &mut all)?;
                 }
             }
             _ if key == "namespaces" => {
@@ -76,7 +76,7 @@ pub fn parse(text: &str, origin: &str) -> Result<Vec<Namespace>, Error> {
 }
 
 /// Reads the namespace `prefix` and those below it: a table in it is the next segment.
-fn read(prefix: String, value: toml::Value, origin: &str, all: &mut Vec<Namespace>) -> Result<(), Error> {
+fn read(prefix: &str, value: toml::Value, origin: &str, all: &mut Vec<Namespace>) -> Result<(), Error> {
     let place = format!("{origin}: [namespaces.{prefix}]");
     let toml::Value::Table(table) = value else {
         return Err(Error::config(format!("{place} must be a table with `team`, `purpose` and `class`")));
@@ -86,7 +86,7 @@ fn read(prefix: String, value: toml::Value, origin: &str, all: &mut Vec<Namespac
     if !own.is_empty() || below.is_empty() {
         let raw: Raw = from_table(own, &place)?;
         let class = choice(&place, "class", &raw.class, &CLASSES.map(|class| (class.as_str(), class)))?;
-        let mut namespace = Namespace::new(prefix.clone(), raw.team, raw.purpose, class)
+        let mut namespace = Namespace::new(prefix, raw.team, raw.purpose, class)
             .map_err(|error| Error::config(format!("{place} is no topic's beginning")).with_source(error))?;
         namespace.publishers = raw.publishers.into_iter().map(Text::from).collect();
         namespace.consumers = raw.consumers.into_iter().map(Text::from).collect();
@@ -96,7 +96,7 @@ fn read(prefix: String, value: toml::Value, origin: &str, all: &mut Vec<Namespac
         all.push(namespace);
     }
     for (segment, value) in below {
-        read(format!("{prefix}.{segment}"), value, origin, all)?;
+        read(&format!("{prefix}.{segment}"), value, origin, all)?;
     }
     Ok(())
 }

@@ -386,7 +386,7 @@ impl Service {
     }
 
     fn is_enabled(&self, spec: &HandlerSpec) -> bool {
-        !self.configured.handlers.get(&spec.name).is_some_and(|handler| handler.enabled == Some(false))
+        self.configured.handlers.get(&spec.name).and_then(|handler| handler.enabled) != Some(false)
     }
 
     fn plans(&self, resolver: &Resolver) -> Result<Vec<Plan>, Error> {

@@ -17,7 +17,6 @@ use serde_json::json;
 use crate::platform::{now, request};
 
 fn run() -> Run {
-    // The clock's seconds make alerts of single readings too rare: those are posted.
     Settings::parse_from(["device-platform", "--listen", "127.0.0.1:0", "--speed", "1000"]).run
 }
 
@@ -67,7 +66,8 @@ fn only_some_components_are_a_part_of_the_catalog() {
 /// From, to, message, handler.
 type Seen = (String, String, String, String);
 
-/// What all components' observers saw, by message id: who handled what is known before who published it as a rule.
+/// What the observers of all components saw. A message may be handled before its publisher hears of the confirmation, so the
+/// two halves of a link are put together afterwards, by the message's id.
 #[derive(Default)]
 struct Sightings {
     published: BTreeMap<String, (String, String, String)>,
