@@ -9,7 +9,7 @@ use crate::codec::Json;
 use crate::envelope::{DeadLetterKind, NativeHeaders, Timestamp};
 use crate::memory::MemoryConfig;
 use crate::policy::{Delayed, OnFailure, Order};
-use crate::transport::{Group, Operate as _};
+use crate::transport::{Destination, Group, Operate as _};
 use crate::{Handle, HandlerError};
 
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -740,4 +740,27 @@ async fn a_check_takes_the_day_from_the_services_clock() {
     check("2026-01-01").unwrap();
     let error = check("2025-12-31").unwrap_err().to_string();
     assert!(error.contains("expired after 2025-12-31"), "{error}");
+}
+
+#[tokio::test]
+async fn what_a_handler_returns_shares_one_destination_whatever_its_dynamic_segments() {
+    let places = Arc::new(Mutex::new(Vec::new()));
+    let seen = places.clone();
+    let running = Service::new("shop")
+        .on("order", |shipped: Shipped, _cx: Context| async move { Ok(placed(shipped.id)) })
+        .observe(move |event: &crate::telemetry::Event<'_>| {
+            if let crate::telemetry::EventKind::Published { to: Destination::Topic { topic, place } } =
+                &event.kind
+            {
+                seen.lock().unwrap().push((topic.to_string(), place.as_ref().map(ToString::to_string)));
+            }
+        })
+        .start()
+        .await
+        .unwrap();
+    running.publisher().publish(&Shipped { id: 1 }).await.unwrap();
+    until("it is published", || places.lock().unwrap().len() == 2).await;
+    running.drain().await.unwrap();
+    let wanted = [("shipping".to_owned(), None), ("orders.c1".to_owned(), Some("orders._".to_owned()))];
+    assert_eq!(*places.lock().unwrap(), wanted);
 }
