@@ -13,6 +13,7 @@
 //! | [`policy`] | retries, order, timeouts, concurrency |
 //! | [`handler`] | user code for message types |
 //! | [`service`] | the runtime |
+//! | [`catalog`] | who sends what to whom, known before it runs |
 //! | [`config`] | TOML and environment |
 //! | [`telemetry`] | what happens to messages, told to observers |
 
@@ -20,6 +21,7 @@ mod error;
 mod message;
 mod text;
 
+pub mod catalog;
 pub mod codec;
 pub mod config;
 pub mod envelope;
@@ -31,6 +33,7 @@ pub mod telemetry;
 pub mod topic;
 pub mod transport;
 
+pub use self::catalog::Catalog;
 pub use self::envelope::{Clock, Envelope, MessageId, Timestamp};
 pub use self::error::{BoxError, Chain, Error, ErrorKind};
 pub use self::handler::{Context, Handle, Handler, HandlerError};

@@ -1,7 +1,7 @@
 //! The program: see the library for what it is made of.
 
 use clap::Parser as _;
-use device_platform::settings::{Command, Component, Settings};
+use device_platform::settings::{CatalogFormat, Command, Component, Settings};
 use device_platform::system::{self, System};
 
 #[tokio::main]
@@ -18,7 +18,17 @@ async fn main() -> anyhow::Result<()> {
             }
             return Ok(());
         }
-        Some(Command::Catalog { .. }) => anyhow::bail!("the catalog is not part of this version yet"),
+        Some(Command::Catalog { format }) => {
+            let catalog = system::catalog(&settings.run).await?;
+            print!(
+                "{}",
+                match format {
+                    CatalogFormat::D2 => catalog.to_d2(),
+                    CatalogFormat::Mermaid => catalog.to_mermaid(),
+                }
+            );
+            return Ok(());
+        }
         None => {}
     }
     let run = settings.run;

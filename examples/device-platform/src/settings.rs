@@ -28,7 +28,7 @@ pub struct Settings {
 pub enum Command {
     /// Check configuration and rules without connecting, and print what they come to.
     Check,
-    /// Print the components, their messages and who sends them to whom.
+    /// Print the components, their messages and who sends them to whom, as the code registers it.
     Catalog {
         /// In which language.
         #[arg(long, value_enum, default_value_t)]

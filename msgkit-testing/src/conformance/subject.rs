@@ -62,7 +62,7 @@ impl Time {
     #[must_use]
     pub fn patience(self) -> Duration {
         match self {
-            Self::Virtual => Duration::from_secs(24 * 3600),
+            Self::Virtual => Duration::from_secs(2 * 3600),
             Self::Real => Duration::from_secs(60),
         }
     }

@@ -3,6 +3,7 @@
 //! [`Settings`] is what a file says; [`Service::from_config`](crate::Service::from_config) joins it with the handlers in
 //! code. Precedence, weakest first: derive, `[policies]`, `[handlers.<name>]`, environment.
 
+mod catalog;
 pub mod duration;
 mod environment;
 mod policy;
@@ -11,5 +12,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
+pub use self::catalog::CatalogSettings;
+pub(crate) use self::read::{choice, parse_table, unknown_key};
 pub use self::read::{from_table, nearest, scalar};
 pub use self::settings::{HandlerSettings, Settings, TransportSettings};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::read::{from_table, nearest};
+use super::read::{choice, from_table};
 use crate::error::Error;
 use crate::handler::PolicyOverrides;
 use crate::policy::{BreakerPolicy, Delayed, OnFailure, Order, Unhandled};
@@ -71,16 +71,6 @@ const ORDERS: [(&str, Order); 3] = [
 
 /// How `unhandled` is written.
 const UNHANDLED: [(&str, Unhandled); 2] = [("skip", Unhandled::Skip), ("dead_letter", Unhandled::DeadLetter)];
-
-fn choice<T: Copy>(place: &str, key: &str, text: &str, known: &[(&str, T)]) -> Result<T, Error> {
-    if let Some((_, value)) = known.iter().find(|(name, _)| *name == text) {
-        return Ok(*value);
-    }
-    let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
-    let hint = nearest(text, names.iter().copied())
-        .map_or_else(|| format!("known are {}", names.join(", ")), |near| format!("did you mean `{near}`?"));
-    Err(Error::config(format!("{place}: `{key} = \"{text}\"` is unknown; {hint}")))
-}
 
 /// A table, or `false` to switch it off.
 fn switched<T>(

@@ -39,6 +39,33 @@ pub fn from_table<T: DeserializeOwned>(table: toml::Table, place: &str) -> Resul
     table.try_into().map_err(|error: toml::de::Error| explain(&error, place))
 }
 
+/// The TOML that came from `origin`.
+pub(crate) fn parse_table(text: &str, origin: &str) -> Result<toml::Table, Error> {
+    text.parse().map_err(|error: toml::de::Error| {
+        let line = error.span().map_or(0, |span| text.get(..span.start).unwrap_or("").lines().count().max(1));
+        Error::config(format!("{origin}, line {line}, is no legal TOML: {}", error.message()))
+    })
+}
+
+/// The error of a key that is none of `known`.
+pub(crate) fn unknown_key<'a>(place: &str, key: &str, known: impl IntoIterator<Item = &'a str>) -> Error {
+    let known: Vec<&str> = known.into_iter().collect();
+    let hint = nearest(key, known.iter().copied())
+        .map_or_else(|| format!("known are {}", known.join(", ")), |near| format!("did you mean `{near}`?"));
+    Error::config(format!("{place} has the unknown key `{key}`; {hint}"))
+}
+
+/// The value that `known` has under the name `text`.
+pub(crate) fn choice<T: Copy>(place: &str, key: &str, text: &str, known: &[(&str, T)]) -> Result<T, Error> {
+    if let Some((_, value)) = known.iter().find(|(name, _)| *name == text) {
+        return Ok(*value);
+    }
+    let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+    let hint = nearest(text, names.iter().copied())
+        .map_or_else(|| format!("known are {}", names.join(", ")), |near| format!("did you mean `{near}`?"));
+    Err(Error::config(format!("{place}: `{key} = \"{text}\"` is unknown; {hint}")))
+}
+
 /// Turns serde's "unknown field `x`, expected one of …" into a sentence with the nearest known name.
 fn explain(error: &toml::de::Error, place: &str) -> Error {
     let message = error.message();

@@ -1,4 +1,4 @@
-//! The configuration of a service: transports, routes, policies, handlers, namespaces.
+//! The configuration of a service: transports, routes, policies, handlers, catalog.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,18 +6,19 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::catalog::CatalogSettings;
 use super::environment;
 use super::policy::{policy, take_scalar};
-use super::read::{from_table, nearest};
+use super::read::{from_table, nearest, parse_table, unknown_key};
 use crate::error::Error;
 use crate::handler::PolicyOverrides;
 use crate::text::Text;
-use crate::topic::{Namespace, Pattern, Topic};
+use crate::topic::{Pattern, Topic};
 use crate::transport::{Options, TransportUrl};
 
 /// The top level of a configuration file.
 const SECTIONS: [&str; 7] =
-    ["service", "transports", "routes", "destinations", "policies", "handlers", "namespaces"];
+    ["service", "transports", "routes", "destinations", "policies", "handlers", "catalog"];
 
 /// What a configuration file and the environment say, read strictly; not yet joined with the handlers in code.
 #[derive(Debug, Clone)]
@@ -37,8 +38,8 @@ pub struct Settings {
     pub policies: BTreeMap<Text, PolicyOverrides>,
     /// `[handlers.<name>]`.
     pub handlers: BTreeMap<Text, HandlerSettings>,
-    /// `[[namespaces]]`.
-    pub namespaces: Vec<Namespace>,
+    /// `[catalog]`.
+    pub catalog: CatalogSettings,
 }
 
 /// One transport.
@@ -82,19 +83,6 @@ struct RawRoute {
     to: String,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawNamespace {
-    prefix: String,
-    owner: String,
-    purpose: String,
-    class: String,
-    #[serde(default)]
-    publishers: Vec<String>,
-    #[serde(default)]
-    consumers: Vec<String>,
-}
-
 impl Settings {
     /// Reads a file and the process' environment.
     ///
@@ -108,7 +96,11 @@ impl Settings {
         })?;
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Self::parse(&text, &origin, environment)
+        let mut settings = Self::parse(&text, &origin, environment)?;
+        if let Some(file) = &mut settings.catalog.namespaces {
+            *file = path.parent().unwrap_or(Path::new("")).join(&*file);
+        }
+        Ok(settings)
     }
 
     /// Reads TOML that came from `origin`, with the variables of `environment` that begin with `MSGKIT__` over it.
@@ -120,20 +112,10 @@ impl Settings {
         origin: &str,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, Error> {
-        let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-            let line =
-                error.span().map_or(0, |span| text.get(..span.start).unwrap_or("").lines().count().max(1));
-            Error::config(format!("{origin}, line {line}, is no legal TOML: {}", error.message()))
-        })?;
+        let mut table = parse_table(text, origin)?;
         environment::apply(&mut table, environment)?;
-        for key in table.keys() {
-            if !SECTIONS.contains(&key.as_str()) {
-                let hint = nearest(key, SECTIONS).map_or_else(
-                    || format!("known are {}", SECTIONS.join(", ")),
-                    |near| format!("did you mean `{near}`?"),
-                );
-                return Err(Error::config(format!("{origin} has the unknown key `{key}`; {hint}")));
-            }
+        if let Some(key) = table.keys().find(|key| !SECTIONS.contains(&key.as_str())) {
+            return Err(unknown_key(origin, key, SECTIONS));
         }
         let mut sections = Sections { origin, table };
         let service: RawService = match sections.table("service")? {
@@ -153,7 +135,10 @@ impl Settings {
             destinations: sections.destinations()?,
             policies: sections.policies()?,
             handlers: sections.handlers()?,
-            namespaces: sections.namespaces()?,
+            catalog: sections.table("catalog")?.map_or_else(
+                || Ok(CatalogSettings::default()),
+                |table| CatalogSettings::read(table, &sections.place("[catalog]")),
+            )?,
         };
         settings.check_references(origin)?;
         Ok(settings)
@@ -358,24 +343,6 @@ impl Sections<'_> {
                     overrides: policy(table, &place)?,
                 };
                 Ok((Text::from(name), settings))
-            })
-            .collect()
-    }
-
-    fn namespaces(&mut self) -> Result<Vec<Namespace>, Error> {
-        let place = self.place("[[namespaces]]");
-        self.list("namespaces")?
-            .into_iter()
-            .map(|table| {
-                let raw: RawNamespace = from_table(table, &place)?;
-                let class = raw.class.parse()?;
-                let mut namespace =
-                    Namespace::new(raw.prefix, raw.owner, raw.purpose, class).map_err(|error| {
-                        Error::config(format!("{place} has a bad `prefix`")).with_source(error)
-                    })?;
-                namespace.publishers = raw.publishers.into_iter().map(Text::from).collect();
-                namespace.consumers = raw.consumers.into_iter().map(Text::from).collect();
-                Ok(namespace)
             })
             .collect()
     }

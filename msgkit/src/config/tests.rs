@@ -30,11 +30,15 @@ breaker = false
 policy = "patient"
 order = "key_hold"
 concurrency = 8
-[[namespaces]]
-prefix = "device"
-owner = "edge-team"
-purpose = "what devices say"
-class = "edge"
+[catalog]
+component = "service_platform.storage"
+namespaces = "namespaces.toml"
+rules.cycle = "deny"
+[[catalog.waivers]]
+rule = "cycle"
+subject = "a/b -> c/d"
+reason = "ends after three rounds"
+expires = 2027-01-31
 "#;
 
 fn parse(text: &str) -> Result<Settings, crate::Error> {
@@ -62,7 +66,9 @@ fn a_whole_file_is_read() {
     let storage = &settings.handlers["storage"];
     assert_eq!(storage.overrides.order, Some(Order::Key(OnFailure::Hold)));
     assert_eq!((storage.policy.as_deref(), storage.overrides.concurrency), (Some("patient"), Some(8)));
-    assert_eq!(settings.namespaces[0].owner, "edge-team");
+    assert_eq!(settings.catalog.component.as_deref(), Some("service_platform.storage"));
+    assert_eq!(settings.catalog.rules.level(crate::catalog::Rule::Cycle), crate::catalog::Level::Deny);
+    assert_eq!(settings.catalog.rules.waivers()[0].expires.to_string(), "2027-01-31");
 }
 
 #[test]
@@ -95,11 +101,38 @@ fn mistakes_name_the_place_the_key_and_the_fix() {
         (&format!("{service}[[routes]]\nmatch = \"a.#\"\nto = \"b\""), "trailing `>`"),
         (&GOOD.replace("match = \">\"", "match = \"x.>\""), "no route for the rest"),
         (&GOOD.replace("match = \"device.>\"", "match = \">\""), "never reached"),
-        (&GOOD.replace("class = \"edge\"", "class = \"edg\""), "use edge, gateway"),
+        (
+            &GOOD.replace("namespaces = ", "namespace = "),
+            "[catalog] has the unknown key `namespace`; did you mean `namespaces`?",
+        ),
+        (
+            &GOOD.replace("rules.cycle", "rules.cycles"),
+            "[catalog] rules has the unknown key `cycles`; did you mean `cycle`?",
+        ),
+        (&GOOD.replace("\"deny\"", "\"dney\""), "`cycle = \"dney\"` is unknown; did you mean `deny`?"),
+        (
+            &format!("{service}[catalog.rules]\nforbidden_publisher = \"warn\""),
+            "set `namespaces = \"namespaces.toml\"`",
+        ),
+        (
+            &GOOD.replace("rule = \"cycle\"", "rule = \"cicle\""),
+            "[[catalog.waivers]]: `rule = \"cicle\"` is unknown; did you mean `cycle`?",
+        ),
+        (
+            &GOOD.replace("expires", "expired"),
+            "[[catalog.waivers]] has the unknown key `expired`; did you mean `expires`?",
+        ),
+        (&GOOD.replace("2027-01-31", "\"2027-02-29\""), "`expires` is no date: `2027-02-29` is no day"),
+        (&GOOD.replace("2027-01-31", "2027-01-31T00:00:00Z"), "write it as in \"2027-01-31\""),
+        (&GOOD.replace("2027-01-31", "20270131"), "`expires` is no date: `integer` is no day"),
+        (
+            &GOOD.replace("ends after three rounds", " "),
+            "the waiver for `a/b -> c/d` has no `reason`; say why",
+        ),
     ] {
         let message = error(text);
         assert!(message.contains(wanted), "{wanted:?} is not in {message:?}");
-        assert!(message.contains("msgkit.toml") || wanted.contains("edge, gateway"), "{message}");
+        assert!(message.contains("msgkit.toml"), "{message}");
     }
 }
 
@@ -136,4 +169,29 @@ fn passwords_never_print() {
 fn nearest_is_near() {
     assert_eq!(nearest("concurency", ["concurrency", "order"]), Some("concurrency"));
     assert_eq!(nearest("zzz", ["concurrency", "order"]), None);
+}
+
+#[test]
+fn the_namespaces_file_lies_beside_the_configuration() {
+    let folder = std::env::temp_dir().join(format!("msgkit-catalog-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(
+        folder.join("msgkit.toml"),
+        "[service]\nname = \"a\"\n[catalog]\nnamespaces = \"all.toml\"\n",
+    )
+    .unwrap();
+    let settings = Settings::load(folder.join("msgkit.toml")).unwrap();
+    assert_eq!(settings.catalog.namespaces, Some(folder.join("all.toml")));
+    let missing =
+        crate::Service::from_settings(settings.clone(), &crate::Registry::new()).unwrap_err().to_string();
+    assert!(missing.contains("all.toml cannot be read; check `[catalog] namespaces`"), "{missing}");
+    let orders = "[namespaces.orders]\nteam = \"a\"\npurpose = \"b\"\nclass = \"data\"\n";
+    std::fs::write(folder.join("all.toml"), orders).unwrap();
+    let service = crate::Service::from_settings(settings, &crate::Registry::new()).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    let catalog = service.catalog().unwrap();
+    assert_eq!(
+        catalog.namespaces().map(|namespace| namespace.prefix.to_string()).collect::<Vec<_>>(),
+        ["orders"]
+    );
 }

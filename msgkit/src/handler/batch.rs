@@ -63,6 +63,7 @@ pub fn batch<H: HandleBatch<M>, M: Message>(handler: &Arc<H>, size: usize, wait:
         template: M::TOPIC,
         coroutine: typed.clone(),
         batch: Some(BatchRegistration { size: size.max(1), wait, run: typed }),
+        returns: |_| {},
     }
 }
 

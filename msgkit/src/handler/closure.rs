@@ -25,6 +25,7 @@ where
         template: M::TOPIC,
         coroutine: Arc::new(Closure { handler: Arc::new(handler), types: PhantomData }),
         batch: None,
+        returns: R::message_types,
     }
 }
 

@@ -120,6 +120,13 @@ pub trait IntoMessages: Send {
     /// # Errors
     /// Where a topic cannot be rendered or a payload not be written.
     fn into_messages(self, cx: &super::Context) -> Result<(), Error>;
+
+    /// Adds name and topic of each message type that it may hold: what the catalog says of the handler.
+    fn message_types(_types: &mut Vec<(&'static str, &'static str)>)
+    where
+        Self: Sized,
+    {
+    }
 }
 
 impl IntoMessages for () {
@@ -132,17 +139,26 @@ impl<M: Message> IntoMessages for M {
     fn into_messages(self, cx: &super::Context) -> Result<(), Error> {
         cx.publish(&self)
     }
+    fn message_types(types: &mut Vec<(&'static str, &'static str)>) {
+        types.push((M::NAME, M::TOPIC));
+    }
 }
 
 impl<M: IntoMessages> IntoMessages for Option<M> {
     fn into_messages(self, cx: &super::Context) -> Result<(), Error> {
         self.map_or(Ok(()), |message| message.into_messages(cx))
     }
+    fn message_types(types: &mut Vec<(&'static str, &'static str)>) {
+        M::message_types(types);
+    }
 }
 
 impl<M: IntoMessages> IntoMessages for Vec<M> {
     fn into_messages(self, cx: &super::Context) -> Result<(), Error> {
         self.into_iter().try_for_each(|message| message.into_messages(cx))
+    }
+    fn message_types(types: &mut Vec<(&'static str, &'static str)>) {
+        M::message_types(types);
     }
 }
 
@@ -154,6 +170,9 @@ macro_rules! tuples {
                 let ($($name,)+) = self;
                 $($name.into_messages(cx)?;)+
                 Ok(())
+            }
+            fn message_types(types: &mut Vec<(&'static str, &'static str)>) {
+                $($name::message_types(types);)+
             }
         }
     };

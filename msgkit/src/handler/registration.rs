@@ -31,6 +31,8 @@ pub struct Registration {
     pub(crate) template: &'static str,
     pub(crate) coroutine: Arc<dyn Coroutine>,
     pub(crate) batch: Option<super::batch::BatchRegistration>,
+    /// Tells the types of what it returns.
+    pub(crate) returns: fn(&mut Vec<(&'static str, &'static str)>),
 }
 
 impl Registration {
@@ -72,6 +74,7 @@ where
         template: M::TOPIC,
         coroutine: Arc::new(Typed { handler: handler.clone(), types: PhantomData }),
         batch: None,
+        returns: R::message_types,
     }
 }
 

@@ -226,7 +226,8 @@ impl HandlerSpec {
         self
     }
 
-    /// Says, for the catalog, that it publishes messages of type `M`.
+    /// Says that it publishes messages of type `M`: for the catalog, and for brokers on which all values of a dynamic
+    /// segment share one destination. What it returns is known anyway.
     pub fn publishes<M: Message>(mut self) -> Self {
         self.publishes.push((M::NAME, M::TOPIC));
         self
@@ -259,6 +260,15 @@ impl HandlerSpec {
     /// Whether an inbox or a unit of work has a part in every message.
     pub(crate) fn has_slots(&self) -> bool {
         self.inbox.is_some() || self.unit.is_some()
+    }
+
+    /// Name and topic of what it returns, and of what it says that it publishes.
+    pub(crate) fn published(&self) -> Vec<(&'static str, &'static str)> {
+        let mut all = self.publishes.clone();
+        for registration in &self.registrations {
+            (registration.returns)(&mut all);
+        }
+        all
     }
 
     /// The handler's name.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::plan::Plan;
+use crate::catalog::Finding;
 use crate::policy::{OnFailure, Order};
 use crate::text::Text;
 use crate::transport::Delay;
@@ -37,10 +38,16 @@ pub struct CheckReport {
     pub service: String,
     /// Its handlers.
     pub handlers: Vec<CheckedHandler>,
+    /// What the catalog's rules warn of.
+    pub findings: Vec<Finding>,
 }
 
-pub(super) fn report(service: &Text, plans: &[Plan]) -> CheckReport {
-    CheckReport { service: service.as_str().to_owned(), handlers: plans.iter().map(handler).collect() }
+pub(super) fn report(service: &Text, plans: &[Plan], findings: Vec<Finding>) -> CheckReport {
+    CheckReport {
+        service: service.as_str().to_owned(),
+        handlers: plans.iter().map(handler).collect(),
+        findings,
+    }
 }
 
 fn handler(plan: &Plan) -> CheckedHandler {
@@ -110,6 +117,9 @@ impl fmt::Display for CheckReport {
             for note in &handler.notes {
                 writeln!(f, "    note    {note}")?;
             }
+        }
+        for finding in &self.findings {
+            writeln!(f, "\n  {finding}")?;
         }
         Ok(())
     }

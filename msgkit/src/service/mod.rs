@@ -6,6 +6,7 @@
 //! several lanes or subscriptions a `belt` lies between.
 
 mod belt;
+mod catalog;
 mod check;
 mod control;
 mod copies;
@@ -46,7 +47,7 @@ use crate::message::Message;
 use crate::policy::Policy;
 use crate::telemetry::{Observer, Observers};
 use crate::text::Text;
-use crate::topic::{Pattern, Topic};
+use crate::topic::{Pattern, Topic, TopicTemplate};
 use crate::transport::{Group, Registry, Transport};
 
 /// A service: handlers, the transports that feed them, and how they are run.
@@ -83,6 +84,7 @@ pub struct Service {
     configured: Configured,
     handlers: Vec<HandlerSpec>,
     publishes: Vec<(Pattern, Topic)>,
+    governed: catalog::Governed,
     state: State,
     observers: Vec<Arc<dyn Observer>>,
     inbox: Option<Arc<dyn Inbox>>,
@@ -107,6 +109,7 @@ impl Service {
             configured: Configured::default(),
             handlers: Vec::new(),
             publishes: Vec::new(),
+            governed: catalog::Governed::default(),
             state: State::default(),
             observers: Vec::new(),
             inbox: None,
@@ -144,6 +147,7 @@ impl Service {
         }
         service.routes = settings.routes;
         service.publishes = settings.destinations;
+        service.governed.configure(settings.catalog)?;
         service.configured = Configured { policies: settings.policies, handlers: settings.handlers };
         Ok(service)
     }
@@ -229,6 +233,7 @@ impl Service {
 
     /// Says that the service publishes messages of type `M` from outside of handlers.
     pub fn publishes<M: Message>(mut self) -> Self {
+        self.governed.publishes.push((M::NAME, M::TOPIC));
         match M::template() {
             Ok(template) if template.is_dynamic() => {
                 self.publishes.push((template.pattern(), Topic::trusted(template.destination())));
@@ -281,15 +286,16 @@ impl Service {
         self.health.clone()
     }
 
-    /// Checks everything without connecting, and says how each handler would be run.
+    /// Checks everything without connecting, says how each handler would be run, and holds the service's own part of the
+    /// catalog against the rules.
     ///
     /// # Errors
     /// [`ErrorKind::Refused`](crate::ErrorKind::Refused) and [`ErrorKind::Config`](crate::ErrorKind::Config), naming the
-    /// handler and the key to change.
+    /// handler and the key to change, or each rule that is broken and denied.
     pub fn check(&self) -> Result<CheckReport, Error> {
         let resolver = self.resolver()?;
         let plans = self.plans(&resolver)?;
-        Ok(check::report(&self.name, &plans))
+        Ok(check::report(&self.name, &plans, self.warnings()?))
     }
 
     /// Starts it: declares, subscribes, handles. Returns when every handler is subscribed.
@@ -302,10 +308,14 @@ impl Service {
         let resolver = self.resolver()?;
         let plans = self.plans(&resolver)?.into_iter().map(Arc::new).collect();
         let Self { state, observers, clock, drain_deadline, health, mut publishes, handlers, .. } = self;
-        for registration in handlers.iter().flat_map(|spec| &spec.registrations) {
-            let template = registration.template()?;
-            if template.is_dynamic() {
-                publishes.push((template.pattern(), Topic::trusted(template.destination())));
+        for spec in &handlers {
+            let taken = spec.registrations.iter().map(|registration| registration.template);
+            for topic in taken.chain(spec.published().into_iter().map(|(_, topic)| topic)) {
+                let template = TopicTemplate::new(Text::from_static(topic))?;
+                let place = (template.pattern(), Topic::trusted(template.destination()));
+                if template.is_dynamic() && !publishes.contains(&place) {
+                    publishes.push(place);
+                }
             }
         }
         let observers = Observers::new(observers);
@@ -410,6 +420,10 @@ impl Service {
         })
     }
 
+    fn is_enabled(&self, spec: &HandlerSpec) -> bool {
+        self.configured.handlers.get(&spec.name).and_then(|handler| handler.enabled) != Some(false)
+    }
+
     fn plans(&self, resolver: &Resolver) -> Result<Vec<Plan>, Error> {
         let mut plans: Vec<Plan> = Vec::new();
         for name in self.configured.handlers.keys() {
@@ -425,8 +439,7 @@ impl Service {
             }
         }
         for spec in &self.handlers {
-            if self.configured.handlers.get(&spec.name).is_some_and(|handler| handler.enabled == Some(false))
-            {
+            if !self.is_enabled(spec) {
                 continue;
             }
             let mut spec = spec.clone();

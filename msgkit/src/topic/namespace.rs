@@ -53,7 +53,7 @@ pub struct Namespace {
     /// The prefix, `service_platform.auth`.
     pub prefix: Topic,
     /// The team that answers for it.
-    pub owner: Text,
+    pub team: Text,
     /// What its messages are for, one sentence.
     pub purpose: Text,
     /// Where in the system it lives.
@@ -71,13 +71,13 @@ impl Namespace {
     /// [`ErrorKind::InvalidName`](crate::ErrorKind::InvalidName) where `prefix` is not a topic.
     pub fn new(
         prefix: impl Into<Text>,
-        owner: impl Into<Text>,
+        team: impl Into<Text>,
         purpose: impl Into<Text>,
         class: NamespaceClass,
     ) -> Result<Self, Error> {
         Ok(Self {
             prefix: Topic::new(prefix)?,
-            owner: owner.into(),
+            team: team.into(),
             purpose: purpose.into(),
             class,
             publishers: Vec::new(),

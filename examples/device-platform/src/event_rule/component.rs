@@ -17,7 +17,7 @@ const HISTORY: u32 = 10_000;
 /// Feeds the rules with what is stored, in order.
 #[derive(Debug, Handler)]
 #[handler(message = StoredReading, group = "event_rule", order = "key",
-    publishes(AlertRaised, AlertCleared), component = "service_platform.core.event_rule")]
+    publishes(AlertRaised, AlertCleared, HistoryQuery), component = "service_platform.core.event_rule")]
 pub struct EventRule {
     engine: Mutex<Engine>,
     asker: Arc<Asker>,

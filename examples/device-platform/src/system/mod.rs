@@ -5,6 +5,7 @@
 //! before they were ever started.
 
 mod asker;
+mod catalog;
 mod dead_letters;
 mod journal;
 mod replay;
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use asker::{Answers, Asker};
+pub use catalog::{CALLS, catalog};
 pub use journal::{Counts, Journal};
 
 use crate::api_gateway::component::ByMessages;
@@ -33,7 +35,10 @@ use crate::data_api::component::{Answer, StoreAlerts, StoreJournal, StoreReading
 use crate::device_hw::Replay;
 use crate::event_rule::Rules;
 use crate::event_rule::component::EventRule;
-use crate::messages::{DeadLetter, EventTold, HopsRecorded, ReadingReported, StoredReading};
+use crate::messages::{
+    AggregatesQuery, AlertsQuery, DeadLetter, DeadLettersQuery, DevicesQuery, HopsRecorded, ReadingReported,
+    ReadingsQuery, TraceQuery,
+};
 use crate::notification::Hub;
 use crate::notification::component::{FeedHub, Notification};
 use crate::processing::component::Processing;
@@ -154,10 +159,19 @@ impl Parts {
     fn service(&self, component: Component) -> anyhow::Result<Service> {
         let store = || self.store.clone().context("the store belongs to data_core.data_api");
         let named = |handlers: &[&str]| self.transports.service(component, handlers);
-        Ok(match component {
+        let configured =
+            self.transports.configuration.as_ref().is_some_and(|own| own.catalog.namespaces.is_some());
+        let namespaces = if configured { Vec::new() } else { catalog::namespaces()? };
+        let service = match component {
             Component::DeviceHw => named(&[])?.publishes::<ReadingReported>(),
             Component::ApiGateway => named(&["answers", "dashboard_events"])?
                 .publishes::<ReadingReported>()
+                .publishes::<DevicesQuery>()
+                .publishes::<ReadingsQuery>()
+                .publishes::<AggregatesQuery>()
+                .publishes::<AlertsQuery>()
+                .publishes::<DeadLettersQuery>()
+                .publishes::<TraceQuery>()
                 .handler(Answers(self.gateway.asker.clone()))
                 .handler(FeedHub(self.hub.clone())),
             Component::Processing => named(&["processing"])?.handler(Processing),
@@ -165,17 +179,15 @@ impl Parts {
                 .handler(EventRule::new(self.rules.clone(), self.rule_asker.clone()))
                 .handler(Answers(self.rule_asker.clone())),
             Component::DataApi => named(&["store_readings", "store_alerts", "store_journal", "answer"])?
-                .publishes::<StoredReading>()
                 .publishes::<DeadLetter>()
-                .publishes::<HopsRecorded>()
                 .handler(StoreReadings(store()?))
                 .handler(StoreAlerts(store()?))
                 .handler(StoreJournal(store()?))
                 .handler(Answer(store()?)),
-            Component::Notification => {
-                named(&["notification"])?.publishes::<EventTold>().handler(Notification)
-            }
-        })
+            Component::Notification => named(&["notification"])?.handler(Notification),
+        };
+        // The journal is everybody's.
+        Ok(service.component(component.as_str()).namespaces(namespaces).publishes::<HopsRecorded>())
     }
 }
 
@@ -192,7 +204,11 @@ fn read_rules(file: &Path) -> anyhow::Result<Rules> {
 pub async fn check(run: &Run) -> anyhow::Result<Vec<CheckReport>> {
     let parts = Parts::of(run, true).await?;
     let chosen = Component::ALL.into_iter().filter(|component| run.runs(*component));
-    chosen.map(|component| parts.service(component)?.check().with_context(|| component.to_string())).collect()
+    let reports = chosen
+        .map(|component| parts.service(component)?.check().with_context(|| component.to_string()))
+        .collect::<anyhow::Result<_>>()?;
+    catalog::check(&parts, run)?;
+    Ok(reports)
 }
 
 /// The running components of this process.
@@ -216,6 +232,17 @@ impl System {
     /// # Errors
     /// Names the option or the component that cannot be started, and why.
     pub async fn start(run: &Run) -> anyhow::Result<Self> {
+        Self::start_with(run, |_, service| service).await
+    }
+
+    /// As [`System::start`]; `adapt` gets each component's service before that is started, to put an observer into it.
+    ///
+    /// # Errors
+    /// As [`System::start`].
+    pub async fn start_with(
+        run: &Run,
+        adapt: impl Fn(Component, Service) -> Service,
+    ) -> anyhow::Result<Self> {
         let parts = Parts::of(run, false).await?;
         // First everybody's groups, then the first message.
         for component in Component::ALL {
@@ -227,7 +254,7 @@ impl System {
         let stop_journals = watch::Sender::new(false);
         for component in STOPPING.into_iter().rev().filter(|component| run.runs(*component)) {
             let (observer, entries) = Journal::new(component.as_str(), parts.counts.clone());
-            let service = parts.service(component)?.observe(observer);
+            let service = adapt(component, parts.service(component)?.observe(observer));
             boards.push((component, service.health()));
             let running = service.start().await.with_context(|| component.to_string())?;
             journals.spawn(journal::write(entries, running.publisher(), stop_journals.subscribe()));
