@@ -22,14 +22,16 @@ impl Name {
         Self { due, number, starts: 0 }
     }
 
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        let text = text.strip_suffix(".json")?;
+    /// Only what [`Name`] writes is read, to the letter: a file that is found by its name must be there under it.
+    pub(crate) fn parse(file: &str) -> Option<Self> {
+        let text = file.strip_suffix(".json")?;
         let (due, text) = match text.split_once('_') {
             Some((due, text)) => (Some(due.parse().ok()?), text),
             None => (None, text),
         };
         let (number, starts) = text.split_once('-')?;
-        Some(Self { due, number: number.parse().ok()?, starts: starts.parse().ok()? })
+        let name = Self { due, number: number.parse().ok()?, starts: starts.parse().ok()? };
+        (name.to_string() == file).then_some(name)
     }
 
     /// Its name in `ready/` once it is due.
@@ -122,7 +124,7 @@ mod tests {
         }
         assert_eq!(Name::of(name.token()), name);
         assert_ne!(name.given_back().started().started().token(), name.token());
-        for other in ["", "7.json", "7-1", "a-b.json", "x_7-1.json", "patterns"] {
+        for other in ["", "7.json", "7-1", "7-1.json", "a-b.json", "x_7-1.json", "patterns"] {
             assert_eq!(Name::parse(other), None, "{other}");
         }
     }
