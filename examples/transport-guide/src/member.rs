@@ -118,16 +118,13 @@ impl Member {
     /// Settles one message, where it is still in this member's hand.
     fn settle(&self, token: Token) -> io::Result<()> {
         let mut state = held(&self.state);
-        // Before this line the message comes again if the process dies, though it was handled: a duplicate. After it, it is
-        // gone for good. That is why it is called when the handler is through, or a copy is confirmed, and never earlier.
-        let settled = state.in_hand.contains(&token)
-            && match if_there(fs::remove_file(self.in_hand(Name::of(token)))) {
-                Ok(settled) => settled,
-                Err(error) => {
-                    state.undone.push(token);
-                    return Err(error);
-                }
-            };
+        // Dying before the file is deleted: the message comes again though it was handled, a duplicate. Dying after it: the
+        // message is gone for good. So this is called once it is handled, or a copy is confirmed, and never earlier.
+        let mut settled = false;
+        if state.in_hand.contains(&token) {
+            let deleted = if_there(fs::remove_file(self.in_hand(Name::of(token))));
+            settled = deleted.inspect_err(|_| state.undone.push(token))?;
+        }
         state.in_hand.remove(&token);
         if !settled {
             // The member has left, or was taken for dead: somebody else has the message, and it stays there.
@@ -144,6 +141,7 @@ impl Member {
             state.in_hand.iter().copied().collect()
         };
         for token in tokens {
+            // Dying in between: the rest lies in `in-hand/` until the next process to open the directory puts it back.
             self.give_back(token);
         }
         // What is settled from now on comes too late.
