@@ -1,5 +1,7 @@
 //! What the conformance suite cannot see from outside: real deaths of a process, files that somebody else broke.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
+
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::future::Future;
