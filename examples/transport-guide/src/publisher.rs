@@ -9,6 +9,9 @@ use crate::wire::Parcel;
 #[async_trait]
 impl Publisher for Files {
     async fn publish(&self, batch: Vec<Outgoing>) -> Result<(), PublishError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
         // The batch stays here: whatever happens to the thread that writes, its messages can be given back.
         let parcels: Vec<Parcel> = batch.iter().map(Parcel::of).collect();
         let written = self.store().run(move |turn| Ok(turn.publish(&parcels))).await;
