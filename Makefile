@@ -7,7 +7,7 @@ RUN := $(CARGO) --locked
 
 # What the conformance suites find goes here; the table has these columns.
 VERDICTS := $(CURDIR)/target/guarantees
-SUBJECTS := memory memory_retry_topics sqlite
+SUBJECTS := memory memory_retry_topics sqlite files
 TABLE := $(RUN) run -q -p msgkit-testing --profile $(PROFILE) --example guarantees --
 
 .PHONY: demo test lint fmt clippy docs unit deny dashboard bench bench-gate tools guarantees guarantees-check conformance mutants

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use msgkit::policy::{OnFailure, Order};
-use msgkit::transport::{Delivery, KeyOrder, Transport};
+use msgkit::transport::{Delivery, KeyOrder, Outgoing, Transport};
 use msgkit::{Envelope, HandlerError};
 
 use super::case;
@@ -243,8 +243,7 @@ async fn what_cannot_be_published_keeps_its_cause(bench: &Bench<'_>) -> Proof {
     job.transport = decorated;
     let running = start(bench, job).await;
     // By another connection, whose publishes are not refused.
-    let probes = (0..3)
-        .map(|n| msgkit::transport::Outgoing::to_topic(envelope_of(&Probe::new(n, "k"), bench.clock())));
+    let probes = (0..3).map(|n| Outgoing::to_topic(envelope_of(&Probe::new(n, "k"), bench.clock())));
     bench.publish_all(&*transport, probes.collect()).await;
     bench.until("a refused publish", || refuses.refused() >= 1).await;
     listener.nothing("what they say is refused").await;
@@ -265,20 +264,13 @@ async fn what_cannot_be_published_keeps_its_cause(bench: &Bench<'_>) -> Proof {
     Proof::Proven
 }
 
-/// Numbers `0..each` of `keys` keys, in turn.
-async fn publish_keys(
-    bench: &Bench<'_>,
-    running: &dyn crate::conformance::RunningPipeline,
-    keys: u32,
-    each: u32,
-) {
-    for n in 0..each {
-        for key in 0..keys {
-            let probe = Probe::new(n, format!("key {key}"));
-            let published = bench.soon("publish", running.publish(&probe)).await;
-            assert!(published.is_ok(), "{published:?}");
-        }
-    }
+/// Numbers `0..each` of `keys` keys, in turn, as one batch: however long a publish takes, all are there before the first
+/// delayed retry is due.
+async fn publish_keys(bench: &Bench<'_>, keys: u32, each: u32) {
+    let numbers = (0..each).flat_map(|n| (0..keys).map(move |key| (n, key)));
+    let probes = numbers.map(|(n, key)| Probe::new(n, format!("key {key}")));
+    let batch = probes.map(|probe| Outgoing::to_topic(envelope_of(&probe, bench.clock()))).collect();
+    bench.publish_all(&*bench.connect().await, batch).await;
 }
 
 /// Numbers of `key` in the order of their calls.
@@ -314,7 +306,7 @@ async fn keyed_messages_keep_their_order_over_lanes(bench: &Bench<'_>) -> Proof 
     let mut policy = policy(bench, 0, 1);
     (policy.order, policy.concurrency) = (Order::Key(OnFailure::Overtake), 4);
     let running = run(bench, [jittery(policy, &calls, u32::MAX, 0)]).await;
-    publish_keys(bench, &*running, 7, 20).await;
+    publish_keys(bench, 7, 20).await;
     bench.until("all of them", || calls.len() >= 140).await;
     for key in 0..7 {
         assert_eq!(of_key(&calls, key), (0..20).collect::<Vec<_>>(), "key {key}");
@@ -361,7 +353,7 @@ async fn a_key_that_overtakes_goes_on(bench: &Bench<'_>) -> Proof {
     let mut policy = policy(bench, 0, 2);
     (policy.order, policy.concurrency) = (Order::Key(OnFailure::Overtake), 3);
     let running = run(bench, [jittery(policy, &calls, 2, 1)]).await;
-    publish_keys(bench, &*running, 3, 8).await;
+    publish_keys(bench, 3, 8).await;
     bench.until("all of them", || calls.len() >= 24).await;
     assert_eq!(of_key(&calls, 0), [0, 1, 3, 4, 5, 6, 7, 2], "the failing one is overtaken");
     assert_eq!(of_key(&calls, 1), (0..8).collect::<Vec<_>>());
@@ -378,7 +370,7 @@ async fn a_key_that_holds_waits(bench: &Bench<'_>) -> Proof {
     let mut policy = policy(bench, 1, 2);
     (policy.order, policy.concurrency) = (Order::Key(OnFailure::Hold), 3);
     let running = run(bench, [jittery(policy, &calls, 2, 3)]).await;
-    publish_keys(bench, &*running, 3, 8).await;
+    publish_keys(bench, 3, 8).await;
     bench.until("all of them", || calls.len() >= 24).await;
     assert_eq!(of_key(&calls, 0), (0..8).collect::<Vec<_>>(), "those behind have waited");
     let others: BTreeSet<u32> =
@@ -400,7 +392,7 @@ async fn a_held_key_ends_with_its_dead_letter(bench: &Bench<'_>) -> Proof {
     let mut policy = policy(bench, 0, 1);
     (policy.order, policy.concurrency) = (Order::Key(OnFailure::Hold), 2);
     let running = run(bench, [jittery(policy, &calls, 2, u32::MAX)]).await;
-    publish_keys(bench, &*running, 2, 6).await;
+    publish_keys(bench, 2, 6).await;
     bench.until("all others", || calls.len() >= 11).await;
     until_idle(bench, &*transport, "g").await;
     assert_eq!(of_key(&calls, 0), [0, 1, 3, 4, 5]);
@@ -423,8 +415,7 @@ async fn a_batch_is_bounded(bench: &Bench<'_>) -> Proof {
     });
     // They wait already, so that batches fill.
     bench.declare(&*transport, &crate::conformance::bench::subscription("g", "conformance.probes")).await;
-    let probes = (0..21)
-        .map(|n| msgkit::transport::Outgoing::to_topic(envelope_of(&Probe::new(n, "k"), bench.clock())));
+    let probes = (0..21).map(|n| Outgoing::to_topic(envelope_of(&Probe::new(n, "k"), bench.clock())));
     bench.publish_all(&*transport, probes.collect()).await;
     let running = run(bench, [handler]).await;
     if !transport.capabilities().backlog {
