@@ -204,12 +204,12 @@ pub struct Reader {
     trace_parents: Vec<Text>,
     trace_states: Vec<Text>,
     attempt: Option<u32>,
-    null: bool,
+    null: Option<bool>,
     headers: Headers,
     rare: Rare,
     retry_round: Option<u32>,
     retry_first: Option<Timestamp>,
-    retry_last: bool,
+    retry_last: Option<bool>,
     dead: DeadAttributes,
     kept: NativeHeaders,
 }
@@ -299,7 +299,7 @@ impl Reader {
             }
             "deliveryattempt" => put!(self.attempt, number()),
             "payloadnull" => {
-                self.null = value == "true";
+                self.null.get_or_insert(value == "true");
                 true
             }
             "subject" => put!(self.rare.subject, text()),
@@ -313,7 +313,7 @@ impl Reader {
             "retryround" => put!(self.retry_round, number()),
             "retryfirst" => put!(self.retry_first, time()),
             "retrylast" => {
-                self.retry_last = value == "true";
+                self.retry_last.get_or_insert(value == "true");
                 true
             }
             "nativeheaders" => match NativeHeaders::from_json(value) {
@@ -379,11 +379,11 @@ impl Reader {
         match self.retry_round {
             Some(round) => {
                 let first = self.retry_first.or(self.time).unwrap_or(Timestamp::EPOCH);
-                rare.retry = Some(Retry { round, first, last_start: self.retry_last });
+                rare.retry = Some(Retry { round, first, last_start: self.retry_last == Some(true) });
             }
             None => {
-                let last = self.retry_last.then(|| "true".into());
-                keep(&mut rare.native, [("retryfirst", text_of(self.retry_first)), ("retrylast", last)]);
+                let (first, last) = (text_of(self.retry_first), text_of(self.retry_last));
+                keep(&mut rare.native, [("retryfirst", first), ("retrylast", last)]);
             }
         }
         match self.dead.kind {
@@ -408,7 +408,11 @@ impl Reader {
             trace,
             hop: self.hop.unwrap_or(0),
             attempt: self.attempt.unwrap_or(0),
-            payload: if self.null && payload.as_ref().is_none_or(Bytes::is_empty) { None } else { payload },
+            payload: if self.null == Some(true) && payload.as_ref().is_none_or(Bytes::is_empty) {
+                None
+            } else {
+                payload
+            },
             headers: self.headers,
             rare: (!rare.is_empty()).then(|| Box::new(rare)),
         })))
@@ -417,7 +421,43 @@ impl Reader {
     /// The foreign headers and whatever else was read, for a message that turned out to be no event.
     #[must_use]
     pub fn into_native(self) -> NativeHeaders {
-        self.kept
+        let Self { rare, dead, mut kept, .. } = self;
+        let all = [
+            ("specversion", self.spec_version),
+            ("id", text_of(self.id)),
+            ("source", self.source),
+            ("type", self.kind),
+            ("topic", text_of(self.topic)),
+            ("time", text_of(self.time)),
+            ("datacontenttype", text_of(self.content_type)),
+            ("partitionkey", self.key),
+            ("correlationid", text_of(self.correlation_id)),
+            ("causationid", text_of(self.causation_id)),
+            ("hop", text_of(self.hop)),
+            ("deliveryattempt", text_of(self.attempt)),
+            ("payloadnull", text_of(self.null)),
+            ("subject", rare.subject),
+            ("dataschema", rare.data_schema),
+            ("sequence", rare.sequence),
+            ("principal", rare.principal),
+            ("dataref", rare.data_ref),
+            ("replyto", text_of(rare.reply_to)),
+            ("notbefore", text_of(rare.not_before)),
+            ("expirytime", text_of(rare.expires)),
+            ("retryround", text_of(self.retry_round)),
+            ("retryfirst", text_of(self.retry_first)),
+            ("retrylast", text_of(self.retry_last)),
+            ("dlkind", text_of(dead.kind)),
+        ];
+        keep(&mut kept, all);
+        dead.keep(&mut kept);
+        for (name, values) in [("traceparent", self.trace_parents), ("tracestate", self.trace_states)] {
+            values.into_iter().for_each(|value| kept.push(name, NativeValue::Text(value)));
+        }
+        for (name, value) in self.headers.iter() {
+            kept.push(name, value);
+        }
+        kept
     }
 }
 
