@@ -11,6 +11,9 @@ use msgkit::envelope::{Envelope, NativeHeaders, NativeValue};
 
 use crate::{envelope, refusal};
 
+/// As many lines are looked at, more than there are places for headers.
+const LINES: usize = 150;
+
 /// Panics where a promise does not hold for these bytes.
 pub fn check(bytes: &[u8]) {
     // The ids that a message without a trace gets.
@@ -61,7 +64,7 @@ fn split(bytes: &[u8]) -> (Vec<Line>, Option<Bytes>) {
         Some(end) => (&bytes[..end], Some(Bytes::copy_from_slice(&bytes[end + 2..]))),
         None => (bytes, None),
     };
-    let lines = head.split(|&byte| byte == b'\n').map(|line| match std::str::from_utf8(line) {
+    let lines = head.split(|&byte| byte == b'\n').take(LINES).map(|line| match std::str::from_utf8(line) {
         Ok(text) => match text.split_once('=') {
             Some((name, value)) => Line::Text(name.to_owned(), value.replace('\x1f', "\n")),
             None => Line::Null(text.to_owned()),

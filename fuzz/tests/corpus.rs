@@ -1,8 +1,8 @@
 //! Every promise over the corpus and over a few thousand mutations of it: the same ones in every run.
 
-use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::{fs, io};
 
 use fastrand::Rng;
 use msgkit_fuzz::{TARGETS, Target};
@@ -14,11 +14,11 @@ const ROUNDS: u64 = 3000;
 const LONGEST: usize = 16 * 1024;
 
 /// The seeds of a target, by name.
-fn corpus(target: &Target) -> Vec<Vec<u8>> {
+fn corpus(target: &Target) -> io::Result<Vec<Vec<u8>>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target.name);
-    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
     files.sort();
-    files.iter().map(|file| fs::read(file).unwrap()).collect()
+    files.iter().map(fs::read).collect()
 }
 
 fn check(target: &Target, input: &[u8], origin: &str) {
@@ -73,7 +73,7 @@ fn mutation(rng: &mut Rng, inputs: &[Vec<u8>]) -> Vec<u8> {
 #[test]
 fn every_promise_holds_over_the_corpus() {
     for target in &TARGETS {
-        let inputs = corpus(target);
+        let inputs = corpus(target).unwrap();
         assert!(!inputs.is_empty(), "{} has no corpus", target.name);
         for (at, input) in inputs.iter().enumerate() {
             check(target, input, &format!("file {at} by name"));
@@ -86,7 +86,7 @@ fn every_promise_holds_over_mutations_of_the_corpus() {
     std::thread::scope(|scope| {
         for target in &TARGETS {
             scope.spawn(move || {
-                let inputs = corpus(target);
+                let inputs = corpus(target).unwrap();
                 for seed in 0..ROUNDS {
                     check(target, &mutation(&mut Rng::with_seed(seed), &inputs), &format!("seed {seed}"));
                 }
