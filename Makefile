@@ -10,14 +10,19 @@ VERDICTS := $(CURDIR)/target/guarantees
 SUBJECTS := memory memory_retry_topics sqlite files
 TABLE := $(RUN) run -q -p msgkit-testing --profile $(PROFILE) --example guarantees --
 
-.PHONY: demo test lint fmt clippy docs unit deny dashboard bench bench-gate tools guarantees guarantees-check conformance mutants
+# What is fuzzed, and for how many minutes each.
+FUZZED := structured attributes trace names config url ingest stored
+MINUTES ?= 1
+
+.PHONY: demo test lint fmt clippy docs unit deny dashboard bench bench-gate tools guarantees guarantees-check conformance mutants \
+	fuzz fuzz-check fuzz-tools $(FUZZED:%=fuzz-%)
 
 ## Runs the device platform; it prints its address.
 demo:
 	$(CARGO) run -p device-platform
 
 ## Everything: style, lints, documentation, all tests. Installs what is missing; fails where something did not run.
-test: lint unit guarantees-check dashboard
+test: lint unit guarantees-check fuzz-check dashboard
 	@echo "make test: all ran"
 
 ## Style, lints, documentation, licences.
@@ -76,3 +81,23 @@ bench:
 bench-gate:
 	cd benchmarks && CARGO_TARGET_DIR=../target $(CARGO) build --release --locked
 	cd benchmarks && ../target/release/bench-report messages --rounds 0 --gate gate.toml
+
+## Fuzzes every decoder, MINUTES each, one after the other; `make fuzz-trace` one of them. Fails where a promise does not hold:
+## the input is then in fuzz/artifacts.
+fuzz: $(FUZZED:%=fuzz-%)
+
+# Without a sanitizer a stable toolchain will do, and there is no `unsafe` of ours to watch. What it finds to be new ground
+# goes to fuzz/found, which the next run continues from.
+$(FUZZED:%=fuzz-%): fuzz-%: fuzz-tools
+	@mkdir -p fuzz/found/$*
+	$(CARGO) fuzz run --fuzz-dir fuzz -s none $* fuzz/found/$* fuzz/corpus/$* -- -dict=fuzz/words/$*.dict \
+		-max_total_time=$$((60 * $(MINUTES))) -max_len=16384 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0
+
+fuzz-tools:
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
+
+## The corpus of the fuzzer and a few thousand mutations of it, the same in every run; needs no fuzzer.
+fuzz-check:
+	cd fuzz && $(CARGO) fmt --check
+	cd fuzz && CARGO_TARGET_DIR=../target $(RUN) clippy --all-targets --profile $(PROFILE) -- -D warnings
+	cd fuzz && CARGO_TARGET_DIR=../target $(RUN) test --profile $(PROFILE)

@@ -39,10 +39,22 @@ pub struct Error {
     source: Option<BoxError>,
 }
 
+/// The most bytes of an error's own text: what it names may be a file's longest line.
+const MAX_CONTEXT: usize = 1024;
+
 impl Error {
-    /// An error of `kind` that says `context`.
+    /// An error of `kind` that says `context`; of more than 1 KiB, the beginning and the end.
     pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
-        Self { kind, context: context.into().into_boxed_str(), temporary: false, source: None }
+        let mut context = context.into();
+        if context.len() > MAX_CONTEXT {
+            // What is wrong stands in front, what to do at the end.
+            let half = MAX_CONTEXT / 2;
+            let head = (0..=half).rev().find(|&at| context.is_char_boundary(at)).unwrap_or(0);
+            let tail = context.len() - half + '…'.len_utf8();
+            let tail = (tail..=context.len()).find(|&at| context.is_char_boundary(at)).unwrap_or(tail);
+            context.replace_range(head..tail, "…");
+        }
+        Self { kind, context: context.into_boxed_str(), temporary: false, source: None }
     }
 
     /// The same error with what caused it.
@@ -109,5 +121,20 @@ impl fmt::Display for Chain<'_> {
             next = error.source();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_never_longer_than_1_kib() {
+        for long in ["x".repeat(5000), "ü".repeat(5000), format!("a{}", "\u{1f980}".repeat(999))] {
+            let text = Error::config(format!("bad `{long}`; do this")).to_string();
+            assert!(text.len() <= MAX_CONTEXT && text.contains('…'), "{}", text.len());
+            assert!(text.starts_with("bad `") && text.ends_with("; do this"), "{text}");
+        }
+        assert_eq!(Error::config("x".repeat(1024)).to_string().len(), 1024);
     }
 }

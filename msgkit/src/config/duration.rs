@@ -25,19 +25,22 @@ pub fn parse(text: &str) -> Result<Duration, Error> {
 #[must_use]
 pub fn format(duration: Duration) -> String {
     let mut text = String::new();
-    let millis = duration.subsec_millis();
-    let seconds = duration.as_secs();
-    for (unit, size) in [("h", 3600), ("m", 60), ("s", 1)] {
-        let count = match unit {
-            "h" => seconds / size,
-            _ => seconds % (size * 60) / size,
-        };
+    let (seconds, nanos) = (duration.as_secs(), u64::from(duration.subsec_nanos()));
+    let parts = [
+        ("h", seconds / 3600),
+        ("m", seconds % 3600 / 60),
+        ("s", seconds % 60),
+        ("ms", nanos / 1_000_000),
+        ("us", nanos / 1000 % 1000),
+        ("ns", nanos % 1000),
+    ];
+    for (unit, count) in parts {
         if count > 0 {
             text.push_str(&format!("{count}{unit} "));
         }
     }
-    if millis > 0 || text.is_empty() {
-        text.push_str(&format!("{millis}ms "));
+    if text.is_empty() {
+        text.push_str("0ms ");
     }
     text.truncate(text.len() - 1);
     text
@@ -71,6 +74,10 @@ mod tests {
         {
             assert_eq!(parse(text).unwrap(), Duration::from_millis(millis), "{text}");
             assert_eq!(parse(&format(Duration::from_millis(millis))).unwrap(), Duration::from_millis(millis));
+        }
+        let longest = Duration::new(i64::MAX.unsigned_abs(), 999_999_999);
+        for odd in [Duration::from_nanos(1), Duration::from_micros(1001), Duration::new(3661, 1), longest] {
+            assert_eq!(parse(&format(odd)).unwrap(), odd);
         }
         for bad in ["5", "-1s", "soon", ""] {
             assert!(parse(bad).unwrap_err().to_string().contains("250ms"), "{bad}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::read::{choice, from_table};
+use super::read::{choice, from_table, without_value};
 use crate::error::Error;
 use crate::handler::PolicyOverrides;
 use crate::policy::{BreakerPolicy, Delayed, OnFailure, Order, Unhandled};
@@ -123,7 +123,8 @@ pub(super) fn take_scalar<T: DeserializeOwned>(
         .remove(key)
         .map(|value| {
             value.try_into().map_err(|error: toml::de::Error| {
-                Error::config(format!("{place}: `{key}` has the wrong type: {}", error.message()))
+                let what = without_value(error.message());
+                Error::config(format!("{place}: `{key}` has the wrong type: {what}"))
             })
         })
         .transpose()

@@ -1,5 +1,7 @@
 //! Reading tables strictly.
 
+use std::borrow::Cow;
+
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
@@ -82,5 +84,21 @@ fn explain(error: &toml::de::Error, place: &str) -> Error {
         };
         return Error::config(format!("{place} has the unknown {what} `{unknown}`; {hint}"));
     }
-    Error::config(format!("{place}: {message}"))
+    // "… in `key`" is how the error says at its end where it is.
+    let whole = error.to_string();
+    let key = whole.lines().next_back().and_then(|line| line.strip_prefix("in `")?.strip_suffix('`'));
+    let key = key.map_or_else(String::new, |key| format!("`{key}`: "));
+    Error::config(format!("{place}: {key}{}", without_value(message)))
+}
+
+/// Serde's "invalid type: string "x", expected u16" without the value, which may be a secret.
+pub(super) fn without_value(message: &str) -> Cow<'_, str> {
+    match (message.strip_prefix("invalid "), message.rsplit_once(", expected ")) {
+        (Some(rest), Some((_, expected))) => {
+            let what = rest.split(':').next().unwrap_or(rest);
+            format!("invalid {what}, expected {expected}").into()
+        }
+        (Some(rest), None) => format!("invalid {}", rest.split(':').next().unwrap_or(rest)).into(),
+        (None, _) => message.into(),
+    }
 }

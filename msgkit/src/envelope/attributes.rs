@@ -63,6 +63,9 @@ const NAMES: [&str; 40] = [
     "type",
 ];
 
+/// The largest number that an attribute may hold: the standard's integers have 32 bits and a sign.
+pub(super) const MAX_NUMBER: u32 = i32::MAX.unsigned_abs();
+
 /// Whether `name` is an attribute of the envelope, and so no user's header.
 #[must_use]
 pub fn is_attribute(name: &str) -> bool {
@@ -96,13 +99,13 @@ pub fn visit(envelope: &Envelope, mut write: impl FnMut(&str, &str)) {
     if let Some(id) = &inner.causation_id {
         id.with_str(|id| write("causationid", id));
     }
-    written("hop", &inner.hop, &mut write);
+    written("hop", &inner.hop.min(MAX_NUMBER), &mut write);
     written("traceparent", &inner.trace.parent, &mut write);
     if let Some(state) = &inner.trace.state {
         write("tracestate", state.as_str());
     }
     if inner.attempt > 0 {
-        written("deliveryattempt", &inner.attempt, &mut write);
+        written("deliveryattempt", &inner.attempt.min(MAX_NUMBER), &mut write);
     }
     if inner.payload.is_none() {
         write("payloadnull", "true");
@@ -141,7 +144,7 @@ fn visit_rare(rare: &Rare, write: &mut dyn FnMut(&str, &str), written: Written<'
         written("expirytime", &at, write);
     }
     if let Some(retry) = &rare.retry {
-        written("retryround", &retry.round, write);
+        written("retryround", &retry.round.min(MAX_NUMBER), write);
         written("retryfirst", &retry.first, write);
         if retry.last_start {
             write("retrylast", "true");
@@ -162,13 +165,13 @@ fn visit_rare(rare: &Rare, write: &mut dyn FnMut(&str, &str), written: Written<'
                 write(name, value);
             }
         }
-        written("dlattempts", &letter.attempts, write);
+        written("dlattempts", &letter.attempts.min(MAX_NUMBER), write);
         written("dlfirst", &letter.first, write);
         written("dllast", &letter.last, write);
         if let Some(position) = &letter.position {
             write("dlposition", position);
         }
-        written("dlreplays", &letter.replays, write);
+        written("dlreplays", &letter.replays.min(MAX_NUMBER), write);
     }
 }
 
@@ -201,12 +204,12 @@ pub struct Reader {
     trace_parents: Vec<Text>,
     trace_states: Vec<Text>,
     attempt: Option<u32>,
-    null: bool,
+    null: Option<bool>,
     headers: Headers,
     rare: Rare,
     retry_round: Option<u32>,
     retry_first: Option<Timestamp>,
-    retry_last: bool,
+    retry_last: Option<bool>,
     dead: DeadAttributes,
     kept: NativeHeaders,
 }
@@ -296,7 +299,7 @@ impl Reader {
             }
             "deliveryattempt" => put!(self.attempt, number()),
             "payloadnull" => {
-                self.null = value == "true";
+                self.null.get_or_insert(value == "true");
                 true
             }
             "subject" => put!(self.rare.subject, text()),
@@ -310,7 +313,7 @@ impl Reader {
             "retryround" => put!(self.retry_round, number()),
             "retryfirst" => put!(self.retry_first, time()),
             "retrylast" => {
-                self.retry_last = value == "true";
+                self.retry_last.get_or_insert(value == "true");
                 true
             }
             "nativeheaders" => match NativeHeaders::from_json(value) {
@@ -372,13 +375,21 @@ impl Reader {
         let source = self.source.ok_or_else(|| missing("source"))?;
         let kind = self.kind.ok_or_else(|| missing("type"))?;
         let mut rare = self.rare;
-        rare.retry = self.retry_round.map(|round| Retry {
-            round,
-            first: self.retry_first.or(self.time).unwrap_or(Timestamp::EPOCH),
-            last_start: self.retry_last,
-        });
-        rare.dead_letter = self.dead.into_dead_letter();
         rare.native = self.kept;
+        match self.retry_round {
+            Some(round) => {
+                let first = self.retry_first.or(self.time).unwrap_or(Timestamp::EPOCH);
+                rare.retry = Some(Retry { round, first, last_start: self.retry_last == Some(true) });
+            }
+            None => {
+                let (first, last) = (text_of(self.retry_first), text_of(self.retry_last));
+                keep(&mut rare.native, [("retryfirst", first), ("retrylast", last)]);
+            }
+        }
+        match self.dead.kind {
+            Some(kind) => rare.dead_letter = Some(self.dead.into_dead_letter(kind)),
+            None => self.dead.keep(&mut rare.native),
+        }
         let trace = TraceContext::from_headers(
             self.trace_parents.iter().map(Text::as_str),
             self.trace_states.iter().map(Text::as_str),
@@ -397,7 +408,11 @@ impl Reader {
             trace,
             hop: self.hop.unwrap_or(0),
             attempt: self.attempt.unwrap_or(0),
-            payload: if self.null && payload.as_ref().is_none_or(Bytes::is_empty) { None } else { payload },
+            payload: if self.null == Some(true) && payload.as_ref().is_none_or(Bytes::is_empty) {
+                None
+            } else {
+                payload
+            },
             headers: self.headers,
             rare: (!rare.is_empty()).then(|| Box::new(rare)),
         })))
@@ -406,14 +421,63 @@ impl Reader {
     /// The foreign headers and whatever else was read, for a message that turned out to be no event.
     #[must_use]
     pub fn into_native(self) -> NativeHeaders {
-        self.kept
+        let Self { rare, dead, mut kept, .. } = self;
+        let all = [
+            ("specversion", self.spec_version),
+            ("id", text_of(self.id)),
+            ("source", self.source),
+            ("type", self.kind),
+            ("topic", text_of(self.topic)),
+            ("time", text_of(self.time)),
+            ("datacontenttype", text_of(self.content_type)),
+            ("partitionkey", self.key),
+            ("correlationid", text_of(self.correlation_id)),
+            ("causationid", text_of(self.causation_id)),
+            ("hop", text_of(self.hop)),
+            ("deliveryattempt", text_of(self.attempt)),
+            ("payloadnull", text_of(self.null)),
+            ("subject", rare.subject),
+            ("dataschema", rare.data_schema),
+            ("sequence", rare.sequence),
+            ("principal", rare.principal),
+            ("dataref", rare.data_ref),
+            ("replyto", text_of(rare.reply_to)),
+            ("notbefore", text_of(rare.not_before)),
+            ("expirytime", text_of(rare.expires)),
+            ("retryround", text_of(self.retry_round)),
+            ("retryfirst", text_of(self.retry_first)),
+            ("retrylast", text_of(self.retry_last)),
+            ("dlkind", text_of(dead.kind)),
+        ];
+        keep(&mut kept, all);
+        dead.keep(&mut kept);
+        for (name, values) in [("traceparent", self.trace_parents), ("tracestate", self.trace_states)] {
+            values.into_iter().for_each(|value| kept.push(name, NativeValue::Text(value)));
+        }
+        for (name, value) in self.headers.iter() {
+            kept.push(name, value);
+        }
+        kept
+    }
+}
+
+fn text_of(value: Option<impl ToString>) -> Option<Text> {
+    value.map(|value| value.to_string().into())
+}
+
+fn keep<const N: usize>(native: &mut NativeHeaders, all: [(&str, Option<Text>); N]) {
+    for (name, value) in all {
+        if let Some(value) = value {
+            native.push(name, NativeValue::Text(value));
+        }
     }
 }
 
 impl DeadAttributes {
-    fn into_dead_letter(self) -> Option<DeadLetter> {
-        let mut letter = DeadLetter::new(self.kind?, "", self.first.unwrap_or(Timestamp::EPOCH));
-        letter.error = self.error.unwrap_or_default();
+    fn into_dead_letter(self, kind: DeadLetterKind) -> DeadLetter {
+        let first = self.first.unwrap_or(Timestamp::EPOCH);
+        // Its limits hold for what others wrote, too.
+        let mut letter = DeadLetter::new(kind, &self.error.unwrap_or_default(), first);
         letter.fingerprint = self.fingerprint.unwrap_or_default();
         letter.attempts = self.attempts.unwrap_or(0);
         letter.last = self.last.unwrap_or(letter.first);
@@ -423,7 +487,25 @@ impl DeadAttributes {
         letter.handler = self.handler.unwrap_or_default();
         letter.position = self.position;
         letter.replays = self.replays.unwrap_or(0);
-        Some(letter)
+        letter
+    }
+
+    /// Without a kind it is no dead letter, and what it has are foreign headers.
+    fn keep(self, native: &mut NativeHeaders) {
+        let all = [
+            ("dlerror", self.error),
+            ("dlfingerprint", self.fingerprint),
+            ("dlattempts", text_of(self.attempts)),
+            ("dlfirst", text_of(self.first)),
+            ("dllast", text_of(self.last)),
+            ("dltopic", self.topic),
+            ("dlgroup", self.group),
+            ("dlservice", self.service),
+            ("dlhandler", self.handler),
+            ("dlposition", self.position),
+            ("dlreplays", text_of(self.replays)),
+        ];
+        keep(native, all);
     }
 }
 

@@ -308,7 +308,7 @@ impl Envelope {
         let inner = self.inner_mut();
         inner.causation_id = Some(cause.id().clone());
         inner.correlation_id = Some(cause.correlation_id().clone());
-        inner.hop = cause.hop().saturating_add(1);
+        inner.hop = cause.hop().saturating_add(1).min(attributes::MAX_NUMBER);
         inner.trace = cause.trace().child(random_span_id());
         if let Some(principal) = cause.rare().and_then(|rare| rare.principal.clone()) {
             self.rare_mut().principal.get_or_insert(principal);
@@ -433,7 +433,8 @@ impl Envelope {
     #[must_use]
     pub fn replayed(&self) -> Self {
         let mut copy = self.clone();
-        let replays = copy.dead_letter().map_or(0, |letter| letter.replays) + 1;
+        let replays = copy.dead_letter().map_or(0, |letter| letter.replays);
+        let replays = replays.saturating_add(1).min(attributes::MAX_NUMBER);
         let inner = copy.inner_mut();
         inner.attempt = 0;
         if let Some(rare) = &mut inner.rare {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::text::Text;
 
 /// A value of a foreign header, in the widest set of types that brokers have.
-#[derive(Clone, PartialEq)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum NativeValue {
     /// A name without a value.
@@ -47,6 +47,27 @@ impl NativeValue {
         }
     }
 }
+
+impl PartialEq for NativeValue {
+    /// Floating-point numbers bit by bit: every value equals its copy, NaN too.
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Null, Self::Null) => true,
+            (Self::Bool(a), Self::Bool(b)) => a == b,
+            (Self::Int(a), Self::Int(b)) => a == b,
+            (Self::UInt(a), Self::UInt(b)) => a == b,
+            (Self::Float(a), Self::Float(b)) => a.to_bits() == b.to_bits(),
+            (Self::Text(a), Self::Text(b)) => a == b,
+            (Self::Bytes(a), Self::Bytes(b)) => a == b,
+            (Self::List(a), Self::List(b)) => a == b,
+            (Self::Table(a), Self::Table(b)) => a == b,
+            (Self::Other(kind_a, a), Self::Other(kind_b, b)) => kind_a == kind_b && a == b,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for NativeValue {}
 
 impl fmt::Debug for NativeValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -90,7 +111,7 @@ impl From<Bytes> for NativeValue {
 }
 
 /// An ordered multimap of foreign headers: names may repeat, values may be null or typed.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NativeHeaders(Vec<(Text, NativeValue)>);
 
 impl NativeHeaders {

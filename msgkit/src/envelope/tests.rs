@@ -110,6 +110,95 @@ fn any_cloud_event_is_read_and_what_is_odd_is_kept() {
     assert!(old.unwrap_err().to_string().contains("1.0 can be read"));
 }
 
+/// The least that makes an event, and more.
+fn event(more: &[(&str, &str)]) -> Reader {
+    let mut reader = Reader::new();
+    let least = [("specversion", "1.0"), ("id", "1"), ("source", "s"), ("type", "t")];
+    for (name, value) in least.iter().chain(more) {
+        reader.attribute(name, value);
+    }
+    reader
+}
+
+#[test]
+fn the_limits_of_a_dead_letter_hold_for_those_of_others() {
+    let error = format!("a\nb\u{7f}{}", "ü".repeat(2000));
+    let reader = event(&[("dlkind", "panic"), ("dlerror", &error)]);
+    let read = reader.finish(&topic("t"), None).unwrap();
+    let error = &read.dead_letter().unwrap().error;
+    assert!(error.len() <= MAX_ERROR && error.starts_with("a\\nb\\u{7f}ü"), "{error}");
+    assert_eq!(structured::from_slice(&structured::to_vec(&read), &topic("t")).unwrap(), read);
+}
+
+#[test]
+fn facts_without_what_makes_them_a_death_or_a_retry_are_kept() {
+    let at = "2026-01-31T12:00:00Z";
+    let sent =
+        [("dlkind", "mystery"), ("dlerror", "why"), ("dlattempts", "3"), ("dlfirst", at), ("retryfirst", at)];
+    let read = event(&sent).finish(&topic("t"), None).unwrap();
+    assert_eq!((read.dead_letter(), read.retry()), (None, None));
+    for (name, value) in sent {
+        assert_eq!(read.native().get(name).and_then(NativeValue::as_str), Some(value), "{name}");
+    }
+    assert_eq!(through_attributes(&read), read);
+}
+
+#[test]
+fn what_is_no_event_keeps_every_header() {
+    let mut reader = Reader::new();
+    let sent =
+        [("id", "7"), ("time", "2026-01-31T12:00:00Z"), ("tenant", "a"), ("traceparent", "x"), ("hop", "-1")];
+    for (name, value) in sent {
+        reader.attribute(name, value);
+    }
+    assert!(!reader.is_event());
+    let native = reader.into_native();
+    assert_eq!(native.len(), sent.len());
+    for (name, value) in sent {
+        assert_eq!(native.get(name).and_then(NativeValue::as_str), Some(value), "{name}");
+    }
+}
+
+#[test]
+fn the_first_of_a_repeated_attribute_counts() {
+    let reader = event(&[
+        ("payloadnull", "true"),
+        ("payloadnull", "false"),
+        ("retryround", "1"),
+        ("retryround", "2"),
+        ("retrylast", "false"),
+        ("retrylast", "true"),
+        ("subject", "a"),
+        ("subject", "b"),
+    ]);
+    let read = reader.finish(&topic("t"), Some(Bytes::new())).unwrap();
+    assert!(read.is_null());
+    assert_eq!(read.retry().map(|retry| (retry.round, retry.last_start)), Some((1, false)));
+    assert_eq!(read.subject(), Some("a"));
+}
+
+#[test]
+fn counts_stop_at_the_largest_that_a_wire_carries() {
+    let most = i32::MAX.to_string();
+    let sent = [("hop", &*most), ("dlkind", "crash"), ("dlreplays", &most)];
+    let last = event(&sent).finish(&topic("t"), None).unwrap();
+    let mut next = last.replayed();
+    next.set_cause(&last);
+    next.set_attempt(u32::MAX);
+    let read = through_attributes(&next);
+    assert_eq!((read.hop(), read.attempt()), (i32::MAX.unsigned_abs(), i32::MAX.unsigned_abs()));
+    assert_eq!(read.dead_letter().unwrap().replays, i32::MAX.unsigned_abs());
+    assert!(read == next && read.native().is_empty());
+}
+
+#[test]
+fn an_envelope_with_nan_equals_its_copy() {
+    let mut envelope = full(None, ContentType::Json);
+    envelope.set_native(NativeHeaders::from_iter([("f", NativeValue::Float(f64::NAN))]));
+    assert_eq!(through_attributes(&envelope), envelope);
+    assert_ne!(NativeValue::Float(0.0), NativeValue::Float(-0.0));
+}
+
 #[test]
 fn what_identifies_a_message_is_printed_and_nothing_else() {
     let envelope = full(Some(Bytes::from_static(b"secret payload")), ContentType::Json);

@@ -125,7 +125,7 @@ impl Pattern {
         segments.next().is_none()
     }
 
-    /// Whether some topic is in both sets.
+    /// Whether some topic is in both sets, reserved first segments left aside.
     #[must_use]
     pub fn overlaps(&self, other: &Pattern) -> bool {
         let (mut mine, mut theirs) = (self.segments(), other.segments());
@@ -139,7 +139,7 @@ impl Pattern {
         }
     }
 
-    /// Whether every topic of `other` is in this set too.
+    /// Whether every topic of `other` is in this set too, reserved first segments left aside.
     #[must_use]
     pub fn contains(&self, other: &Pattern) -> bool {
         let (mut mine, mut theirs) = (self.segments(), other.segments());

@@ -117,9 +117,10 @@ impl Options {
     /// [`ErrorKind::Config`](crate::ErrorKind::Config) where `text` is no TOML.
     pub fn from_toml(place: impl Into<String>, text: &str) -> Result<Self, Error> {
         let place = place.into();
-        let table = text
-            .parse()
-            .map_err(|error| Error::config(format!("{place} holds no legal TOML")).with_source(error))?;
+        // Not the whole error: that shows the line, in which a secret may stand.
+        let table = text.parse().map_err(|error: toml::de::Error| {
+            Error::config(format!("{place} holds no legal TOML: {}", error.message()))
+        })?;
         Ok(Self { place, table, clock: Clock::system() })
     }
 

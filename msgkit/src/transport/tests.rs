@@ -52,6 +52,40 @@ fn addresses_are_read_and_never_tell_their_password() {
 }
 
 #[test]
+fn a_password_in_the_wrong_place_is_not_told() {
+    for wrong in ["mqtt:user:hunter2@host/p", "mqtt://user:hunt/er2@host/p", "a:b://user:hunter2@host/p"] {
+        let url = TransportUrl::parse(wrong).unwrap();
+        assert!(!format!("{url} {url:?}").contains("hunt"), "{url}");
+        assert!(url.to_string().ends_with("://…@host/p"), "{url}");
+    }
+    let error = TransportUrl::parse("mqtt://user:hunt?er2@host").unwrap_err().to_string();
+    assert!(error.contains("%3F") && !error.contains("hunt"), "{error}");
+}
+
+#[test]
+fn a_wrong_option_names_its_key_and_not_its_value() {
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only read")]
+    struct Config {
+        password: String,
+    }
+    let read = |toml: &str, url: &str| {
+        let options = Options::from_toml("[transports.a.mqtt]", toml)?;
+        options.read::<Config>(&TransportUrl::parse(url)?)
+    };
+    for (toml, url, wanted) in [
+        ("password = 7222", "mqtt://h", "`password`: invalid type, expected a string"),
+        ("", "mqtt://h?password=7222", "`password`: invalid type, expected a string"),
+        ("password = [\"7222, expected x\"]", "mqtt://h", "`password`: invalid type, expected a string"),
+        ("password = \"7222", "mqtt://h", "no legal TOML"),
+    ] {
+        let error = crate::Chain(&read(toml, url).unwrap_err()).to_string();
+        assert!(error.contains(wanted) && !error.contains("7222"), "{error}");
+    }
+}
+
+#[test]
 fn destinations_of_a_group_share_no_place_with_user_data() {
     let group = Group::new("g").unwrap();
     let retry =

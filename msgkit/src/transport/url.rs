@@ -60,6 +60,11 @@ impl TransportUrl {
             .filter(|pair| !pair.is_empty())
             .map(|pair| {
                 let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+                if name.contains('@') {
+                    return Err(Error::config(
+                        "a transport's url has `@` in the name of an option; in a password, write `?` as `%3F`",
+                    ));
+                }
                 Ok((decode(name)?, decode(value)?))
             })
             .collect::<Result<_, Error>>()?;
@@ -123,9 +128,13 @@ fn decode(text: &str) -> Result<Text, Error> {
 }
 
 impl fmt::Display for TransportUrl {
-    /// The address without user, password and options.
+    /// The address without user, password and options; of an address with `@`, which may have a password before it
+    /// (`mqtt:user:password@host`, or one with an unescaped `/`), what follows the last.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.scheme, self.address)
+        match self.address.rsplit_once('@') {
+            Some((_, rest)) => write!(f, "{}://…@{rest}", self.scheme),
+            None => write!(f, "{}://{}", self.scheme, self.address),
+        }
     }
 }
 

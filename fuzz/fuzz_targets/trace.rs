@@ -1,0 +1,4 @@
+#![doc = "Fuzzes [`msgkit_fuzz::trace`]."]
+#![cfg_attr(fuzzing, no_main)]
+
+msgkit_fuzz::target!(trace);
