@@ -8,6 +8,7 @@
 //!   its own in it: [`Mosquitto::prefix`], [`RabbitMq::vhost`].
 //! - A broker that is not installed is a [`BrokerError`] of the kind [`Missing`](BrokerErrorKind::Missing), which becomes
 //!   the suite's [`NotRun`](crate::conformance::NotRun) with `?`. `make brokers` installs them all.
+//! - [`FaultProxy`] stands between a client and any broker and breaks their connections on command.
 //!
 //! Everything here but the proxy blocks its thread: a broker takes milliseconds (Mosquitto) to seconds (RabbitMQ) to
 //! come up. It needs a Unix with `sh`.
@@ -27,10 +28,12 @@
 mod error;
 mod http;
 mod mosquitto;
+mod proxy;
 mod rabbitmq;
 mod sandbox;
 mod system;
 
 pub use self::error::{BrokerError, BrokerErrorKind};
 pub use self::mosquitto::{Mosquitto, MosquittoOptions};
+pub use self::proxy::{Connection, Direction, FaultProxy};
 pub use self::rabbitmq::{RabbitMq, VirtualHost};

@@ -213,6 +213,9 @@ impl RabbitMq {
 
     /// Kills it (SIGKILL).
     ///
+    /// It writes the name of a new quorum queue to disk half a second after it has confirmed it. One that was declared
+    /// within the last second may come back without its messages and never elect a leader.
+    ///
     /// # Errors
     /// [`BrokerError`] where it is not ours.
     pub fn kill(&mut self) -> Result<(), BrokerError> {

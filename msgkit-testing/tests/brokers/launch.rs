@@ -177,10 +177,12 @@ fn rabbitmq_survives() -> Result<(), BrokerError> {
     let port = broker.port().unwrap();
     let host = broker.vhost("restart")?;
     let queue = format!("/api/queues/{}/orders", host.name());
-    broker.api("PUT", &queue, Some(r#"{"durable":true,"arguments":{"x-queue-type":"classic"}}"#))?;
+    broker.api("PUT", &queue, Some(r#"{"durable":true,"arguments":{"x-queue-type":"quorum"}}"#))?;
     let exchange = format!("/api/exchanges/{}/amq.default/publish", host.name());
     let message = r#"{"routing_key":"orders","payload":"kept","payload_encoding":"string","properties":{"delivery_mode":2}}"#;
     assert_eq!(broker.api("POST", &exchange, Some(message))?["routed"], true);
+    // See `RabbitMq::kill`: nothing tells when it has written the queue's name.
+    thread::sleep(Duration::from_secs(1));
 
     broker.kill()?;
     assert!(refused(port));
