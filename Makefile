@@ -14,7 +14,7 @@ TABLE := $(RUN) run -q -p msgkit-testing --profile $(PROFILE) --example guarante
 FUZZED := structured attributes trace names config url ingest stored
 MINUTES ?= 1
 
-.PHONY: demo test lint fmt clippy docs unit deny dashboard bench bench-gate tools brokers guarantees guarantees-check conformance mutants \
+.PHONY: demo test lint fmt clippy docs unit deny dashboard bench bench-gate tools brokers guarantees guarantees-check conformance mutants simulate \
 	fuzz fuzz-check fuzz-tools $(FUZZED:%=fuzz-%)
 
 ## Runs the device platform; it prints its address.
@@ -50,6 +50,11 @@ conformance:
 ## Broken transports and pipelines, every one of which the suite must reject.
 mutants:
 	$(RUN) test -q -p msgkit-testing --profile $(PROFILE) --test mutants
+
+## A system under seeded faults, crashes and restarts; `make simulate SEED=n` runs one seed again.
+SEEDS ?= 10000
+simulate:
+	$(RUN) run -q --release -p msgkit-testing --example simulate -- $(if $(SEED),--seed $(SEED),$(SEEDS))
 
 # After `unit`, which has run the suites.
 guarantees-check:

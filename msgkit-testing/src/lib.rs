@@ -3,6 +3,7 @@
 //! - [`TestKit`]: a service under test, in memory and on virtual time, or on a broker by its URL.
 //! - [`conformance`]: what every transport must do, as a suite that a transport crate runs as its test.
 //! - [`mutants`]: transports and pipelines broken in one way each, which test the suite.
+//! - [`simulation`]: a system under seeded faults, crashes and restarts, with a ledger of what they cost.
 //! - [`decorate`]: transports around transports, for faults and for mutants.
 //! - `brokers` (feature `brokers`): real brokers as child processes, and a proxy that breaks connections.
 
@@ -12,5 +13,6 @@ pub mod conformance;
 pub mod decorate;
 mod kit;
 pub mod mutants;
+pub mod simulation;
 
 pub use self::kit::TestKit;

@@ -76,8 +76,8 @@ pub struct TestKit {
 
 /// What the service's transports are replaced by.
 enum Place {
-    /// Virtual time; a broker for each name.
-    Memory(BTreeMap<String, Memory>),
+    /// Virtual time; a broker for each name, and the service's connection to it.
+    Memory(BTreeMap<String, Memory>, Vec<Memory>),
     /// Real time; one transport for all names, and who takes what, to know when nothing is left.
     Broker { transport: Arc<dyn Transport>, takes: Vec<Vec<Pattern>> },
 }
@@ -90,7 +90,7 @@ impl TestKit {
     pub async fn start(make: impl Fn() -> Service + Send + Sync + 'static) -> Result<Self, Error> {
         rest::pause_time()?;
         let clock = Clock::virtual_from(Timestamp::from_millis(BEGIN));
-        Self::begin(Box::new(make), Place::Memory(BTreeMap::new()), clock).await
+        Self::begin(Box::new(make), Place::Memory(BTreeMap::new(), Vec::new()), clock).await
     }
 
     /// Starts the service that `make` gives on the transport at `url`, in real time: the same test, on a broker.
@@ -157,9 +157,11 @@ impl TestKit {
             .clock(clock)
             .observe(journal::Observing(self.journal.clone()))
             .replace_transports(|name, _| match place {
-                Place::Memory(brokers) => {
+                Place::Memory(brokers, connections) => {
                     let new = || Memory::with(MemoryConfig::default(), clock);
-                    Arc::new(brokers.entry(name.to_owned()).or_insert_with(new).connection())
+                    let connection = brokers.entry(name.to_owned()).or_insert_with(new).connection();
+                    connections.push(connection.clone());
+                    Arc::new(connection)
                 }
                 Place::Broker { transport, .. } => transport.clone(),
             });
@@ -240,7 +242,7 @@ impl TestKit {
     /// Where the service does not come to rest, naming who still works on what.
     pub async fn settle(&mut self) {
         match &self.place {
-            Place::Memory(brokers) => rest::in_memory(self, brokers.values()).await,
+            Place::Memory(brokers, _) => rest::in_memory(self, brokers.values()).await,
             Place::Broker { transport, takes } => rest::at_broker(self, &**transport, takes).await,
         }
     }
@@ -248,7 +250,7 @@ impl TestKit {
     /// Lets `time` pass, and everything happen that falls due in it; in real time it waits.
     pub async fn advance(&mut self, time: Duration) {
         match &self.place {
-            Place::Memory(_) => rest::pass(&self.journal, time).await,
+            Place::Memory(..) => rest::pass(&self.journal, time).await,
             Place::Broker { .. } => tokio::time::sleep(time).await,
         }
     }
@@ -323,7 +325,7 @@ impl TestKit {
 
     fn operable(&self) -> Vec<&dyn Operate> {
         match &self.place {
-            Place::Memory(brokers) => brokers.values().map(|memory| memory as &dyn Operate).collect(),
+            Place::Memory(brokers, _) => brokers.values().map(|memory| memory as &dyn Operate).collect(),
             Place::Broker { transport, .. } => transport.operate().into_iter().collect(),
         }
     }
@@ -346,8 +348,11 @@ impl TestKit {
     /// # Errors
     /// As [`Service::start`].
     pub async fn crash(&mut self) -> Result<(), Error> {
-        if let Place::Memory(brokers) = &self.place {
-            brokers.values().for_each(Memory::disconnect);
+        if let Place::Memory(_, connections) = &mut self.place {
+            // They break first, so that nothing is given back in good order.
+            for connection in connections.drain(..) {
+                connection.close().await?;
+            }
         }
         if let Some(running) = self.running.take() {
             running.crash().await;

@@ -41,6 +41,7 @@ struct RawBreaker {
     failures: Option<u32>,
     wait: Option<String>,
     max_wait: Option<String>,
+    patience: Option<String>,
 }
 
 /// Reads the keys of a policy.
@@ -103,6 +104,7 @@ fn breaker(table: toml::Table, place: &str) -> Result<BreakerPolicy, Error> {
     let mut breaker = BreakerPolicy::default();
     breaker.failures = raw.failures.unwrap_or(breaker.failures).max(1);
     breaker.wait = time(place, "wait", raw.wait)?.unwrap_or(breaker.wait);
+    breaker.patience = time(place, "patience", raw.patience)?.unwrap_or(breaker.patience);
     breaker.max_wait = time(place, "max_wait", raw.max_wait)?.unwrap_or(breaker.max_wait.max(breaker.wait));
     Ok(breaker)
 }

@@ -54,7 +54,9 @@ impl Operate for Memory {
         let status = |(group, subscribed): (&Group, &Subscribed)| {
             let counts = subscribed.queue.counts();
             let steps = queues.retries.iter().filter(|((of, _), _)| of == group);
-            let retries: usize = steps.map(|(_, queue)| queue.counts().ready).sum();
+            // A retry copy that its reader holds until it is due is still kept back.
+            let kept = |counts: super::queue::Counts| counts.ready + counts.in_hand;
+            let retries: usize = steps.map(|(_, queue)| kept(queue.counts())).sum();
             let mut status = GroupStatus::new(group.clone());
             status.waiting = counts.ready as u64;
             status.in_hand = Some(counts.in_hand as u64);

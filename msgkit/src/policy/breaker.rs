@@ -25,8 +25,7 @@ pub enum BreakerState {
 /// An outage fails everything alike; letting every message run through its attempts would only turn the whole backlog
 /// into dead letters. While the breaker is open nothing is started, and the message that met it is tried again without
 /// its attempt being counted; after a few tries it waits as a delayed retry and another one goes first, because it may be
-/// that message which fails. Where it is the only one there is, nobody can tell, and it is tried for as long as it fails,
-/// at the longest wait.
+/// that message which fails. Where no other comes nobody can tell: after [`BreakerPolicy::patience`] its attempts count.
 #[derive(Debug)]
 pub struct Breaker {
     policy: BreakerPolicy,

@@ -171,11 +171,19 @@ pub struct BreakerPolicy {
     pub wait: Duration,
     /// The longest wait.
     pub max_wait: Duration,
+    /// For how long a message may fail without its attempts being counted: then it is taken for the message's own fault,
+    /// so that messages which nothing will ever handle do not go round for ever where no other comes to tell.
+    pub patience: Duration,
 }
 
 impl Default for BreakerPolicy {
     fn default() -> Self {
-        Self { failures: 50, wait: Duration::from_secs(1), max_wait: Duration::from_secs(60) }
+        Self {
+            failures: 50,
+            wait: Duration::from_secs(1),
+            max_wait: Duration::from_secs(60),
+            patience: Duration::from_secs(3600),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Keys that wait: a message that is tried again in place, later, and those of its key behind it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -14,7 +14,7 @@ use crate::transport::Delivery;
 #[derive(Debug, Default)]
 pub(crate) struct Parking {
     /// By key; messages without one wait each for itself, under no key.
-    keys: HashMap<Text, VecDeque<(usize, Delivery)>>,
+    keys: BTreeMap<Text, VecDeque<(usize, Delivery)>>,
     waiting: Vec<(Instant, Work)>,
     /// What may go on, because its key does not wait any more.
     freed: VecDeque<(usize, Delivery)>,
@@ -83,7 +83,7 @@ impl Parking {
     /// Everything that waits, to be given back in order.
     pub(crate) fn drain(&mut self) -> Vec<Delivery> {
         let mut all: Vec<Delivery> = self.waiting.drain(..).map(|(_, work)| work.into_delivery()).collect();
-        for (_, behind) in self.keys.drain() {
+        for (_, behind) in std::mem::take(&mut self.keys) {
             all.extend(behind.into_iter().map(|(_, delivery)| delivery));
         }
         all.extend(self.freed.drain(..).map(|(_, delivery)| delivery));

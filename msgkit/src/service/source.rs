@@ -10,7 +10,10 @@ use super::plan::{Origin, Plan};
 use super::quarantine::Quarantine;
 use crate::envelope::Clock;
 use crate::error::Chain;
-use crate::transport::{Deliveries, Delivery, Outgoing, Publisher as _, Subscriber as _, Subscription};
+use crate::transport::{
+    Deliveries, Delivery, Outgoing, Publisher as _, Subscriber as _, Subscription, TransportError,
+    TransportErrorKind,
+};
 
 /// The most deliveries that are taken at once.
 const BATCH: usize = 128;
@@ -69,13 +72,25 @@ impl Source {
                 received = self.deliveries.receive(max, into) => received,
                 _ = signal.wait_for(|active| *active) => return Fetched::StandStill,
             };
+            // Only a drain stops a subscription, and it has been looked for: one that ends by itself is begun again.
+            let received = received.and_then(|()| {
+                let ended = "the subscription ended by itself, which a transport may not let it do";
+                if into.is_empty() {
+                    Err(TransportError::new(TransportErrorKind::Internal, ended))
+                } else {
+                    Ok(())
+                }
+            });
             match received {
-                Ok(()) if into.is_empty() => return Fetched::Stop,
                 Ok(()) => return Fetched::Some,
                 Err(error) => {
                     let name = &self.origin().from.name;
                     self.health.down(name, &Chain(&error).to_string());
-                    if error.kind() == crate::transport::TransportErrorKind::Closed {
+                    if error.kind() == TransportErrorKind::Closed {
+                        tracing::error!(
+                            handler = %self.plan.identity.handler, transport = %name,
+                            "the transport was closed under the handler, which receives nothing any more"
+                        );
                         return Fetched::Stop;
                     }
                     tracing::warn!(

@@ -52,6 +52,7 @@ impl Lane {
         let work = Work {
             attempts: envelope.attempt(),
             in_place: 0,
+            first_failure: retry.map(|retry| retry.first),
             probes: 0,
             round: retry.map_or(0, |retry| retry.round),
             track,
@@ -158,6 +159,7 @@ impl Lane {
             origin: self.origin,
             attempts: 0,
             in_place: 0,
+            first_failure: None,
             probes: 0,
             round: 0,
         };
@@ -172,6 +174,7 @@ impl Lane {
             origin: self.origin,
             attempts: envelope.attempt(),
             in_place: 0,
+            first_failure: None,
             probes: 0,
             round: 0,
         };

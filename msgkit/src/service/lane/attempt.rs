@@ -197,8 +197,12 @@ impl Lane {
             handler = %shared.plan.identity.handler, message_id = %work.envelope.id(),
             trace_id = %work.envelope.trace().parent.trace_id(), attempt = work.attempts, error, "the attempt failed"
         );
+        let now = shared.parts.clock.now();
+        let first = *work.first_failure.get_or_insert(now);
+        let patience = policy.breaker.as_ref().map_or(Duration::ZERO, |breaker| breaker.patience);
         if let Some(breaker) = &shared.breaker
             && breaker.failed()
+            && now.since(first) < patience
         {
             // Everything fails: that is an outage and not this message's fault, so the attempt does not count.
             work.attempts = work.attempts.saturating_sub(1);
@@ -211,6 +215,10 @@ impl Lane {
             outage = true;
         } else if outage {
             work.attempts = work.attempts.saturating_sub(1);
+        }
+        // Tries that did not count may have come in between: the cap holds all the same.
+        if !outage && work.attempts >= policy.max_attempts() {
+            return Decision::Do(Action::Bury { kind, error });
         }
         if retry_after.is_none() && work.in_place < policy.immediate && !outage {
             work.in_place += 1;

@@ -91,6 +91,7 @@ impl Lane {
                 origin: *origin,
                 attempts: 0,
                 in_place: 0,
+                first_failure: None,
                 probes: 0,
                 round: 0,
             };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::envelope::{DeadLetterKind, Envelope};
+use crate::envelope::{DeadLetterKind, Envelope, Timestamp};
 use crate::text::Text;
 use crate::transport::Delivery;
 
@@ -16,6 +16,8 @@ pub(crate) struct Work {
     pub(super) attempts: u32,
     /// Attempts in place since the last delay.
     pub(super) in_place: u32,
+    /// When it failed first, where it has.
+    pub(super) first_failure: Option<Timestamp>,
     /// How often it went first while the breaker was open.
     pub(super) probes: u32,
     /// Delayed retries so far.
