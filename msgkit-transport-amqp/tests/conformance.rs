@@ -1,0 +1,19 @@
+//! The conformance suite on a real RabbitMQ: each case in a virtual host of its own.
+//!
+//! `MSGKIT_AMQP_URL` (`amqp://user:password@host:5672`) and `MSGKIT_AMQP_MANAGEMENT` (`host:15672`) name the broker.
+
+mod support;
+
+use std::process::ExitCode;
+
+use msgkit_testing::conformance::{self, Subject, Wrapped, Wrapping};
+
+fn main() -> ExitCode {
+    let mut subjects: Vec<Box<dyn Subject>> = vec![Box::new(support::AmqpSubject::default())];
+    if std::env::var("MSGKIT_AMQP_WRAPPED").is_ok_and(|value| value == "1") {
+        for wrapping in Wrapping::ALL {
+            subjects.push(Box::new(Wrapped(support::AmqpSubject::default(), wrapping)));
+        }
+    }
+    conformance::main(subjects)
+}

@@ -1,0 +1,82 @@
+//! RabbitMQ's management API, as far as the suite needs it: plain HTTP, one request a connection.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A broker that runs already.
+#[derive(Debug, Clone)]
+pub(crate) struct Management {
+    /// Its address with user and password, without a virtual host.
+    pub(crate) amqp: String,
+    host: String,
+}
+
+impl Management {
+    pub(crate) fn from_environment() -> Result<Self, String> {
+        let read = |name: &str| std::env::var(name).map_err(|_| format!("no broker: `{name}` is not set"));
+        Ok(Self { amqp: read("MSGKIT_AMQP_URL")?, host: read("MSGKIT_AMQP_MANAGEMENT")? })
+    }
+
+    pub(crate) fn version(&self) -> Result<String, String> {
+        let overview: serde_json::Value = self.json("/api/overview")?;
+        overview["rabbitmq_version"].as_str().map(str::to_owned).ok_or_else(|| "unknown".to_owned())
+    }
+
+    pub(crate) fn make_vhost(&self, vhost: &str) -> Result<(), String> {
+        self.ask("PUT", &format!("/api/vhosts/{vhost}"), "{}")?;
+        let all = r#"{"configure":".*","write":".*","read":".*"}"#;
+        self.ask("PUT", &format!("/api/permissions/{vhost}/guest"), all).map(drop)
+    }
+
+    pub(crate) fn remove_vhost(&self, vhost: &str) -> Result<(), String> {
+        self.ask("DELETE", &format!("/api/vhosts/{vhost}"), "").map(drop)
+    }
+
+    /// Ends every connection of `vhost` that is open now, and none that is opened to repair it.
+    pub(crate) fn close_connections(&self, vhost: &str) -> Result<(), String> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?;
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        // The API shows a connection a little after it was opened.
+        for _ in 0..4 {
+            let connections = self.json(&format!("/api/vhosts/{vhost}/connections"))?;
+            for connection in connections.as_array().into_iter().flatten() {
+                let old = connection["connected_at"].as_u64().is_some_and(|at| at <= now);
+                if let (true, Some(name)) = (old, connection["name"].as_str()) {
+                    let escaped: String = name.bytes().map(|byte| format!("%{byte:02X}")).collect();
+                    // It may be gone already.
+                    let _ = self.ask("DELETE", &format!("/api/connections/{escaped}"), "");
+                }
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    fn json(&self, path: &str) -> Result<serde_json::Value, String> {
+        let body = self.ask("GET", path, "")?;
+        serde_json::from_str(&body).map_err(|error| format!("{path}: {error}"))
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &str) -> Result<String, String> {
+        let failed = |error: std::io::Error| format!("{} {path}: {error}", self.host);
+        let mut stream = TcpStream::connect(&self.host).map_err(failed)?;
+        stream.set_read_timeout(Some(Duration::from_secs(30))).map_err(failed)?;
+        let length = body.len();
+        let host = &self.host;
+        // guest:guest
+        let request = format!(
+            "{method} {path} HTTP/1.0\r\nHost: {host}\r\nAuthorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n\
+             Content-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).map_err(failed)?;
+        let mut response = String::new();
+        stream.read_to_string(&mut response).map_err(failed)?;
+        let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
+        let status = head.split(' ').nth(1).unwrap_or_default();
+        if !status.starts_with('2') {
+            return Err(format!("{method} {path}: {status} {body}"));
+        }
+        Ok(body.to_owned())
+    }
+}
