@@ -104,7 +104,11 @@ impl Driver {
                     }
                 }
                 came = self.session.consumer.next(), if consuming => match came {
-                    Some(Ok(first)) => self.hand_over(first),
+                    Some(Ok(first)) => {
+                        if let Some(ended) = self.hand_over(first) {
+                            return ended;
+                        }
+                    }
                     Some(Err(error)) => return Ended::Lost(Some(error)),
                     None => return Ended::Lost(None),
                 },
@@ -112,12 +116,17 @@ impl Driver {
         }
     }
 
-    /// Gives what came, and all that came with it, to the receiver.
-    fn hand_over(&mut self, first: Delivery) {
+    /// Gives what came, and all that came with it, to the receiver; the end where that came with it.
+    fn hand_over(&mut self, first: Delivery) -> Option<Ended> {
         let mut came = vec![first];
-        while let Some(Some(Ok(next))) = self.session.consumer.next().now_or_never() {
-            came.push(next);
-        }
+        let ended = loop {
+            match self.session.consumer.next().now_or_never() {
+                Some(Some(Ok(next))) => came.push(next),
+                Some(Some(Err(error))) => break Some(Ended::Lost(Some(error))),
+                Some(None) => break Some(Ended::Lost(None)),
+                None => break None,
+            }
+        };
         let watermark = &mut self.session.watermark;
         self.member.give(came.into_iter().filter_map(|delivery| {
             // A tag comes once on a channel; were it not so, settling it would settle another.
@@ -129,6 +138,7 @@ impl Driver {
             };
             Some(Fetched { tag: delivery.delivery_tag, count: raw.count(), content: Content::Raw(raw) })
         }));
+        ended
     }
 
     /// Does what the receiver asks for: first no more is fetched, then what was settled is told.
@@ -229,17 +239,17 @@ impl Session {
 
     /// Tells the broker what was settled: all up to the watermark at once, what is above it one by one.
     async fn acknowledge(&mut self, tags: &[u64]) -> lapin::Result<()> {
-        let mut mark = None;
         for tag in tags {
-            if let Ok(Some(moved)) = self.watermark.settled(*tag) {
-                mark = Some(moved);
-            }
+            // Each is in hand once, so it is settled once.
+            let _ = self.watermark.settled(*tag);
         }
-        if let Some(mark) = mark {
-            self.channel.basic_ack(mark, BasicAckOptions { multiple: true }).await?;
+        let mark = self.watermark.mark().unwrap_or(0);
+        // What is below the mark and not among these was told before; the broker refuses a tag that it does not know
+        // any more, so the highest of these stands for the mark.
+        if let Some(highest) = tags.iter().copied().filter(|tag| *tag <= mark).max() {
+            self.channel.basic_ack(highest, BasicAckOptions { multiple: true }).await?;
         }
-        let below = self.watermark.mark().unwrap_or(0);
-        let above = tags.iter().filter(|tag| **tag > below);
+        let above = tags.iter().filter(|tag| **tag > mark);
         let acks = above.map(|tag| self.channel.basic_ack(*tag, BasicAckOptions { multiple: false }));
         futures_util::future::try_join_all(acks).await.map(drop)
     }

@@ -2,13 +2,13 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// A broker that runs already.
 #[derive(Debug, Clone)]
 pub(crate) struct Management {
     /// Its address with user and password, without a virtual host.
-    pub(crate) amqp: String,
+    amqp: String,
     host: String,
 }
 
@@ -33,24 +33,9 @@ impl Management {
         self.ask("DELETE", &format!("/api/vhosts/{vhost}"), "").map(drop)
     }
 
-    /// Ends every connection of `vhost` that is open now, and none that is opened to repair it.
-    pub(crate) fn close_connections(&self, vhost: &str) -> Result<(), String> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?;
-        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        // The API shows a connection a little after it was opened.
-        for _ in 0..4 {
-            let connections = self.json(&format!("/api/vhosts/{vhost}/connections"))?;
-            for connection in connections.as_array().into_iter().flatten() {
-                let old = connection["connected_at"].as_u64().is_some_and(|at| at <= now);
-                if let (true, Some(name)) = (old, connection["name"].as_str()) {
-                    let escaped: String = name.bytes().map(|byte| format!("%{byte:02X}")).collect();
-                    // It may be gone already.
-                    let _ = self.ask("DELETE", &format!("/api/connections/{escaped}"), "");
-                }
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(())
+    /// The broker's `host:port`.
+    pub(crate) fn broker(&self) -> String {
+        self.amqp.rsplit(['@', '/']).next().unwrap_or_default().to_owned()
     }
 
     fn json(&self, path: &str) -> Result<serde_json::Value, String> {

@@ -1,9 +1,10 @@
 //! RabbitMQ as the suite's subject.
 
 mod management;
+mod proxy;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,10 +15,29 @@ use msgkit_testing::conformance::{Broker, Fault, NotRun, Setup, Subject};
 use msgkit_transport_amqp::{Amqp, AmqpConfig, OnUnrouted};
 
 use self::management::Management;
+use self::proxy::Proxy;
 
-/// One broker, a virtual host per case.
+/// One broker, a virtual host per case. They live as long as the suite: a case may drop its broker and keep its
+/// connections.
 #[derive(Debug, Default)]
-pub(crate) struct AmqpSubject;
+pub(crate) struct AmqpSubject {
+    vhosts: Mutex<Vec<(Management, String)>>,
+}
+
+impl AmqpSubject {
+    fn remember(&self, management: &Management, vhost: &str) {
+        let mut vhosts = self.vhosts.lock().unwrap_or_else(PoisonError::into_inner);
+        vhosts.push((management.clone(), vhost.to_owned()));
+    }
+}
+
+impl Drop for AmqpSubject {
+    fn drop(&mut self) {
+        for (management, vhost) in self.vhosts.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            let _ = management.remove_vhost(vhost);
+        }
+    }
+}
 
 #[async_trait]
 impl Subject for AmqpSubject {
@@ -35,13 +55,15 @@ impl Subject for AmqpSubject {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let vhost = format!("msgkit-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         management.make_vhost(&vhost).map_err(NotRun)?;
+        self.remember(&management, &vhost);
+        let proxy = Proxy::to(management.broker()).await.map_err(|error| NotRun(error.to_string()))?;
         let mut config = AmqpConfig::default();
         config.capacity = setup.capacity.and_then(|most| u32::try_from(most).ok()).unwrap_or(config.capacity);
         config.publish_timeout = setup.publish_timeout.unwrap_or(config.publish_timeout);
         if setup.refuses_unrouted {
             config.on_unrouted = OnUnrouted::Error;
         }
-        Ok(Box::new(Vhost { management, vhost, config, setup: setup.clone() }))
+        Ok(Box::new(Vhost { proxy, vhost, config, setup: setup.clone() }))
     }
 
     fn secrets(&self) -> Option<(Registry, String, Vec<String>)> {
@@ -53,7 +75,7 @@ impl Subject for AmqpSubject {
 
 /// A virtual host of its own.
 struct Vhost {
-    management: Management,
+    proxy: Proxy,
     vhost: String,
     config: AmqpConfig,
     setup: Setup,
@@ -61,17 +83,11 @@ struct Vhost {
 
 impl Vhost {
     fn amqp(&self) -> Result<Amqp, TransportError> {
-        let url = format!("{}/{}", self.management.amqp, self.vhost);
+        let url = format!("amqp://guest:guest@{}/{}", self.proxy.address, self.vhost);
         let invalid =
             |error: msgkit::Error| TransportError::new(TransportErrorKind::Invalid, error.to_string());
         let url = TransportUrl::parse(&url).map_err(invalid)?;
         Amqp::with(&url, self.config.clone(), self.setup.clock).map_err(invalid)
-    }
-}
-
-impl Drop for Vhost {
-    fn drop(&mut self) {
-        let _ = self.management.remove_vhost(&self.vhost);
     }
 }
 
@@ -81,11 +97,8 @@ impl Broker for Vhost {
         Ok(Arc::new(self.amqp()?))
     }
 
-    /// What a network does: the broker ends every connection of the virtual host.
     async fn disconnect(&self) -> Fault {
-        if let Err(error) = self.management.close_connections(&self.vhost) {
-            panic!("the connections cannot be closed: {error}");
-        }
+        self.proxy.cut();
         Fault::Done
     }
 
