@@ -31,6 +31,7 @@ pub(crate) struct Broker {
     pub(crate) confirms: Confirms,
     pub(crate) counters: Counters,
     closing: watch::Sender<bool>,
+    put_aside: watch::Sender<u64>,
     known: Mutex<Known>,
     drivers: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -80,7 +81,7 @@ impl KnownGroup {
 }
 
 impl Broker {
-    pub(crate) fn new(address: Address, config: AmqpConfig, clock: Clock) -> Self {
+    pub(crate) fn new(address: &Address, config: AmqpConfig, clock: Clock) -> Self {
         let config = Arc::new(config);
         let closing = watch::Sender::new(false);
         let link = |role| Link::new(address.clone(), config.clone(), role, closing.subscribe());
@@ -91,6 +92,7 @@ impl Broker {
             confirms: Confirms::default(),
             counters: Counters::default(),
             closing,
+            put_aside: watch::Sender::new(0),
             known: Mutex::default(),
             drivers: Mutex::default(),
             clock,
@@ -105,6 +107,16 @@ impl Broker {
     /// A signal that the transport closes.
     pub(crate) fn closing(&self) -> Closing {
         Closing(self.closing.subscribe())
+    }
+
+    /// A signal that a suspect was put aside.
+    pub(crate) fn suspects(&self) -> PutAside {
+        PutAside(self.put_aside.subscribe())
+    }
+
+    /// Tells every subscription that a suspect was put aside.
+    pub(crate) fn suspect_put_aside(&self) {
+        self.put_aside.send_modify(|count| *count += 1);
     }
 
     /// A channel for one thing to be declared or asked: a refusal closes it.
@@ -196,6 +208,18 @@ impl Broker {
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A signal that a suspect was put aside by this transport.
+pub(crate) struct PutAside(watch::Receiver<u64>);
+
+impl PutAside {
+    /// Resolves when there is one more.
+    pub(crate) async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 

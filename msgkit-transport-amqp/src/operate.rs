@@ -147,7 +147,8 @@ impl Operate for Amqp {
                 delayed += broker.depth_of(&broker.names.retry(group.as_str(), millis)).await?.unwrap_or(0);
             }
             let mut status = GroupStatus::new(group);
-            status.waiting = waiting;
+            let suspects = broker.depth_of(&broker.names.suspects(status.group.as_str())).await?;
+            status.waiting = waiting + suspects.unwrap_or(0);
             status.delayed = delayed;
             all.push(status);
         }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, ExchangeKind};
 use msgkit::Pattern;
@@ -14,6 +14,7 @@ use msgkit::transport::{Subscription, TransportError};
 
 use crate::config::{AmqpConfig, OnUnrouted};
 use crate::error;
+use crate::later;
 
 /// The names of everything at the broker, from that of the exchange.
 #[derive(Debug, Clone)]
@@ -46,12 +47,31 @@ impl Names {
         format!("{}.dead_letter.{group}", self.exchange)
     }
 
+    /// Copies whose next start is their last, alone.
+    pub(crate) fn suspects(&self, group: &str) -> String {
+        format!("{}.suspect.{group}", self.exchange)
+    }
+
     pub(crate) fn retry(&self, group: &str, millis: u64) -> String {
         format!("{}.retry.{group}.{millis}", self.exchange)
     }
 
     pub(crate) fn ephemeral(&self) -> String {
         format!("{}.ephemeral.{:032x}", self.exchange, fastrand::u128(..))
+    }
+
+    /// The exchange of one place of a delay, see [`crate::later`]; behind the last is that of the topics.
+    pub(crate) fn later(&self, place: u32) -> String {
+        format!("{}.later.{place}", self.exchange)
+    }
+
+    /// The queue of one digit at one place.
+    pub(crate) fn later_queue(&self, place: u32, digit: u32) -> String {
+        format!("{}.later.{place}.{digit:x}", self.exchange)
+    }
+
+    fn behind(&self, place: u32) -> String {
+        place.checked_sub(1).map_or_else(|| self.exchange.clone(), |next| self.later(next))
     }
 
     /// The exchange of a topic.
@@ -138,23 +158,53 @@ impl Declarer<'_> {
     pub(crate) async fn group(&self, group: &str, subscription: &Subscription) -> Result<(), TransportError> {
         let queue = self.names.group(group);
         self.queue(&queue, Arguments::quorum(self.config).at_most(self.config.capacity)).await?;
+        self.plain(&self.names.suspects(group)).await?;
         self.bind_all(&queue, &subscription.patterns).await
     }
 
     /// A group's dead letters. They have no limit: there is no other place for them.
     pub(crate) async fn dead_letter(&self, group: &str) -> Result<(), TransportError> {
-        self.queue(&self.names.dead_letter(group), Arguments::quorum(self.config)).await
+        self.plain(&self.names.dead_letter(group)).await
     }
 
     /// The queue in which copies for `group` wait for so long; then they go to the group's own queue, confirmed.
     pub(crate) async fn retry(&self, group: &str, millis: u64) -> Result<(), TransportError> {
-        let arguments = Arguments::quorum(self.config)
-            .number("x-message-ttl", i64::try_from(millis).unwrap_or(i64::MAX))
+        let arguments = self
+            .keeps(millis)
             .text("x-dead-letter-exchange", "")
-            .text("x-dead-letter-routing-key", &self.names.group(group))
-            .text("x-dead-letter-strategy", "at-least-once")
-            .text("x-overflow", "reject-publish");
+            .text("x-dead-letter-routing-key", &self.names.group(group));
         self.queue(&self.names.retry(group, millis), arguments).await
+    }
+
+    /// The exchanges that messages for later pass.
+    pub(crate) async fn later(&self) -> Result<(), TransportError> {
+        for place in later::places() {
+            let (exchange, behind) = (self.names.later(place), self.names.behind(place));
+            self.exchange(&exchange, ExchangeKind::Headers, Arguments::default()).await?;
+            let options = ExchangeBindOptions::default();
+            self.channel
+                .exchange_bind(short(&behind), short(&exchange), short(""), options, later::wanted(place, 0))
+                .await
+                .map_err(|error| error::of(error, &format!("binding exchange `{behind}` to `{exchange}`")))?;
+        }
+        Ok(())
+    }
+
+    /// The queue of one digit of a delay.
+    pub(crate) async fn later_queue(&self, place: u32, digit: u32) -> Result<(), TransportError> {
+        let (queue, exchange) = (self.names.later_queue(place, digit), self.names.later(place));
+        let behind = self.names.behind(place);
+        self.queue(&queue, self.keeps(later::millis(place, digit)).text("x-dead-letter-exchange", &behind))
+            .await?;
+        self.bind_with(&queue, &exchange, "", later::wanted(place, digit)).await
+    }
+
+    /// A queue that keeps its messages for so long, and then passes them on: confirmed, and kept where nobody takes them.
+    fn keeps(&self, millis: u64) -> Arguments {
+        Arguments::quorum(self.config)
+            .number("x-message-ttl", i64::try_from(millis).unwrap_or(i64::MAX))
+            .text("x-dead-letter-strategy", "at-least-once")
+            .text("x-overflow", "reject-publish")
     }
 
     /// The queue of one reader, which goes with it.
@@ -207,14 +257,18 @@ impl Declarer<'_> {
     }
 
     async fn bind(&self, queue: &str, exchange: &str, key: &str) -> Result<(), TransportError> {
+        self.bind_with(queue, exchange, key, FieldTable::default()).await
+    }
+
+    async fn bind_with(
+        &self,
+        queue: &str,
+        exchange: &str,
+        key: &str,
+        arguments: FieldTable,
+    ) -> Result<(), TransportError> {
         self.channel
-            .queue_bind(
-                short(queue),
-                short(exchange),
-                short(key),
-                QueueBindOptions::default(),
-                FieldTable::default(),
-            )
+            .queue_bind(short(queue), short(exchange), short(key), QueueBindOptions::default(), arguments)
             .await
             .map_err(|error| error::of(error, &format!("binding queue `{queue}` to exchange `{exchange}`")))
     }

@@ -53,7 +53,7 @@ impl Amqp {
     pub fn with(url: &TransportUrl, config: AmqpConfig, clock: Clock) -> Result<Self, Error> {
         config.check()?;
         let address = Address::of(url, &config)?;
-        Ok(Self(Arc::new(Broker::new(address, config, clock))))
+        Ok(Self(Arc::new(Broker::new(&address, config, clock))))
     }
 
     /// How many messages no queue has taken, since the transport was made.

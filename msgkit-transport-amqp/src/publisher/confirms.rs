@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::place::{Parcel, Place};
 use crate::broker::{Broker, KnownGroup};
 use crate::error::{self, closed};
+use crate::later::Later;
 use crate::topology::short;
 use crate::wire::Written;
 
@@ -92,18 +93,40 @@ impl Broker {
                 self.know_queue(queue);
                 Ok(())
             }
-            Place::DeadLetter(group) => {
-                let queue = self.names.dead_letter(group.as_str());
-                if self.has_queue(&queue) {
-                    return Ok(());
-                }
-                let channel = self.publishing.channel().await?;
-                self.declarer(&channel).dead_letter(group.as_str()).await?;
-                self.know_queue(queue);
-                Ok(())
-            }
-            _ => Ok(()),
+            Place::Later { later, .. } => self.ensure_later(*later).await,
+            Place::DeadLetter(group) => self.ensure_plain(self.names.dead_letter(group.as_str())).await,
+            Place::Suspect(group) => self.ensure_plain(self.names.suspects(group.as_str())).await,
+            Place::Topic { .. } | Place::Group(_) => Ok(()),
         }
+    }
+
+    async fn ensure_later(&self, later: Later) -> Result<(), TransportError> {
+        let exchange = self.names.later(0);
+        if !self.has_queue(&exchange) {
+            let channel = self.publishing.channel().await?;
+            self.ensure_exchanges(&channel).await?;
+            self.declarer(&channel).later().await?;
+            self.know_queue(exchange);
+        }
+        for (place, digit) in later.digits() {
+            let queue = self.names.later_queue(place, digit);
+            if !self.has_queue(&queue) {
+                let channel = self.publishing.channel().await?;
+                self.declarer(&channel).later_queue(place, digit).await?;
+                self.know_queue(queue);
+            }
+        }
+        Ok(())
+    }
+
+    async fn ensure_plain(&self, queue: String) -> Result<(), TransportError> {
+        if self.has_queue(&queue) {
+            return Ok(());
+        }
+        let channel = self.publishing.channel().await?;
+        self.declarer(&channel).plain(&queue).await?;
+        self.know_queue(queue);
+        Ok(())
     }
 
     /// Publishes each once; what became of each, in order.
@@ -172,9 +195,12 @@ impl Broker {
 
     fn one<'a>(&'a self, channel: &'a Channel, place: &'a Place, written: &'a Written) -> Sending<'a> {
         let (exchange, key) = place.address(&self.names);
-        let (exchange, key) = (short(exchange), short(&key));
+        let (exchange, key) = (short(&exchange), short(&key));
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let properties = written.properties.clone();
+        let properties = match place {
+            Place::Later { later, .. } => later.mark(written.properties.clone()),
+            _ => written.properties.clone(),
+        };
         Box::pin(async move {
             channel.basic_publish(exchange, key, options, &written.payload, properties).await?.await
         })

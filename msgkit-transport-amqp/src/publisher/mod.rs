@@ -112,6 +112,7 @@ impl Broker {
             let (mut full, mut homeless) = (Vec::new(), Vec::new());
             for (parcel, outcome) in parcels.into_iter().zip(outcomes) {
                 match outcome {
+                    Outcome::Taken if matches!(parcel.place, Place::Suspect(_)) => self.suspect_put_aside(),
                     Outcome::Taken => {}
                     Outcome::Refused => full.push(parcel),
                     Outcome::Failed(error) => rejected.push(Rejected { message: parcel.message, error }),

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use msgkit::transport::{Destination, Group, Outgoing, Rejected, TransportError, TransportErrorKind};
 
 use crate::broker::Broker;
+use crate::later::Later;
 use crate::topology::{Names, delay_millis};
 use crate::wire::{self, Written};
 
@@ -13,29 +14,33 @@ use crate::wire::{self, Written};
 pub(crate) enum Place {
     /// To every queue that is bound to the topic.
     Topic { reserved: bool, key: String },
+    /// To every queue that is bound to the topic when it is due.
+    Later { key: String, later: Later },
     /// To one group's queue, at once.
     Group(Group),
     /// To the queue that keeps it for so many milliseconds, and then to the group's.
     Retry(Group, u64),
     /// To one group's dead letters.
     DeadLetter(Group),
-    /// To a queue by its name.
-    Queue(String),
+    /// To one group, to be started once more with nothing else in hand.
+    Suspect(Group),
 }
 
 impl Place {
     pub(crate) fn is_topic(&self) -> bool {
-        matches!(self, Self::Topic { .. })
+        matches!(self, Self::Topic { .. } | Self::Later { .. })
     }
 
     /// The exchange and the routing key.
-    pub(crate) fn address<'a>(&'a self, names: &'a Names) -> (&'a str, Cow<'a, str>) {
+    pub(crate) fn address<'a>(&'a self, names: &'a Names) -> (Cow<'a, str>, Cow<'a, str>) {
+        let queue = |name: String| (Cow::Borrowed(""), Cow::Owned(name));
         match self {
-            Self::Topic { reserved, key } => (names.exchange_of(*reserved), Cow::Borrowed(key)),
-            Self::Group(group) => ("", names.group(group.as_str()).into()),
-            Self::Retry(group, millis) => ("", names.retry(group.as_str(), *millis).into()),
-            Self::DeadLetter(group) => ("", names.dead_letter(group.as_str()).into()),
-            Self::Queue(queue) => ("", Cow::Borrowed(queue)),
+            Self::Topic { reserved, key } => (names.exchange_of(*reserved).into(), Cow::Borrowed(key)),
+            Self::Later { key, later } => (names.later(later.top()).into(), Cow::Borrowed(key)),
+            Self::Group(group) => queue(names.group(group.as_str())),
+            Self::Retry(group, millis) => queue(names.retry(group.as_str(), *millis)),
+            Self::DeadLetter(group) => queue(names.dead_letter(group.as_str())),
+            Self::Suspect(group) => queue(names.suspects(group.as_str())),
         }
     }
 }
@@ -50,7 +55,6 @@ pub(crate) struct Parcel {
 
 impl Broker {
     /// Writes `message` out; refuses what the broker would never take.
-    #[expect(clippy::result_large_err, reason = "the error gives the message back")]
     pub(crate) fn pack(&self, message: Outgoing) -> Result<Parcel, Rejected> {
         let most = self.config.max_payload;
         let size = message.envelope.payload().len();
@@ -86,9 +90,17 @@ impl Broker {
         match &message.to {
             Destination::Retry { group, delay, .. } => match rest.filter(|rest| !rest.is_zero()) {
                 Some(rest) => Place::Retry(group.clone(), delay_millis(rest, *delay)),
+                None if message.envelope.retry().is_some_and(|retry| retry.last_start) => {
+                    Place::Suspect(group.clone())
+                }
                 None => Place::Group(group.clone()),
             },
             Destination::DeadLetter(group) => Place::DeadLetter(group.clone()),
+            Destination::Topic { topic, .. }
+                if !topic.is_reserved() && rest.is_some_and(|rest| !rest.is_zero()) =>
+            {
+                Place::Later { key: topic.as_str().to_owned(), later: Later::after(rest.unwrap_or_default()) }
+            }
             Destination::Topic { topic, .. } => {
                 Place::Topic { reserved: topic.is_reserved(), key: topic.as_str().to_owned() }
             }

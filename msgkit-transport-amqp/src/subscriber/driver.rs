@@ -5,22 +5,19 @@ use std::time::Duration;
 
 use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::message::Delivery;
-use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions,
-};
-use lapin::types::FieldTable;
-use lapin::{Channel, Consumer};
-use msgkit::transport::{Subscription, TransportError, TransportErrorKind, Watermark};
+use msgkit::transport::{Subscription, TransportError, TransportErrorKind};
+use tokio::time::Instant;
 
 use super::lost_settlements;
-use super::member::{Content, Fetched, Member, Work};
-use crate::broker::{Broker, KnownGroup};
-use crate::error;
-use crate::topology::short;
-use crate::wire::Raw;
+use super::member::{Member, Work};
+use super::session::{Session, fetched};
+use crate::broker::Broker;
 
 /// The shortest and the longest pause between two tries to get a channel.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// How often to look for suspects that others have put aside.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// The task of one subscription.
 pub(super) struct Driver {
@@ -28,15 +25,6 @@ pub(super) struct Driver {
     member: Arc<Member>,
     subscription: Subscription,
     session: Session,
-}
-
-/// A channel that consumes, and what of its messages is settled.
-struct Session {
-    channel: Channel,
-    queue: String,
-    consumer: Consumer,
-    watermark: Watermark,
-    cancelled: bool,
 }
 
 /// Why a session ended.
@@ -83,88 +71,92 @@ impl Driver {
     /// Hands over and settles until the channel is gone or nobody is there any more.
     async fn consume(&mut self) -> Ended {
         let mut closing = self.broker.closing();
+        let mut put_aside = self.broker.suspects();
+        let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let consuming = !self.session.cancelled;
-            tokio::select! {
+            if let Err(error) = self.session.fetch(&self.member).await {
+                return Ended::Lost(Some(error));
+            }
+            let came = async {
+                match &mut self.session.consumer {
+                    Some(consumer) => consumer.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let (work, over) = tokio::select! {
                 biased;
-                () = closing.begun() => {
-                    let work = Work { left: true, ..self.member.work() };
-                    return match self.settle(work).await {
-                        Ok(()) => Ended::Over,
-                        Err(error) => Ended::Lost(Some(error)),
-                    };
+                () = closing.begun() => (self.member.work(), true),
+                () = self.member.wake.notified() => (self.member.work(), false),
+                () = put_aside.changed() => {
+                    self.look_for_suspects().await;
+                    continue;
                 }
-                () = self.member.wake.notified() => {
-                    let work = self.member.work();
-                    let left = work.left;
-                    match self.settle(work).await {
-                        Ok(()) if left => return Ended::Over,
-                        Ok(()) => {}
-                        Err(error) => return Ended::Lost(Some(error)),
-                    }
+                _ = look.tick() => {
+                    self.look_for_suspects().await;
+                    continue;
                 }
-                came = self.session.consumer.next(), if consuming => match came {
-                    Some(Ok(first)) => {
-                        if let Some(ended) = self.hand_over(first) {
-                            return ended;
-                        }
-                    }
-                    Some(Err(error)) => return Ended::Lost(Some(error)),
-                    None => return Ended::Lost(None),
+                came = came => match self.hand_over(came) {
+                    Some(ended) => return ended,
+                    None => continue,
                 },
+            };
+            let over = over || work.left;
+            match self.settle(work, over).await {
+                Ok(()) if over => return Ended::Over,
+                Ok(()) => {}
+                Err(error) => return Ended::Lost(Some(error)),
             }
         }
     }
 
-    /// Gives what came, and all that came with it, to the receiver; the end where that came with it.
-    fn hand_over(&mut self, first: Delivery) -> Option<Ended> {
-        let mut came = vec![first];
+    /// Notices whether suspects wait. Where the broker does not answer, the next look does.
+    async fn look_for_suspects(&mut self) {
+        if let Some(queue) = &self.session.suspects
+            && let Ok(Some(depth)) = self.broker.depth_of(queue).await
+        {
+            self.session.turn |= depth > 0;
+        }
+    }
+
+    /// Gives what came, and all that came with it, to the receiver; the end where that came.
+    fn hand_over(&mut self, first: Option<lapin::Result<Delivery>>) -> Option<Ended> {
+        let mut came = Vec::new();
+        let mut next = Some(first);
         let ended = loop {
-            match self.session.consumer.next().now_or_never() {
-                Some(Some(Ok(next))) => came.push(next),
+            match next {
+                Some(Some(Ok(delivery))) => came.push(delivery),
                 Some(Some(Err(error))) => break Some(Ended::Lost(Some(error))),
+                // Cancelled: by this side, or by the broker whose queue is gone.
+                Some(None) if self.session.cancelling => {
+                    self.session.consumer = None;
+                    break None;
+                }
                 Some(None) => break Some(Ended::Lost(None)),
                 None => break None,
             }
+            next = self.session.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never());
         };
         let watermark = &mut self.session.watermark;
-        self.member.give(came.into_iter().filter_map(|delivery| {
-            // A tag comes once on a channel; were it not so, settling it would settle another.
-            watermark.received(delivery.delivery_tag).ok()?;
-            let raw = Raw {
-                routing_key: delivery.routing_key.into(),
-                properties: delivery.properties,
-                payload: delivery.data.into(),
-            };
-            Some(Fetched { tag: delivery.delivery_tag, count: raw.count(), content: Content::Raw(raw) })
-        }));
+        self.member.give(came.into_iter().filter_map(|delivery| fetched(watermark, delivery)));
         ended
     }
 
     /// Does what the receiver asks for: first no more is fetched, then what was settled is told.
-    async fn settle(&mut self, work: Work) -> lapin::Result<()> {
-        let done = self.settle_inner(&work).await;
-        let flushed = |result: &lapin::Result<()>| match result {
-            Ok(()) => Ok(()),
-            Err(_) => Err(lost_settlements()),
+    async fn settle(&mut self, work: Work, over: bool) -> lapin::Result<()> {
+        let asked = !work.flushes.is_empty() || (over && !work.settled.is_empty());
+        let told = async {
+            if work.stopped || over {
+                self.session.stop().await?;
+            }
+            self.session.acknowledge(&work.settled).await?;
+            if asked { self.session.barrier().await } else { Ok(()) }
         };
+        let told = told.await;
         for flush in work.flushes {
-            let _ = flush.send(flushed(&done));
+            let _ = flush.send(if told.is_ok() { Ok(()) } else { Err(lost_settlements()) });
         }
-        done
-    }
-
-    async fn settle_inner(&mut self, work: &Work) -> lapin::Result<()> {
-        if work.stopped && !self.session.cancelled {
-            self.session.cancelled = true;
-            let tag = self.session.consumer.tag();
-            self.session.channel.basic_cancel(tag, BasicCancelOptions::default()).await?;
-        }
-        self.session.acknowledge(&work.settled).await?;
-        if !work.flushes.is_empty() || (work.left && !work.settled.is_empty()) {
-            self.session.barrier().await?;
-        }
-        Ok(())
+        told
     }
 
     /// A new session; false where nobody wants one any more.
@@ -172,22 +164,25 @@ impl Driver {
         let mut closing = self.broker.closing();
         let mut pause = PAUSE.0;
         loop {
-            let work = self.member.work();
-            for flush in work.flushes {
+            for flush in self.member.work().flushes {
                 // Nothing of this channel can be unsettled: it has handed out nothing.
                 let _ = flush.send(Ok(()));
             }
-            if work.left || self.broker.is_closed() {
-                return Ok(false);
-            }
-            match Session::open(&self.broker, &self.subscription).await {
+            let opened = tokio::select! {
+                biased;
+                () = closing.begun() => return Ok(false),
+                () = self.member.left() => return Ok(false),
+                opened = Session::open(&self.broker, &self.subscription) => opened,
+            };
+            match opened {
                 Ok(session) => {
                     self.session = session;
+                    // What was asked of the lost one is asked of this one.
+                    self.member.wake.notify_one();
                     return Ok(true);
                 }
-                Err(error) if !error.is_temporary() => {
-                    return if error.kind() == TransportErrorKind::Closed { Ok(false) } else { Err(error) };
-                }
+                Err(error) if error.kind() == TransportErrorKind::Closed => return Ok(false),
+                Err(error) if !error.is_temporary() => return Err(error),
                 Err(error) => {
                     tracing::warn!(error = %msgkit::Chain(&error), "no channel yet; trying again in {pause:?}");
                 }
@@ -199,71 +194,5 @@ impl Driver {
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE.1),
             }
         }
-    }
-}
-
-impl Session {
-    /// Makes what the subscription needs, and consumes.
-    async fn open(broker: &Broker, subscription: &Subscription) -> Result<Self, TransportError> {
-        let declaring = broker.asking().await?;
-        broker.ensure_exchanges(&declaring).await?;
-        let declarer = broker.declarer(&declaring);
-        let queue = match &subscription.group {
-            Some(group) => {
-                declarer.group(group.as_str(), subscription).await?;
-                let patterns =
-                    subscription.patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect();
-                broker.know_group(group, KnownGroup { patterns, ..KnownGroup::default() });
-                broker.names.group(group.as_str())
-            }
-            None => {
-                let queue = broker.names.ephemeral();
-                declarer.ephemeral(&queue, &subscription.patterns).await?;
-                queue
-            }
-        };
-        let channel = broker.consuming.channel().await?;
-        let failed = |error| error::of(error, &format!("consuming queue `{queue}`"));
-        let prefetch = u16::try_from(subscription.prefetch).unwrap_or(u16::MAX).max(1);
-        channel.basic_qos(prefetch, BasicQosOptions::default()).await.map_err(failed)?;
-        let options = BasicConsumeOptions::default();
-        let consumer = channel
-            .basic_consume(short(&queue), short(""), options, FieldTable::default())
-            .await
-            .map_err(failed)?;
-        if subscription.group.is_some() {
-            broker.register().await?;
-        }
-        Ok(Self { channel, queue, consumer, watermark: Watermark::new(), cancelled: false })
-    }
-
-    /// Tells the broker what was settled: all up to the watermark at once, what is above it one by one.
-    async fn acknowledge(&mut self, tags: &[u64]) -> lapin::Result<()> {
-        for tag in tags {
-            // Each is in hand once, so it is settled once.
-            let _ = self.watermark.settled(*tag);
-        }
-        let mark = self.watermark.mark().unwrap_or(0);
-        // What is below the mark and not among these was told before; the broker refuses a tag that it does not know
-        // any more, so the highest of these stands for the mark.
-        if let Some(highest) = tags.iter().copied().filter(|tag| *tag <= mark).max() {
-            self.channel.basic_ack(highest, BasicAckOptions { multiple: true }).await?;
-        }
-        let above = tags.iter().filter(|tag| **tag > mark);
-        let acks = above.map(|tag| self.channel.basic_ack(*tag, BasicAckOptions { multiple: false }));
-        futures_util::future::try_join_all(acks).await.map(drop)
-    }
-
-    /// Resolves when the broker has done all that was told on this channel before: it answers in order.
-    async fn barrier(&self) -> lapin::Result<()> {
-        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        self.channel.queue_declare(short(&self.queue), options, FieldTable::default()).await.map(drop)
-    }
-
-    /// Ends the channel; what is unsettled is the broker's again, in its order.
-    async fn leave(&self) {
-        // Once the channel is gone the broker has everything back in any case.
-        let closing = self.channel.close(200, "left".into());
-        let _ = tokio::time::timeout(Duration::from_secs(2), closing).await;
     }
 }

@@ -19,6 +19,7 @@ pub(crate) struct Member {
     pub(crate) arrived: Notify,
     /// Something came for the task.
     pub(crate) wake: Notify,
+    left: watch::Sender<bool>,
     over: watch::Sender<bool>,
     broker: Arc<Broker>,
 }
@@ -57,6 +58,7 @@ pub(crate) struct Handed {
 
 /// A message, read or not yet.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are raw, and a box costs an allocation each")]
 pub(crate) enum Content {
     Raw(Raw),
     Read(Incoming),
@@ -84,6 +86,7 @@ impl Member {
             state: Mutex::default(),
             arrived: Notify::new(),
             wake: Notify::new(),
+            left: watch::Sender::new(false),
             over: watch::Sender::new(false),
             broker,
         }
@@ -134,6 +137,7 @@ impl Member {
         state.left = true;
         state.stopped = true;
         drop(state);
+        self.left.send_replace(true);
         self.wake.notify_one();
     }
 
@@ -148,6 +152,17 @@ impl Member {
         }
         self.wake.notify_one();
         answer.await
+    }
+
+    /// For the task: whether nothing is fetched or in hand.
+    pub(crate) fn is_idle(&self) -> bool {
+        let state = self.lock();
+        state.buffer.is_empty() && state.in_hand.is_empty()
+    }
+
+    /// Resolves when the receiver has gone.
+    pub(crate) async fn left(&self) {
+        let _ = self.left.subscribe().wait_for(|left| *left).await;
     }
 
     /// Resolves when the task is over.

@@ -3,6 +3,7 @@
 
 mod driver;
 mod member;
+mod session;
 
 use std::collections::VecDeque;
 use std::fmt;

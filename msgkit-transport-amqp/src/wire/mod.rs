@@ -17,6 +17,7 @@ use msgkit::envelope::{NativeHeaders, attributes};
 pub(crate) use self::read::{Raw, read};
 use self::values::{from_native, is_exact};
 use crate::config::AttributePrefix;
+use crate::later;
 
 /// Tells one dead letter from another, though their ids may repeat.
 pub(crate) const LETTER: &str = "x-msgkit-letter";
@@ -143,7 +144,11 @@ fn write_native(native: &NativeHeaders, prefix: &str, headers: &mut Headers) {
 
 /// Whether a foreign header of this name would be read as something else.
 fn belongs_to_wire(name: &str) -> bool {
-    name.starts_with(PROPERTY) || BROKERS.contains(&name) || attribute(name).is_some() || is_trace(name)
+    name.starts_with(PROPERTY)
+        || name.starts_with(later::HEADER)
+        || BROKERS.contains(&name)
+        || attribute(name).is_some()
+        || is_trace(name)
 }
 
 /// What stands before the names of properties that a foreign message has, among its headers.

@@ -13,6 +13,7 @@ use msgkit::transport::{Incoming, Malformed};
 use super::values::{as_text, to_native};
 use super::{BROKERS, PROPERTY, attribute, is_producers, is_trace};
 use crate::error::SYSTEM;
+use crate::later;
 
 /// A message as it came off the wire.
 #[derive(Debug)]
@@ -132,7 +133,7 @@ fn read_attributes(headers: &FieldTable, reader: &mut Reader) {
 fn read_native(headers: &FieldTable, event: bool, reader: &mut Reader) {
     for (name, value) in headers {
         let name = name.as_str();
-        let brokers = BROKERS.contains(&name) && !is_producers(name);
+        let brokers = (BROKERS.contains(&name) && !is_producers(name)) || name.starts_with(later::HEADER);
         if !brokers && !(event && (attribute(name).is_some() || is_trace(name))) {
             reader.native(name, to_native(value));
         }
