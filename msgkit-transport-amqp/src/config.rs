@@ -183,3 +183,82 @@ impl AmqpConfig {
 
 /// The most that any RabbitMQ lets a message have.
 const MOST_PAYLOAD: usize = 512 << 20;
+
+#[cfg(test)]
+mod tests {
+    use msgkit::Registry;
+    use msgkit::transport::{Options, TransportUrl};
+
+    use super::*;
+
+    fn refusal(url: &str, options: &str) -> String {
+        let registry = Registry::new().with(crate::scheme());
+        let url = TransportUrl::parse(url).unwrap();
+        let options = Options::from_toml("[transports.t.amqp]", options).unwrap();
+        match registry.build(&url, options) {
+            Ok(transport) => panic!("taken: {transport:?}"),
+            Err(error) => msgkit::Chain(&error).to_string(),
+        }
+    }
+
+    #[test]
+    fn every_option_is_read() {
+        let options = r#"
+            exchange = "orders"
+            attribute_prefix = "ce-"
+            capacity = 10
+            publish_timeout = "1s"
+            confirm_timeout = "2s"
+            max_payload = 1000
+            on_unrouted = "keep"
+            replicas = 3
+            heartbeat = "30s"
+            connect_timeout = "4s"
+            max_hold = "1h"
+            sasl = "external"
+            connection_name = "orders service"
+            ca_file = "ca.pem"
+            cert_file = "client.pem"
+            key_file = "client.key"
+        "#;
+        let url = TransportUrl::parse("amqps://rabbit.example.org/v").unwrap();
+        let config: AmqpConfig = Options::from_toml("place", options).unwrap().read(&url).unwrap();
+        config.check().unwrap();
+        assert_eq!(
+            (config.attribute_prefix, config.on_unrouted),
+            (AttributePrefix::CeDash, OnUnrouted::Keep)
+        );
+        assert_eq!((config.sasl, config.replicas, config.capacity), (Sasl::External, 3, 10));
+        assert_eq!(config.max_hold, Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_by_name() {
+        for (options, said) in [
+            ("capacity = 0", "capacity"),
+            ("exchange = \"\"", "exchange"),
+            ("exchange = \"amq.topic\"", "exchange"),
+            ("max_payload = 0", "max_payload"),
+            ("heartbeat = \"1500ms\"", "heartbeat"),
+            ("connect_timeout = \"0s\"", "connect_timeout"),
+            ("cert_file = \"c.pem\"", "key_file"),
+            ("sasl = \"external\"", "cert_file"),
+            ("ca_file = \"ca.pem\"", "amqps"),
+            ("capcity = 1", "capacity"),
+            ("attribute_prefix = \"x-\"", "cloudEvents_"),
+        ] {
+            let text = refusal("amqp://user:5ecr3t@localhost/v", options);
+            assert!(text.contains(said), "{options}: {text}");
+            assert!(!text.contains("5ecr3t"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_address_is_refused_without_its_password() {
+        for url in ["amqp://user:5ecr3t@", "amqp://user:5ecr3t@host:notaport/v", "amqp:///v"] {
+            let text = refusal(url, "");
+            assert!(text.contains("amqp://host:5672/vhost"), "{url}: {text}");
+            assert!(!text.contains("5ecr3t"), "{text}");
+        }
+    }
+}

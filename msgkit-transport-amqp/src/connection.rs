@@ -36,7 +36,8 @@ impl Address {
                 "`{plain}` is no AMQP url; write `amqp://host:5672/vhost`, `%2F` for a `/` in it"
             ));
         };
-        if uri.authority.host.is_empty() {
+        if uri.authority.host.is_empty() || url.address().starts_with(['/', ':']) || url.address().is_empty()
+        {
             return refuse(
                 "the url of an AMQP transport names no host; write `amqp://host:5672/vhost`".to_owned(),
             );

@@ -20,7 +20,7 @@ const SIGNIFICANT: u32 = 4;
 pub(crate) const HEADER: &str = "msgkit-later-";
 
 /// A delay in digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Later(u32);
 
 impl Later {
@@ -55,11 +55,6 @@ impl Later {
         }
         properties.with_headers(FieldTable::from(headers))
     }
-}
-
-/// All places, lowest first.
-pub(crate) fn places() -> impl Iterator<Item = u32> {
-    0..PLACES
 }
 
 /// How long the queue of `digit` at `place` keeps a message.

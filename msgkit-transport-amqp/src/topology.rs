@@ -176,9 +176,9 @@ impl Declarer<'_> {
         self.queue(&self.names.retry(group, millis), arguments).await
     }
 
-    /// The exchanges that messages for later pass.
-    pub(crate) async fn later(&self) -> Result<(), TransportError> {
-        for place in later::places() {
+    /// The exchanges that messages for later pass, up to the place `top`.
+    pub(crate) async fn later(&self, top: u32) -> Result<(), TransportError> {
+        for place in 0..=top {
             let (exchange, behind) = (self.names.later(place), self.names.behind(place));
             self.exchange(&exchange, ExchangeKind::Headers, Arguments::default()).await?;
             let options = ExchangeBindOptions::default();

@@ -1,5 +1,6 @@
 //! Confirmations: messages go out one behind the other without waiting, and the broker's word on each is awaited after.
 
+use std::collections::HashSet;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -65,64 +66,82 @@ type Sending<'a> = Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Se
 impl Broker {
     /// Makes what `parcels` need and publishes them once.
     pub(super) async fn attempt(&self, parcels: &mut [Parcel]) -> Result<Vec<Outcome>, TransportError> {
+        let mut missing = HashSet::new();
         for parcel in parcels.iter_mut() {
             parcel.place = self.place(&parcel.message);
-            self.ensure(&parcel.place).await?;
+            if !self.has_place(&parcel.place) {
+                missing.insert(parcel.place.clone());
+            }
+        }
+        if !missing.is_empty() {
+            // Each on a channel of its own, for a new queue takes its time.
+            futures_util::future::try_join_all(missing.iter().map(|place| self.ensure(place))).await?;
+            self.register().await?;
         }
         let out: Vec<_> = parcels.iter().map(|parcel| (&parcel.place, &parcel.written)).collect();
         self.confirm(&out).await
     }
 
-    /// Makes the queue or the exchange that `place` names, where this transport has not yet.
+    /// Whether this transport has made what `place` names, or need not.
+    fn has_place(&self, place: &Place) -> bool {
+        match place {
+            Place::Topic { .. } => self.has_exchanges(),
+            Place::Later { later, .. } => {
+                let names = &self.names;
+                self.has_queue(&names.later(later.top()))
+                    && later.digits().all(|(place, digit)| self.has_queue(&names.later_queue(place, digit)))
+            }
+            Place::Group(_) => true,
+            Place::Retry(..) | Place::Suspect(_) | Place::DeadLetter(_) => {
+                self.has_queue(&place.address(&self.names).1)
+            }
+        }
+    }
+
+    /// Makes the queue or the exchange that `place` names.
     async fn ensure(&self, place: &Place) -> Result<(), TransportError> {
         match place {
-            Place::Topic { .. } if !self.has_exchanges() => {
+            Place::Topic { .. } => {
                 let channel = self.publishing.channel().await?;
                 self.ensure_exchanges(&channel).await
             }
             Place::Retry(group, millis) => {
-                let queue = self.names.retry(group.as_str(), *millis);
-                if self.has_queue(&queue) {
-                    return Ok(());
-                }
                 let channel = self.publishing.channel().await?;
                 self.declarer(&channel).retry(group.as_str(), *millis).await?;
                 self.know_group(group, KnownGroup { delays: [*millis].into(), ..KnownGroup::default() });
-                // Known last: a registry that does not answer is asked again.
-                self.register().await?;
-                self.know_queue(queue);
+                self.know_queue(self.names.retry(group.as_str(), *millis));
                 Ok(())
             }
             Place::Later { later, .. } => self.ensure_later(*later).await,
             Place::DeadLetter(group) => self.ensure_plain(self.names.dead_letter(group.as_str())).await,
             Place::Suspect(group) => self.ensure_plain(self.names.suspects(group.as_str())).await,
-            Place::Topic { .. } | Place::Group(_) => Ok(()),
+            Place::Group(_) => Ok(()),
         }
     }
 
     async fn ensure_later(&self, later: Later) -> Result<(), TransportError> {
-        let exchange = self.names.later(0);
+        let exchange = self.names.later(later.top());
         if !self.has_queue(&exchange) {
             let channel = self.publishing.channel().await?;
             self.ensure_exchanges(&channel).await?;
-            self.declarer(&channel).later().await?;
-            self.know_queue(exchange);
+            self.declarer(&channel).later(later.top()).await?;
+            for place in 0..=later.top() {
+                self.know_queue(self.names.later(place));
+            }
         }
-        for (place, digit) in later.digits() {
+        let queues = later.digits().map(async |(place, digit)| {
             let queue = self.names.later_queue(place, digit);
             if !self.has_queue(&queue) {
                 let channel = self.publishing.channel().await?;
                 self.declarer(&channel).later_queue(place, digit).await?;
                 self.know_queue(queue);
             }
-        }
-        Ok(())
+            Ok(())
+        });
+        futures_util::future::try_join_all(queues).await.map(drop)
     }
 
     async fn ensure_plain(&self, queue: String) -> Result<(), TransportError> {
-        if self.has_queue(&queue) {
-            return Ok(());
-        }
         let channel = self.publishing.channel().await?;
         self.declarer(&channel).plain(&queue).await?;
         self.know_queue(queue);

@@ -10,7 +10,7 @@ use crate::topology::{Names, delay_millis};
 use crate::wire::{self, Written};
 
 /// Where a message goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Place {
     /// To every queue that is bound to the topic.
     Topic { reserved: bool, key: String },
