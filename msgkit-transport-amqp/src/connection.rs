@@ -51,6 +51,10 @@ impl Address {
                 "`ca_file`, `cert_file` and `key_file` are for `amqps:`; this url is `amqp:`".to_owned(),
             );
         }
+        if uri.vhost.is_empty() {
+            // `amqp://host/`: nobody means the virtual host without a name.
+            uri.vhost = "/".to_owned();
+        }
         uri.authority.userinfo.username = url.user().unwrap_or("guest").to_owned();
         uri.authority.userinfo.password = url.password().unwrap_or("guest").to_owned();
         uri.query.auth_mechanism = Some(match config.sasl {
