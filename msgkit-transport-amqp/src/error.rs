@@ -1,0 +1,75 @@
+//! What the broker's errors mean to a user, and what to do about each.
+
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use msgkit::transport::{TransportError, TransportErrorKind};
+
+/// What the transport calls itself.
+pub(crate) const SYSTEM: &str = "amqp";
+
+/// The error of every call after `close`.
+pub(crate) fn closed() -> TransportError {
+    TransportError::closed(SYSTEM)
+}
+
+/// What went wrong while `doing` something (`declaring queue q`).
+pub(crate) fn of(error: lapin::Error, doing: &str) -> TransportError {
+    let (kind, hint) = classify(&error);
+    let hint = if hint.is_empty() { String::new() } else { format!("; {hint}") };
+    TransportError::new(kind, format!("{doing} failed{hint}")).with_source(error)
+}
+
+/// The kind of an error, and what to do about it.
+pub(crate) fn classify(error: &lapin::Error) -> (TransportErrorKind, &'static str) {
+    use TransportErrorKind::{Internal, Invalid, Refused, Unavailable};
+    let lapin::ErrorKind::ProtocolError(said) = error.kind() else {
+        return match error.kind() {
+            lapin::ErrorKind::InvalidProtocolVersion(_) => {
+                (Refused, "the server speaks no AMQP 0-9-1; look at host and port")
+            }
+            lapin::ErrorKind::ChannelsLimitReached => {
+                (Unavailable, "the connection has no free channel; raise the broker's `channel_max`")
+            }
+            lapin::ErrorKind::SerialisationError(_) | lapin::ErrorKind::NoDefaultRuntime => (Internal, ""),
+            lapin::ErrorKind::IOError(io) => of_io(io),
+            _ => (Unavailable, ""),
+        };
+    };
+    match said.kind() {
+        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => {
+            (Refused, "look at user and password in the url, and at the user's permissions in the vhost")
+        }
+        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => (
+            Refused,
+            "it exists with other properties, made by another version or with other options: use the same options \
+             everywhere, or delete it when it is empty",
+        ),
+        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND | AMQPSoftError::RESOURCELOCKED) => (Unavailable, ""),
+        AMQPErrorKind::Soft(AMQPSoftError::CONTENTTOOLARGE) => {
+            (Invalid, "the message is larger than the broker allows")
+        }
+        AMQPErrorKind::Soft(_) => (Unavailable, ""),
+        AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) if !said.get_message().as_str().contains("down") => {
+            (Refused, "look at the vhost in the url, and at the user's access to it")
+        }
+        AMQPErrorKind::Hard(AMQPHardError::NOTIMPLEMENTED) => (Refused, "the broker cannot do it"),
+        AMQPErrorKind::Hard(_) => (Unavailable, ""),
+    }
+}
+
+fn of_io(error: &std::io::Error) -> (TransportErrorKind, &'static str) {
+    use TransportErrorKind::{Refused, Unavailable};
+    let text = error.to_string();
+    if text.contains("certificate") || text.contains("Certificate") {
+        return (
+            Refused,
+            "look at the server's certificate, and at `ca_file` where it is signed by an authority of your own",
+        );
+    }
+    match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => (Unavailable, "nobody listens there; look at host and port"),
+        std::io::ErrorKind::InvalidInput => {
+            (Refused, "look at the url and at the files of `ca_file`, `cert_file`, `key_file`")
+        }
+        _ => (Unavailable, ""),
+    }
+}

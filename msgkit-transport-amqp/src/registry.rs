@@ -1,0 +1,189 @@
+//! Which groups there are. AMQP cannot list queues, so the groups are written down: in one message that lies in a queue
+//! of its own. Whoever has it in hand may change it; everybody else waits for it, so it is a lock too.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use lapin::options::{
+    BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Confirmation};
+use msgkit::transport::{Destination, Group, TransportError, TransportErrorKind};
+use tokio::time::Instant;
+
+use crate::broker::{Broker, KnownGroup};
+use crate::error;
+use crate::publisher::Parcel;
+use crate::topology::short;
+
+/// How long to wait for whoever has the registry in hand. A holder that dies gives it back at once.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait before it is asked for again.
+const AGAIN: Duration = Duration::from_millis(15);
+
+/// The registry in hand: nobody else has it until this is dropped.
+pub(crate) struct Held {
+    channel: Channel,
+    tags: Vec<u64>,
+    groups: BTreeMap<String, KnownGroup>,
+}
+
+impl Broker {
+    /// Writes down every group that this transport knows, where one is not there yet.
+    pub(crate) async fn register(&self) -> Result<(), TransportError> {
+        let known = self.known_groups();
+        if self.is_registered(&known) {
+            return Ok(());
+        }
+        let mut held = self.hold().await?;
+        let mut new = held.tags.is_empty();
+        for (group, known) in &known {
+            match held.groups.get_mut(group.as_str()) {
+                Some(entry) => new |= entry.learn(known.clone()),
+                None => {
+                    held.groups.insert(group.as_str().to_owned(), known.clone());
+                    new = true;
+                }
+            }
+        }
+        if new || held.tags.len() > 1 {
+            held.write(self).await?;
+        } else {
+            held.release().await;
+        }
+        self.registered(known);
+        Ok(())
+    }
+
+    /// Learns of all groups that are written down.
+    pub(crate) async fn look_up(&self) -> Result<(), TransportError> {
+        let held = self.hold().await?;
+        self.learn(&held);
+        held.release().await;
+        Ok(())
+    }
+
+    /// Takes note of what is written down.
+    pub(crate) fn learn(&self, held: &Held) {
+        for (name, known) in &held.groups {
+            if let Ok(group) = Group::new(name.clone()) {
+                self.know_group(&group, known.clone());
+            }
+        }
+    }
+
+    /// Takes the registry into this hand.
+    pub(crate) async fn hold(&self) -> Result<Held, TransportError> {
+        let queue = &self.names.registry;
+        let mut patience = PATIENCE;
+        if !self.has_queue(queue) {
+            if self.depth_of(queue).await?.is_none() {
+                // Nobody has written anything, so nobody has it in hand.
+                patience = Duration::ZERO;
+            }
+            let channel = self.asking().await?;
+            self.declarer(&channel).plain(queue).await?;
+            self.know_queue(queue.clone());
+        }
+        let channel = self.asking().await?;
+        let deadline = Instant::now() + patience;
+        let mut held = Held { channel, tags: Vec::new(), groups: BTreeMap::new() };
+        loop {
+            // More than one lie there where two have begun at once: they are put together.
+            while let Some(message) =
+                held.channel
+                    .basic_get(short(queue), BasicGetOptions::default())
+                    .await
+                    .map_err(|error| error::of(error, &format!("reading queue `{queue}`")))?
+            {
+                held.tags.push(message.delivery.delivery_tag);
+                let read: Option<BTreeMap<String, KnownGroup>> =
+                    serde_json::from_slice(&message.delivery.data).ok();
+                for (name, known) in read.unwrap_or_default() {
+                    held.groups.entry(name).or_default().learn(known);
+                }
+            }
+            if !held.tags.is_empty() || Instant::now() >= deadline {
+                return Ok(held);
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// How many messages wait in `queue`; `None` where there is none.
+    pub(crate) async fn depth_of(&self, queue: &str) -> Result<Option<u64>, TransportError> {
+        let channel = self.asking().await?;
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        match channel.queue_declare(short(queue), options, FieldTable::default()).await {
+            Ok(declared) => Ok(Some(declared.message_count().into())),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(error::of(error, &format!("asking for queue `{queue}`"))),
+        }
+    }
+
+    /// Those of the known groups that take one of `parcels` and are full.
+    pub(crate) async fn full_groups(&self, parcels: &[Parcel]) -> Vec<String> {
+        let mut full = Vec::new();
+        for (group, known) in self.known_groups() {
+            let concerned = parcels.iter().any(|parcel| match &parcel.message.to {
+                Destination::Topic { topic, .. } => known.takes(topic),
+                Destination::Retry { group: to, .. } => *to == group,
+                _ => false,
+            });
+            if concerned
+                && let Ok(Some(depth)) = self.depth_of(&self.names.group(group.as_str())).await
+                && depth >= u64::from(self.config.capacity)
+            {
+                full.push(group.as_str().to_owned());
+            }
+        }
+        full
+    }
+}
+
+impl Held {
+    /// Writes the list anew in the place of what was there. The new one is confirmed before the old one goes.
+    async fn write(self, broker: &Broker) -> Result<(), TransportError> {
+        let queue = &broker.names.registry;
+        let failed = |error| error::of(error, &format!("writing queue `{queue}`"));
+        let text = serde_json::to_vec(&self.groups).map_err(|error| {
+            TransportError::new(TransportErrorKind::Internal, "the registry cannot be written")
+                .with_source(error)
+        })?;
+        self.channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(failed)?;
+        let properties =
+            BasicProperties::default().with_delivery_mode(2).with_content_type("application/json".into());
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let confirmed = self
+            .channel
+            .basic_publish(short(""), short(queue), options, &Bytes::from(text), properties)
+            .await
+            .map_err(failed)?
+            .await
+            .map_err(failed)?;
+        if confirmed != Confirmation::Ack(None) {
+            let text = format!("queue `{queue}` does not take the list of groups; was it deleted?");
+            return Err(TransportError::new(TransportErrorKind::Unavailable, text));
+        }
+        for tag in &self.tags {
+            self.channel.basic_ack(*tag, BasicAckOptions::default()).await.map_err(failed)?;
+        }
+        self.release().await;
+        Ok(())
+    }
+
+    /// Gives it to the next.
+    pub(crate) async fn release(self) {
+        // The broker has it back in any case once the channel is gone.
+        let _ = self.channel.close(200, "done".into()).await;
+    }
+}
+
+/// Whether the broker has said that there is no such thing.
+pub(crate) fn is_missing(error: &lapin::Error) -> bool {
+    use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+    matches!(error.kind(), lapin::ErrorKind::ProtocolError(said)
+        if *said.kind() == AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
+}

@@ -1,0 +1,198 @@
+//! The task of one subscription: owns the channel, repairs it, hands over what comes, tells the broker what was settled.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{FutureExt as _, StreamExt as _};
+use lapin::message::Delivery;
+use msgkit::transport::{Subscription, TransportError, TransportErrorKind};
+use tokio::time::Instant;
+
+use super::lost_settlements;
+use super::member::{Member, Work};
+use super::session::{Session, fetched};
+use crate::broker::Broker;
+
+/// The shortest and the longest pause between two tries to get a channel.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// How often to look for suspects that others have put aside.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// The task of one subscription.
+pub(super) struct Driver {
+    broker: Arc<Broker>,
+    member: Arc<Member>,
+    subscription: Subscription,
+    session: Session,
+}
+
+/// Why a session ended.
+enum Ended {
+    /// The channel is gone.
+    Lost(Option<lapin::Error>),
+    /// The receiver has left, or the transport is closed.
+    Over,
+}
+
+impl Driver {
+    /// Begins to consume.
+    pub(super) async fn begin(
+        broker: Arc<Broker>,
+        member: Arc<Member>,
+        subscription: Subscription,
+    ) -> Result<Self, TransportError> {
+        let session = Session::open(&broker, &subscription).await?;
+        member.new_epoch();
+        Ok(Self { broker, member, subscription, session })
+    }
+
+    /// Until the receiver leaves, the transport closes, or the broker refuses for good.
+    pub(super) async fn run(mut self) {
+        let failure = loop {
+            match self.consume().await {
+                Ended::Over => break None,
+                Ended::Lost(error) => {
+                    let error = error.map_or_else(|| "the broker cancelled it".to_owned(), |e| e.to_string());
+                    tracing::warn!(queue = %self.session.queue, error, "a channel was lost; it is opened again");
+                    self.member.new_epoch();
+                    match self.open_again().await {
+                        Ok(true) => {}
+                        Ok(false) => break None,
+                        Err(error) => break Some(error),
+                    }
+                }
+            }
+        };
+        self.session.leave().await;
+        self.member.end(failure);
+    }
+
+    /// Hands over and settles until the channel is gone or nobody is there any more.
+    async fn consume(&mut self) -> Ended {
+        let mut closing = self.broker.closing();
+        let mut put_aside = self.broker.suspects();
+        let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            if let Err(error) = self.session.fetch(&self.member).await {
+                return Ended::Lost(Some(error));
+            }
+            let came = async {
+                match &mut self.session.consumer {
+                    Some(consumer) => consumer.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let (work, over) = tokio::select! {
+                biased;
+                () = closing.begun() => (self.member.work(), true),
+                () = self.member.wake.notified() => (self.member.work(), false),
+                () = put_aside.changed() => {
+                    self.look_for_suspects().await;
+                    continue;
+                }
+                _ = look.tick() => {
+                    self.look_for_suspects().await;
+                    continue;
+                }
+                came = came => match self.hand_over(came) {
+                    Some(ended) => return ended,
+                    None => continue,
+                },
+            };
+            let over = over || work.left;
+            match self.settle(work, over).await {
+                Ok(()) if over => return Ended::Over,
+                Ok(()) => {}
+                Err(error) => return Ended::Lost(Some(error)),
+            }
+        }
+    }
+
+    /// Notices whether suspects wait. Where the broker does not answer, the next look does.
+    async fn look_for_suspects(&mut self) {
+        if let Some(queue) = &self.session.suspects
+            && let Ok(Some(depth)) = self.broker.depth_of(queue).await
+        {
+            self.session.turn |= depth > 0;
+        }
+    }
+
+    /// Gives what came, and all that came with it, to the receiver; the end where that came.
+    fn hand_over(&mut self, first: Option<lapin::Result<Delivery>>) -> Option<Ended> {
+        let mut came = Vec::new();
+        let mut next = Some(first);
+        let ended = loop {
+            match next {
+                Some(Some(Ok(delivery))) => came.push(delivery),
+                Some(Some(Err(error))) => break Some(Ended::Lost(Some(error))),
+                // Cancelled: by this side, or by the broker whose queue is gone.
+                Some(None) if self.session.cancelling => {
+                    self.session.consumer = None;
+                    break None;
+                }
+                Some(None) => break Some(Ended::Lost(None)),
+                None => break None,
+            }
+            next = self.session.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never());
+        };
+        let watermark = &mut self.session.watermark;
+        self.member.give(came.into_iter().filter_map(|delivery| fetched(watermark, delivery)));
+        ended
+    }
+
+    /// Does what the receiver asks for: first no more is fetched, then what was settled is told.
+    async fn settle(&mut self, work: Work, over: bool) -> lapin::Result<()> {
+        let asked = !work.flushes.is_empty() || (over && !work.settled.is_empty());
+        let told = async {
+            if work.stopped || over {
+                self.session.stop().await?;
+            }
+            self.session.acknowledge(&work.settled).await?;
+            if asked { self.session.barrier().await } else { Ok(()) }
+        };
+        let told = told.await;
+        for flush in work.flushes {
+            let _ = flush.send(if told.is_ok() { Ok(()) } else { Err(lost_settlements()) });
+        }
+        told
+    }
+
+    /// A new session; false where nobody wants one any more.
+    async fn open_again(&mut self) -> Result<bool, TransportError> {
+        let mut closing = self.broker.closing();
+        let mut pause = PAUSE.0;
+        loop {
+            for flush in self.member.work().flushes {
+                // Nothing of this channel can be unsettled: it has handed out nothing.
+                let _ = flush.send(Ok(()));
+            }
+            let opened = tokio::select! {
+                biased;
+                () = closing.begun() => return Ok(false),
+                () = self.member.left() => return Ok(false),
+                opened = Session::open(&self.broker, &self.subscription) => opened,
+            };
+            match opened {
+                Ok(session) => {
+                    self.session = session;
+                    // What was asked of the lost one is asked of this one.
+                    self.member.wake.notify_one();
+                    return Ok(true);
+                }
+                Err(error) if error.kind() == TransportErrorKind::Closed => return Ok(false),
+                Err(error) if !error.is_temporary() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(error = %msgkit::Chain(&error), "no channel yet; trying again in {pause:?}");
+                }
+            }
+            tokio::select! {
+                biased;
+                () = closing.begun() => return Ok(false),
+                () = self.member.wake.notified() => {}
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE.1),
+            }
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! A subscription as both sides see it: the deliveries that a service holds, and the task that owns the channel.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use msgkit::transport::{Incoming, Settle, Token, TransportError};
+use tokio::sync::{Notify, oneshot, watch};
+
+use crate::broker::Broker;
+use crate::error::closed;
+use crate::wire::Raw;
+
+/// What the two sides share. Everything in it is bounded by the prefetch.
+pub(crate) struct Member {
+    state: Mutex<State>,
+    /// Something came for the receiver.
+    pub(crate) arrived: Notify,
+    /// Something came for the task.
+    pub(crate) wake: Notify,
+    left: watch::Sender<bool>,
+    over: watch::Sender<bool>,
+    broker: Arc<Broker>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Which channel the tags belong to; counts up with each.
+    epoch: u64,
+    /// What was fetched, or given back, and not handed out; by tag.
+    buffer: VecDeque<Fetched>,
+    /// The starts of what is in hand, by tag.
+    in_hand: HashMap<u64, u32>,
+    settled: Vec<u64>,
+    flushes: Vec<oneshot::Sender<Result<(), TransportError>>>,
+    failure: Option<TransportError>,
+    stopped: bool,
+    left: bool,
+    over: bool,
+}
+
+/// A message that waits to be received.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    pub(crate) tag: u64,
+    pub(crate) count: u32,
+    pub(crate) content: Content,
+}
+
+/// A message that is being handed out.
+#[derive(Debug)]
+pub(crate) struct Handed {
+    pub(crate) token: Token,
+    pub(crate) count: u32,
+    pub(crate) content: Content,
+}
+
+/// A message, read or not yet.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are raw, and a box costs an allocation each")]
+pub(crate) enum Content {
+    Raw(Raw),
+    Read(Incoming),
+}
+
+/// What a receiver finds.
+pub(crate) enum Found {
+    Messages,
+    Nothing,
+    End,
+}
+
+/// What the task has to do.
+#[derive(Default)]
+pub(crate) struct Work {
+    pub(crate) settled: Vec<u64>,
+    pub(crate) flushes: Vec<oneshot::Sender<Result<(), TransportError>>>,
+    pub(crate) stopped: bool,
+    pub(crate) left: bool,
+}
+
+impl Member {
+    pub(crate) fn new(broker: Arc<Broker>) -> Self {
+        Self {
+            state: Mutex::default(),
+            arrived: Notify::new(),
+            wake: Notify::new(),
+            left: watch::Sender::new(false),
+            over: watch::Sender::new(false),
+            broker,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For the receiver: at most `max` of what was fetched.
+    pub(crate) fn take(&self, max: usize, into: &mut Vec<Handed>) -> Result<Found, TransportError> {
+        let mut state = self.lock();
+        if let Some(failure) = state.failure.take() {
+            return Err(failure);
+        }
+        if state.stopped {
+            return Ok(Found::End);
+        }
+        if state.over {
+            return Err(closed());
+        }
+        if state.buffer.is_empty() {
+            return Ok(Found::Nothing);
+        }
+        let count = max.min(state.buffer.len());
+        let epoch = state.epoch;
+        let State { buffer, in_hand, .. } = &mut *state;
+        for fetched in buffer.drain(..count) {
+            in_hand.insert(fetched.tag, fetched.count);
+            into.push(Handed {
+                token: Token { id: fetched.tag, epoch },
+                count: fetched.count,
+                content: fetched.content,
+            });
+        }
+        Ok(Found::Messages)
+    }
+
+    pub(crate) fn stop(&self) {
+        self.lock().stopped = true;
+        self.wake.notify_one();
+        self.arrived.notify_one();
+    }
+
+    /// The receiver is gone: what it has is the broker's again.
+    pub(crate) fn leave(&self) {
+        let mut state = self.lock();
+        state.left = true;
+        state.stopped = true;
+        drop(state);
+        self.left.send_replace(true);
+        self.wake.notify_one();
+    }
+
+    /// Resolves when the broker has taken what was settled before; fails where the task is over.
+    pub(crate) async fn flush(&self) -> Result<Result<(), TransportError>, oneshot::error::RecvError> {
+        let (reply, answer) = oneshot::channel();
+        {
+            let mut state = self.lock();
+            if !state.over {
+                state.flushes.push(reply);
+            }
+        }
+        self.wake.notify_one();
+        answer.await
+    }
+
+    /// For the task: whether nothing is fetched or in hand.
+    pub(crate) fn is_idle(&self) -> bool {
+        let state = self.lock();
+        state.buffer.is_empty() && state.in_hand.is_empty()
+    }
+
+    /// Resolves when the receiver has gone.
+    pub(crate) async fn left(&self) {
+        let _ = self.left.subscribe().wait_for(|left| *left).await;
+    }
+
+    /// Resolves when the task is over.
+    pub(crate) async fn gone(&self) {
+        let _ = self.over.subscribe().wait_for(|over| *over).await;
+    }
+
+    /// For the task: a new channel, whose tags begin anew. What was fetched by the one before comes again.
+    pub(crate) fn new_epoch(&self) {
+        let mut state = self.lock();
+        state.epoch += 1;
+        state.buffer.clear();
+        state.in_hand.clear();
+        let lost = state.settled.drain(..).len() as u64;
+        self.count_late(lost);
+    }
+
+    /// For the task: what came from the broker, tags ascending.
+    pub(crate) fn give(&self, fetched: impl Iterator<Item = Fetched>) {
+        self.lock().buffer.extend(fetched);
+        self.arrived.notify_one();
+    }
+
+    /// For the task: what is to be done.
+    pub(crate) fn work(&self) -> Work {
+        let mut state = self.lock();
+        Work {
+            settled: std::mem::take(&mut state.settled),
+            flushes: std::mem::take(&mut state.flushes),
+            stopped: state.stopped,
+            left: state.left,
+        }
+    }
+
+    /// For the task: it is over, with an error for the receiver where there is one.
+    pub(crate) fn end(&self, failure: Option<TransportError>) {
+        let mut state = self.lock();
+        state.epoch += 1;
+        state.over = true;
+        state.failure = failure;
+        state.buffer.clear();
+        state.in_hand.clear();
+        let lost = state.settled.drain(..).len() as u64;
+        state.flushes.clear();
+        drop(state);
+        self.count_late(lost);
+        self.over.send_replace(true);
+        self.arrived.notify_one();
+    }
+
+    fn count_late(&self, late: u64) {
+        if late > 0 {
+            self.broker.counters.late.fetch_add(late, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Settle for Member {
+    fn done(&self, tokens: &mut Vec<Token>) {
+        let mut state = self.lock();
+        let mut late = 0;
+        for token in tokens.drain(..) {
+            // What belongs to a channel that is gone is not settled: the broker hands it out again.
+            if token.epoch == state.epoch && state.in_hand.remove(&token.id).is_some() {
+                state.settled.push(token.id);
+            } else {
+                late += 1;
+            }
+        }
+        drop(state);
+        self.count_late(late);
+        self.wake.notify_one();
+    }
+
+    /// The message waits here for the next receive, at its old place: nothing is told to the broker, which would count a
+    /// start. When the subscription ends, all that is unsettled goes back.
+    fn returned(&self, token: Token, message: Incoming) {
+        let mut state = self.lock();
+        if token.epoch != state.epoch {
+            return;
+        }
+        let Some(count) = state.in_hand.remove(&token.id) else { return };
+        let at = state.buffer.partition_point(|fetched| fetched.tag < token.id);
+        state.buffer.insert(at, Fetched { tag: token.id, count, content: Content::Read(message) });
+        drop(state);
+        self.arrived.notify_one();
+    }
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Member").finish_non_exhaustive()
+    }
+}

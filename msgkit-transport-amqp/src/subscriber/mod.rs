@@ -1,0 +1,119 @@
+//! Handing out: a task per subscription owns its channel, repairs it and settles; the service receives from what both
+//! share.
+
+mod driver;
+mod member;
+mod session;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use msgkit::envelope::{Clock, ingest::Ingest};
+use msgkit::transport::{
+    Deliveries, Delivery, Settle, Subscriber, Subscription, TransportError, TransportErrorKind,
+};
+
+use self::driver::Driver;
+use self::member::{Content, Found, Handed, Member};
+use crate::error::{SYSTEM, closed};
+use crate::transport::{Amqp, capabilities};
+use crate::wire;
+
+#[async_trait]
+impl Subscriber for Amqp {
+    async fn subscribe(&self, subscription: &Subscription) -> Result<Box<dyn Deliveries>, TransportError> {
+        let broker = self.broker();
+        if broker.is_closed() {
+            return Err(closed());
+        }
+        capabilities(&broker.config).admit(SYSTEM, subscription)?;
+        let member = Arc::new(Member::new(broker.clone()));
+        // Made first: where nobody waits for the answer any more, its drop takes the member out again.
+        let deliveries = AmqpDeliveries {
+            settler: member.clone(),
+            member: member.clone(),
+            ingest: subscription.ingest.clone(),
+            clock: broker.clock,
+            handed: Vec::new(),
+        };
+        let driver = Driver::begin(broker.clone(), member, subscription.clone()).await?;
+        broker.adopt(tokio::spawn(driver.run()));
+        Ok(Box::new(deliveries))
+    }
+}
+
+/// A subscription to a group's queue, or to one of its own.
+struct AmqpDeliveries {
+    member: Arc<Member>,
+    settler: Arc<dyn Settle>,
+    ingest: Ingest,
+    clock: Clock,
+    handed: Vec<Handed>,
+}
+
+impl fmt::Debug for AmqpDeliveries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AmqpDeliveries").finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Deliveries for AmqpDeliveries {
+    async fn receive(&mut self, max: usize, into: &mut VecDeque<Delivery>) -> Result<(), TransportError> {
+        if max == 0 {
+            return Ok(());
+        }
+        loop {
+            match self.member.take(max, &mut self.handed)? {
+                Found::Messages => break,
+                Found::End => return Ok(()),
+                Found::Nothing => self.member.arrived.notified().await,
+            }
+        }
+        let now = self.clock.now();
+        for handed in self.handed.drain(..) {
+            let message = match handed.content {
+                Content::Raw(raw) => wire::read(raw, &self.ingest, now),
+                Content::Read(message) => message,
+            };
+            into.push_back(
+                Delivery::new(message, handed.token, self.settler.clone()).with_count(handed.count),
+            );
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        self.member.stop();
+    }
+
+    async fn flush(&mut self) -> Result<(), TransportError> {
+        match self.member.flush().await {
+            Ok(result) => result,
+            // The task is over: what it had was told to the broker, or has been lost with the connection.
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn close(&mut self) -> Result<(), TransportError> {
+        self.member.leave();
+        self.member.gone().await;
+        Ok(())
+    }
+}
+
+impl Drop for AmqpDeliveries {
+    fn drop(&mut self) {
+        self.member.leave();
+    }
+}
+
+/// The error of settlements that went down with their channel.
+fn lost_settlements() -> TransportError {
+    TransportError::new(
+        TransportErrorKind::Unavailable,
+        "the channel was lost before the broker had taken all settlements; their messages come again",
+    )
+}

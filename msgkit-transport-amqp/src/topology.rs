@@ -1,0 +1,338 @@
+//! What exists at the broker: its names, its properties, and how it is made.
+//!
+//! One durable topic exchange for user data and one for the framework's own topics (so that no wildcard reaches those),
+//! a quorum queue per group, and for each group its dead letters and a queue per delay. Everything is declared again
+//! whenever it is needed anew, which changes nothing where it exists.
+
+use std::time::Duration;
+
+use lapin::options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Channel, ExchangeKind};
+use msgkit::Pattern;
+use msgkit::transport::{Subscription, TransportError};
+
+use crate::config::{AmqpConfig, OnUnrouted};
+use crate::error;
+use crate::later;
+
+/// The names of everything at the broker, from that of the exchange.
+#[derive(Debug, Clone)]
+pub(crate) struct Names {
+    /// User data.
+    pub(crate) exchange: String,
+    /// The framework's own topics, `msgkit.>`.
+    pub(crate) reserved: String,
+    /// What nobody takes.
+    pub(crate) unrouted: String,
+    /// Which groups there are.
+    pub(crate) registry: String,
+}
+
+impl Names {
+    pub(crate) fn new(exchange: &str) -> Self {
+        Self {
+            exchange: exchange.to_owned(),
+            reserved: format!("{exchange}.reserved"),
+            unrouted: format!("{exchange}.unrouted"),
+            registry: format!("{exchange}.registry"),
+        }
+    }
+
+    pub(crate) fn group(&self, group: &str) -> String {
+        format!("{}.group.{group}", self.exchange)
+    }
+
+    pub(crate) fn dead_letter(&self, group: &str) -> String {
+        format!("{}.dead_letter.{group}", self.exchange)
+    }
+
+    /// Copies whose next start is their last, alone.
+    pub(crate) fn suspects(&self, group: &str) -> String {
+        format!("{}.suspect.{group}", self.exchange)
+    }
+
+    pub(crate) fn retry(&self, group: &str, millis: u64) -> String {
+        format!("{}.retry.{group}.{millis}", self.exchange)
+    }
+
+    pub(crate) fn ephemeral(&self) -> String {
+        format!("{}.ephemeral.{:032x}", self.exchange, fastrand::u128(..))
+    }
+
+    /// The exchange of one place of a delay, see [`crate::later`]; behind the last is that of the topics.
+    pub(crate) fn later(&self, place: u32) -> String {
+        format!("{}.later.{place}", self.exchange)
+    }
+
+    /// The queue of one digit at one place.
+    pub(crate) fn later_queue(&self, place: u32, digit: u32) -> String {
+        format!("{}.later.{place}.{digit:x}", self.exchange)
+    }
+
+    fn behind(&self, place: u32) -> String {
+        place.checked_sub(1).map_or_else(|| self.exchange.clone(), |next| self.later(next))
+    }
+
+    /// The exchange of a topic.
+    pub(crate) fn exchange_of(&self, reserved: bool) -> &str {
+        if reserved { &self.reserved } else { &self.exchange }
+    }
+}
+
+/// A name that this crate has made, none of which is too long.
+pub(crate) fn short(name: &str) -> ShortString {
+    ShortString::try_new(name).unwrap_or_else(|_| ShortString::from(""))
+}
+
+/// The routing pattern that matches what `pattern` matches: `>` is one segment or more.
+pub(crate) fn binding_key(pattern: &Pattern) -> String {
+    match pattern.as_str().strip_suffix('>') {
+        Some(head) => format!("{head}*.#"),
+        None => pattern.as_str().to_owned(),
+    }
+}
+
+fn is_reserved(pattern: &Pattern) -> bool {
+    pattern.segments().next() == Some("msgkit")
+}
+
+/// Deliveries after which the broker itself would give up: never before the pipeline does. A queue without a limit of its
+/// own has one of 20 since RabbitMQ 4.0, and drops what exceeds it.
+const DELIVERY_LIMIT: i32 = i32::MAX;
+
+/// A list of named properties.
+#[derive(Default)]
+struct Arguments(FieldTable);
+
+impl Arguments {
+    /// Those of a quorum queue.
+    fn quorum(config: &AmqpConfig) -> Self {
+        let mut all =
+            Self::default().text("x-queue-type", "quorum").number("x-delivery-limit", DELIVERY_LIMIT.into());
+        if config.replicas > 0 {
+            all = all.number("x-quorum-initial-group-size", config.replicas.into());
+        }
+        all
+    }
+
+    fn text(mut self, name: &'static str, value: &str) -> Self {
+        self.0.insert(name.into(), AMQPValue::LongString(value.into()));
+        self
+    }
+
+    fn number(mut self, name: &'static str, value: i64) -> Self {
+        self.0.insert(name.into(), AMQPValue::LongLongInt(value));
+        self
+    }
+
+    /// Refuses what comes when `most` messages wait. The broker refuses one message later than its limit says.
+    fn at_most(self, most: u32) -> Self {
+        self.number("x-max-length", i64::from(most) - 1).text("x-overflow", "reject-publish")
+    }
+}
+
+/// Declares on a channel that is used for nothing else: a refusal closes it.
+pub(crate) struct Declarer<'a> {
+    pub(crate) channel: &'a Channel,
+    pub(crate) names: &'a Names,
+    pub(crate) config: &'a AmqpConfig,
+}
+
+impl Declarer<'_> {
+    /// The exchanges.
+    pub(crate) async fn exchanges(&self) -> Result<(), TransportError> {
+        let mut arguments = Arguments::default();
+        if self.config.on_unrouted == OnUnrouted::Keep {
+            let unrouted = &self.names.unrouted;
+            self.exchange(unrouted, ExchangeKind::Fanout, Arguments::default()).await?;
+            self.queue(unrouted, Arguments::quorum(self.config)).await?;
+            self.bind(unrouted, unrouted, "").await?;
+            arguments = arguments.text("alternate-exchange", unrouted);
+        }
+        self.exchange(&self.names.exchange, ExchangeKind::Topic, arguments).await?;
+        self.exchange(&self.names.reserved, ExchangeKind::Topic, Arguments::default()).await
+    }
+
+    /// A group's queue, bound by its patterns.
+    pub(crate) async fn group(&self, group: &str, subscription: &Subscription) -> Result<(), TransportError> {
+        let queue = self.names.group(group);
+        self.queue(&queue, Arguments::quorum(self.config).at_most(self.config.capacity)).await?;
+        self.plain(&self.names.suspects(group)).await?;
+        self.bind_all(&queue, &subscription.patterns).await
+    }
+
+    /// A group's dead letters. They have no limit: there is no other place for them.
+    pub(crate) async fn dead_letter(&self, group: &str) -> Result<(), TransportError> {
+        self.plain(&self.names.dead_letter(group)).await
+    }
+
+    /// The queue in which copies for `group` wait for so long; then they go to the group's own queue, confirmed.
+    pub(crate) async fn retry(&self, group: &str, millis: u64) -> Result<(), TransportError> {
+        let arguments = self
+            .keeps(millis)
+            .text("x-dead-letter-exchange", "")
+            .text("x-dead-letter-routing-key", &self.names.group(group));
+        self.queue(&self.names.retry(group, millis), arguments).await
+    }
+
+    /// The exchanges that messages for later pass, up to the place `top`.
+    pub(crate) async fn later(&self, top: u32) -> Result<(), TransportError> {
+        for place in 0..=top {
+            let (exchange, behind) = (self.names.later(place), self.names.behind(place));
+            self.exchange(&exchange, ExchangeKind::Headers, Arguments::default()).await?;
+            let options = ExchangeBindOptions::default();
+            self.channel
+                .exchange_bind(short(&behind), short(&exchange), short(""), options, later::wanted(place, 0))
+                .await
+                .map_err(|error| error::of(error, &format!("binding exchange `{behind}` to `{exchange}`")))?;
+        }
+        Ok(())
+    }
+
+    /// The queue of one digit of a delay.
+    pub(crate) async fn later_queue(&self, place: u32, digit: u32) -> Result<(), TransportError> {
+        let (queue, exchange) = (self.names.later_queue(place, digit), self.names.later(place));
+        let behind = self.names.behind(place);
+        self.queue(&queue, self.keeps(later::millis(place, digit)).text("x-dead-letter-exchange", &behind))
+            .await?;
+        self.bind_with(&queue, &exchange, "", later::wanted(place, digit)).await
+    }
+
+    /// A queue that keeps its messages for so long, and then passes them on: confirmed, and kept where nobody takes them.
+    fn keeps(&self, millis: u64) -> Arguments {
+        Arguments::quorum(self.config)
+            .number("x-message-ttl", i64::try_from(millis).unwrap_or(i64::MAX))
+            .text("x-dead-letter-strategy", "at-least-once")
+            .text("x-overflow", "reject-publish")
+    }
+
+    /// The queue of one reader, which goes with it.
+    pub(crate) async fn ephemeral(&self, queue: &str, patterns: &[Pattern]) -> Result<(), TransportError> {
+        let arguments = Arguments::default().at_most(self.config.capacity);
+        let options =
+            QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+        self.queue_with(queue, options, arguments).await?;
+        self.bind_all(queue, patterns).await
+    }
+
+    /// A plain durable queue.
+    pub(crate) async fn plain(&self, queue: &str) -> Result<(), TransportError> {
+        self.queue(queue, Arguments::quorum(self.config)).await
+    }
+
+    async fn bind_all(&self, queue: &str, patterns: &[Pattern]) -> Result<(), TransportError> {
+        for pattern in patterns {
+            let exchange = self.names.exchange_of(is_reserved(pattern));
+            self.bind(queue, exchange, &binding_key(pattern)).await?;
+        }
+        Ok(())
+    }
+
+    async fn exchange(
+        &self,
+        name: &str,
+        kind: ExchangeKind,
+        arguments: Arguments,
+    ) -> Result<(), TransportError> {
+        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        self.channel
+            .exchange_declare(short(name), kind, options, arguments.0)
+            .await
+            .map_err(|error| error::of(error, &format!("declaring exchange `{name}`")))
+    }
+
+    async fn queue(&self, name: &str, arguments: Arguments) -> Result<(), TransportError> {
+        self.queue_with(name, QueueDeclareOptions::durable(), arguments).await
+    }
+
+    async fn queue_with(
+        &self,
+        name: &str,
+        options: QueueDeclareOptions,
+        arguments: Arguments,
+    ) -> Result<(), TransportError> {
+        let declared = self.channel.queue_declare(short(name), options, arguments.0).await;
+        declared.map(drop).map_err(|error| error::of(error, &format!("declaring queue `{name}`")))
+    }
+
+    async fn bind(&self, queue: &str, exchange: &str, key: &str) -> Result<(), TransportError> {
+        self.bind_with(queue, exchange, key, FieldTable::default()).await
+    }
+
+    async fn bind_with(
+        &self,
+        queue: &str,
+        exchange: &str,
+        key: &str,
+        arguments: FieldTable,
+    ) -> Result<(), TransportError> {
+        self.channel
+            .queue_bind(short(queue), short(exchange), short(key), QueueBindOptions::default(), arguments)
+            .await
+            .map_err(|error| error::of(error, &format!("binding queue `{queue}` to exchange `{exchange}`")))
+    }
+}
+
+/// How long a queue of copies keeps them, for a copy that is due in `rest`: the delay of its step where that is long
+/// enough, else the next of 16 lengths per doubling. So the queues stay few, no copy is early, and none is late by more
+/// than a sixteenth of its delay.
+pub(crate) fn delay_millis(rest: Duration, step: Duration) -> u64 {
+    let rest = u64::try_from(rest.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    let step = u64::try_from(step.as_millis()).unwrap_or(u64::MAX);
+    if step >= rest && step - rest <= rest / 16 {
+        return step.min(LONGEST);
+    }
+    let rest = rest.clamp(16, LONGEST);
+    let unit = 1 << (rest.ilog2() - 4);
+    (rest.div_ceil(unit) * unit).min(LONGEST)
+}
+
+/// The longest time that a queue may keep a message, in milliseconds: what is due later is sent on.
+const LONGEST: u64 = 1 << 31;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards_become_routing_patterns() {
+        let key = |pattern: &str| binding_key(&pattern.parse().unwrap());
+        assert_eq!(key("a.b"), "a.b");
+        assert_eq!(key("a.*.c"), "a.*.c");
+        assert_eq!(key("a.>"), "a.*.#");
+        assert_eq!(key(">"), "*.#");
+        assert_eq!(key("*.>"), "*.*.#");
+    }
+
+    #[test]
+    fn a_copy_is_never_early_and_little_late() {
+        for millis in (0..200_000).chain([1 << 30, (1 << 30) + 1]) {
+            let rest = Duration::from_millis(millis);
+            let kept = delay_millis(rest, Duration::from_secs(7));
+            assert!(kept >= millis, "{millis} → {kept}");
+            assert!(kept <= (millis + millis / 16 + 1).max(16), "{millis} → {kept}");
+        }
+    }
+
+    #[test]
+    fn a_step_has_one_queue() {
+        let step = Duration::from_millis(1000);
+        for late in [Duration::ZERO, Duration::from_micros(1), Duration::from_millis(40)] {
+            assert_eq!(delay_millis(step - late, step), 1000);
+        }
+        // A jitter of a tenth takes two queues more.
+        let with_jitter: std::collections::BTreeSet<u64> =
+            (1000..1100).map(|millis| delay_millis(Duration::from_millis(millis), step)).collect();
+        assert_eq!(with_jitter.into_iter().collect::<Vec<_>>(), [1000, 1024, 1088, 1152]);
+    }
+
+    #[test]
+    fn the_longest_names_fit() {
+        let names = Names::new(&"e".repeat(60));
+        let group = "g".repeat(48);
+        for name in [names.retry(&group, u64::MAX), names.dead_letter(&group), names.ephemeral()] {
+            assert_eq!(short(&name).as_str(), name);
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The transport itself: what it is made from, what it can do.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use msgkit::Error;
+use msgkit::envelope::Clock;
+use msgkit::transport::{
+    Capabilities, Declaration, Delay, Factory, Health, KeyOrder, Operate, Options, Transport, TransportError,
+    TransportUrl,
+};
+
+use crate::broker::{Broker, KnownGroup};
+use crate::config::AmqpConfig;
+use crate::connection::Address;
+use crate::error::{SYSTEM, closed};
+use crate::topology::delay_millis;
+
+/// The schemes `amqp:` and `amqps:`, for a [`Registry`](msgkit::Registry).
+#[must_use]
+pub fn scheme() -> impl Factory {
+    Scheme
+}
+
+#[derive(Debug)]
+struct Scheme;
+
+impl Factory for Scheme {
+    fn schemes(&self) -> &'static [&'static str] {
+        &["amqp", "amqps"]
+    }
+
+    fn build(&self, url: &TransportUrl, options: Options) -> Result<Arc<dyn Transport>, Error> {
+        let clock = options.clock();
+        let config = options.read(url)?;
+        Ok(Arc::new(Amqp::with(url, config, clock)?))
+    }
+}
+
+/// RabbitMQ at one address; clones share their connections.
+#[derive(Clone)]
+pub struct Amqp(Arc<Broker>);
+
+impl Amqp {
+    /// The transport of the broker at `url`, with `config`; what the URL has behind its `?` is not read. Nothing is
+    /// connected before the first use.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`](msgkit::ErrorKind::Config), naming the option that cannot be and the fix.
+    pub fn with(url: &TransportUrl, config: AmqpConfig, clock: Clock) -> Result<Self, Error> {
+        config.check()?;
+        let address = Address::of(url, &config)?;
+        Ok(Self(Arc::new(Broker::new(&address, config, clock))))
+    }
+
+    /// How many messages no queue has taken, since the transport was made.
+    #[must_use]
+    pub fn unrouted(&self) -> u64 {
+        self.0.counters.unrouted.load(Ordering::Relaxed)
+    }
+
+    /// How many settlements came too late, after their channel was lost: their messages come again.
+    #[must_use]
+    pub fn lost_leases(&self) -> u64 {
+        self.0.counters.late.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn broker(&self) -> &Arc<Broker> {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Amqp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Amqp").field(&self.0).finish()
+    }
+}
+
+/// What every transport of this crate can do with `config`.
+pub(crate) fn capabilities(config: &AmqpConfig) -> Capabilities {
+    let mut can = Capabilities::none();
+    can.durable = true;
+    can.groups = true;
+    can.ephemeral = true;
+    can.backlog = true;
+    can.keeps_unread = true;
+    can.key_order = KeyOrder::Member;
+    can.delay = Delay::Native;
+    can.delivery_count = true;
+    can.nack = true;
+    can.max_hold = Some(config.max_hold);
+    can.detects_unrouted = true;
+    can.lag = true;
+    can.max_payload = Some(config.max_payload);
+    can.live_patterns = true;
+    can.native_headers = true;
+    can.back_pressure = true;
+    can
+}
+
+#[async_trait]
+impl Transport for Amqp {
+    fn system(&self) -> &'static str {
+        SYSTEM
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        capabilities(&self.0.config)
+    }
+
+    async fn declare(&self, declarations: &[Declaration]) -> Result<(), TransportError> {
+        if self.0.is_closed() {
+            return Err(closed());
+        }
+        for declaration in declarations {
+            if let Declaration::Group { subscription, .. } = declaration {
+                self.capabilities().admit(SYSTEM, subscription)?;
+            }
+        }
+        let channel = self.0.asking().await?;
+        self.0.ensure_exchanges(&channel).await?;
+        let declarer = self.0.declarer(&channel);
+        for declaration in declarations {
+            match declaration {
+                Declaration::Group { subscription, retry_steps, dead_letters } => {
+                    let Some(group) = &subscription.group else { continue };
+                    declarer.group(group.as_str(), subscription).await?;
+                    if *dead_letters {
+                        declarer.dead_letter(group.as_str()).await?;
+                    }
+                    let mut delays = BTreeSet::new();
+                    for step in retry_steps.iter().filter(|step| !step.is_zero()) {
+                        let millis = delay_millis(*step, *step);
+                        declarer.retry(group.as_str(), millis).await?;
+                        self.0.know_queue(self.0.names.retry(group.as_str(), millis));
+                        delays.insert(millis);
+                    }
+                    let patterns = subscription.patterns.iter().map(|pattern| pattern.as_str().to_owned());
+                    self.0.know_group(group, KnownGroup { patterns: patterns.collect(), delays });
+                }
+                Declaration::DeadLetters(group) => {
+                    declarer.dead_letter(group.as_str()).await?;
+                    self.0.know_group(group, KnownGroup::default());
+                }
+                // Every topic has its place already: the exchange.
+                _ => {}
+            }
+        }
+        self.0.register().await
+    }
+
+    async fn health(&self) -> Health {
+        if self.0.is_closed() {
+            return Health::Down(closed().to_string());
+        }
+        for link in [&self.0.consuming, &self.0.publishing] {
+            if let Err(error) = link.connection().await {
+                return Health::Down(msgkit::Chain(&error).to_string());
+            }
+        }
+        if self.0.publishing.blocked().await {
+            return Health::Down(
+                "the broker takes no messages now: an alarm for memory or disk is on".to_owned(),
+            );
+        }
+        Health::Up
+    }
+
+    fn operate(&self) -> Option<&dyn Operate> {
+        Some(self)
+    }
+
+    async fn close(&self) -> Result<(), TransportError> {
+        self.0.close().await
+    }
+}
