@@ -10,14 +10,14 @@ VERDICTS := $(CURDIR)/target/guarantees
 SUBJECTS := memory memory_retry_topics sqlite
 TABLE := $(RUN) run -q -p msgkit-testing --profile $(PROFILE) --example guarantees --
 
-.PHONY: demo test lint fmt clippy docs unit deny dashboard bench bench-gate tools guarantees guarantees-check conformance mutants
+.PHONY: demo test lint fmt clippy docs unit deny dashboard bench bench-gate tools brokers guarantees guarantees-check conformance mutants
 
 ## Runs the device platform; it prints its address.
 demo:
 	$(CARGO) run -p device-platform
 
 ## Everything: style, lints, documentation, all tests. Installs what is missing; fails where something did not run.
-test: lint unit guarantees-check dashboard
+test: brokers lint unit guarantees-check dashboard
 	@echo "make test: all ran"
 
 ## Style, lints, documentation, licences.
@@ -67,6 +67,10 @@ dashboard: tools
 tools:
 	@command -v chromium >/dev/null 2>&1 || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; }
 	@cd examples/device-platform/tests/dashboard && { [ -d node_modules ] || npm install --no-audit --no-fund --no-package-lock; }
+
+## The brokers that the tests start (Debian packages), without the services that come with them.
+brokers:
+	@.ci/brokers
 
 ## msgkit beside its peer: instructions, allocations, wall time. Needs valgrind.
 bench:

@@ -4,7 +4,10 @@
 //! - [`conformance`]: what every transport must do, as a suite that a transport crate runs as its test.
 //! - [`mutants`]: transports and pipelines broken in one way each, which test the suite.
 //! - [`decorate`]: transports around transports, for faults and for mutants.
+//! - `brokers` (feature `brokers`): real brokers as child processes, and a proxy that breaks connections.
 
+#[cfg(all(feature = "brokers", unix))]
+pub mod brokers;
 pub mod conformance;
 pub mod decorate;
 mod kit;
