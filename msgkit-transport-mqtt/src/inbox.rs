@@ -279,9 +279,10 @@ impl Inbox {
         if state.stopped {
             return Ok(Found::End);
         }
-        match state.failure.take_if(|failure| !failure.is_temporary()) {
-            Some(failure) => Err(failure.to_error()),
-            None => Ok(Found::Nothing),
+        match &state.failure {
+            // Its link has ended: nothing will come any more.
+            Some(failure) if !failure.is_temporary() => Err(failure.to_error()),
+            _ => Ok(Found::Nothing),
         }
     }
 

@@ -217,7 +217,8 @@ impl Transport for Mqtt {
         can.peek = false;
         can.max_payload = Some(self.config().max_payload);
         can.live_patterns = true;
-        can.native_headers = true;
+        // 3.1.1 has no headers: what an envelope holds of them travels, but none ever comes from elsewhere.
+        can.native_headers = self.config().version == Version::V5;
         can.back_pressure = false;
         can
     }

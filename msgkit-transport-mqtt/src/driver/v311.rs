@@ -17,6 +17,8 @@ pub(crate) struct Connection {
     events: EventLoop,
     broker: std::sync::Arc<Broker>,
     connected: bool,
+    /// Why it ended, while there is something left that came before.
+    failed: Option<Broken>,
 }
 
 pub(super) fn open(dial: &Dial) -> (Client, Connection) {
@@ -44,7 +46,7 @@ pub(super) fn open(dial: &Dial) -> (Client, Connection) {
     network.set_tcp_nodelay(true);
     network.set_connection_timeout(broker.connect_timeout.as_secs().max(1));
     events.set_network_options(network);
-    (Client(client), Connection { events, broker, connected: false })
+    (Client(client), Connection { events, broker, connected: false, failed: None })
 }
 
 const fn qos(confirmed: bool) -> QoS {
@@ -88,9 +90,20 @@ impl Client {
 impl Connection {
     pub(super) async fn next(&mut self) -> Result<Event, Broken> {
         loop {
-            let event = match self.events.poll().await {
-                Ok(event) => event,
-                Err(error) => return Err(self.broken(error)),
+            let event = match &self.failed {
+                None => match self.events.poll().await {
+                    Ok(event) => event,
+                    Err(error) => {
+                        self.failed = Some(self.broken(error));
+                        continue;
+                    }
+                },
+                // The client drops what it had read when it fails in the same breath.
+                Some(broken) => match self.events.state.events.pop_front() {
+                    Some(RawEvent::Incoming(packet)) => RawEvent::Incoming(packet),
+                    Some(RawEvent::Outgoing(_)) => continue,
+                    None => return Err(broken.clone()),
+                },
             };
             if let Some(event) = self.read(event) {
                 return Ok(event);

@@ -21,6 +21,8 @@ pub(crate) struct Connection {
     events: EventLoop,
     broker: std::sync::Arc<Broker>,
     connected: bool,
+    /// Why it ended, while there is something left that came before.
+    failed: Option<Broken>,
 }
 
 pub(super) fn open(dial: &Dial) -> (Client, Connection) {
@@ -47,7 +49,7 @@ pub(super) fn open(dial: &Dial) -> (Client, Connection) {
         options.set_last_will(LastWill::new(topic.as_str(), payload.clone(), QoS::AtLeastOnce, true, None));
     }
     let (client, events) = AsyncClient::new(options, super::room(dial));
-    (Client(client), Connection { events, broker, connected: false })
+    (Client(client), Connection { events, broker, connected: false, failed: None })
 }
 
 const fn qos(confirmed: bool) -> QoS {
@@ -119,9 +121,20 @@ impl Client {
 impl Connection {
     pub(super) async fn next(&mut self) -> Result<Event, Broken> {
         loop {
-            let event = match self.events.poll().await {
-                Ok(event) => event,
-                Err(error) => return Err(self.broken(error)),
+            let event = match &self.failed {
+                None => match self.events.poll().await {
+                    Ok(event) => event,
+                    Err(error) => {
+                        self.failed = Some(self.broken(error));
+                        continue;
+                    }
+                },
+                // The client drops what it had read when it fails in the same breath.
+                Some(broken) => match self.events.state.events.pop_front() {
+                    Some(RawEvent::Incoming(packet)) => RawEvent::Incoming(packet),
+                    Some(RawEvent::Outgoing(_)) => continue,
+                    None => return Err(broken.clone()),
+                },
             };
             if let Some(event) = self.read(event) {
                 return Ok(event);
