@@ -6,7 +6,7 @@ use crate::driver::{self, Dial, Event, Filter};
 use crate::error::no_answer;
 use crate::publisher::keeps_no_letters;
 use crate::slots::{self, Lanes, Mark, Slots};
-use crate::subscriber::filters;
+use crate::subscriber::Filters;
 use crate::transport::Mqtt;
 use crate::wire::Parcel;
 
@@ -38,8 +38,8 @@ impl Mqtt {
         steps: u32,
     ) -> Result<(), TransportError> {
         let mut lanes = self.survey(group).await?;
-        let topics = filters(self.names(), subscription);
-        self.declare_lane(group, 0, topics, &mut lanes).await?;
+        let topics = Filters::of(self.names(), subscription);
+        self.declare_lane(group, 0, &topics, &mut lanes).await?;
         // Suspects and replays take the first step, also where nothing is ever delayed.
         for step in 1..=steps.max(1) {
             self.declare_step(group, step, &mut lanes).await?;
@@ -57,8 +57,8 @@ impl Mqtt {
     }
 
     async fn declare_step(&self, group: &Group, step: u32, lanes: &mut Lanes) -> Result<(), TransportError> {
-        let filter = format!("$share/{group}/{}", self.names().retry(group, step));
-        self.declare_lane(group, step, vec![filter], lanes).await?;
+        let filters = Filters::shared_by(Some(group), vec![self.names().retry(group, step)]);
+        self.declare_lane(group, step, &filters, lanes).await?;
         self.steps().insert((group.clone(), step));
         Ok(())
     }
@@ -82,7 +82,7 @@ impl Mqtt {
         &self,
         group: &Group,
         lane: u32,
-        filters: Vec<String>,
+        filters: &Filters,
         lanes: &mut Lanes,
     ) -> Result<(), TransportError> {
         for _ in 0..TRIES {
@@ -91,7 +91,7 @@ impl Mqtt {
             if slots.values().any(|mark| !mark.is_vacant()) {
                 return Ok(());
             }
-            if let Made::Yes = self.make(group, lane, &filters, slots).await? {
+            if let Made::Yes = self.make(group, lane, filters, slots).await? {
                 return Ok(());
             }
             *lanes = self.survey(group).await?;
@@ -109,25 +109,27 @@ impl Mqtt {
         &self,
         group: &Group,
         lane: u32,
-        filters: &[String],
+        filters: &Filters,
         slots: &Slots,
     ) -> Result<Made, TransportError> {
         let slot = slots.keys().next().copied().unwrap_or(0);
-        let known = slots.get(&slot).map(|mark| mark.filters.clone()).unwrap_or_default();
+        let known = slots.get(&slot).map(|mark| mark.filters.as_slice()).unwrap_or_default();
+        let sharing = slots::are_others(slots, slot);
+        let (stale, filters) = (filters.stale(sharing, known), filters.those(sharing));
         let client_id = slots::client_id(&self.config().client_id, group, lane, slot);
         let (client, mut connection) = driver::open(&Dial { client_id, ..self.dial() });
         let making = async {
             loop {
                 match connection.next().await {
                     Ok(Event::Connected(_)) => {
-                        for stale in known.iter().filter(|filter| !filters.contains(filter)) {
-                            client.unsubscribe(stale);
-                        }
                         let wanted: Vec<Filter> = filters
                             .iter()
                             .map(|name| Filter { name: name.clone(), confirmed: true, retained: false })
                             .collect();
                         client.subscribe(&wanted);
+                        for filter in &stale {
+                            client.unsubscribe(filter);
+                        }
                     }
                     Ok(Event::Subscribed(None)) => {
                         let place = self.names().slot(group, lane, slot);

@@ -1,6 +1,6 @@
 //! One connection that receives for a subscription: connects, subscribes, and does both again whenever it breaks.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::connection::Pauses;
 use crate::driver::{self, Broken, Client, Connection, Dial, Event, Filter};
 use crate::error::Failure;
 use crate::slots::{self, Mark, Slots};
-use crate::subscriber::Membership;
+use crate::subscriber::{Filters, Membership};
 use crate::wire::{Arrived, Parcel};
 
 /// How long a connection must have lived for the next failure to count as the first.
@@ -60,7 +60,14 @@ struct Control {
     leaving: bool,
     /// What the marks of the lane say.
     slots: Slots,
+    /// Whether its session shares with others.
+    sharing: bool,
+    /// Whether its own mark stands.
+    stands: bool,
     ready: bool,
+    started: Option<Started>,
+    /// The slots that it is about to take over.
+    inheriting: BTreeSet<u32>,
 }
 
 /// What a publish of the link says.
@@ -71,7 +78,11 @@ enum Said {
     Dissolved,
 }
 
+/// Told how the first try went.
 type Started = oneshot::Sender<Result<(), TransportError>>;
+
+/// How long a new member waits for those that have everything to themselves to share it.
+const SHARING: Duration = Duration::from_secs(3);
 
 impl Link {
     pub(crate) fn new(role: Role, membership: Arc<Membership>) -> Arc<Self> {
@@ -97,9 +108,12 @@ impl Link {
         match (&self.role, control.slot) {
             // Behind it, so that its confirmation is the broker's word on all that was acknowledged.
             (Role::Member, Some(slot)) => {
-                self.say(&mut control, &client, slot, &Mark::vacant(&self.membership.filters), Said::Vacant);
+                let mark = Mark::vacant(self.membership.filters.those(control.sharing));
+                self.say(&mut control, &client, slot, &mark, Said::Vacant);
             }
-            (Role::Heir { slot, mark }, _) => self.say(&mut control, &client, *slot, mark, Said::Vacant),
+            (Role::Heir { slot, .. }, _) => {
+                self.say(&mut control, &client, *slot, &Mark::vacant(&[]), Said::Vacant);
+            }
             _ => {
                 client.leave();
             }
@@ -115,18 +129,19 @@ impl Link {
 
     /// Receives until the subscription ends. `started` is told how the first try went; a failure is the end then.
     pub(crate) async fn run(self: Arc<Self>, started: Option<Started>) {
-        let mut started = started;
+        self.lock().started = started;
         let mut pauses = Pauses::new();
         loop {
             let began = Instant::now();
-            let ended = self.connect(&mut started).await;
+            let ended = self.connect().await;
             self.lock().client = None;
             let failure = match ended {
                 Ok(()) => break,
                 Err(failure) => failure,
             };
             self.membership.inbox.disconnected(self.id);
-            if let Some(started) = started.take() {
+            let started = self.lock().started.take();
+            if let Some(started) = started {
                 let _ = started.send(Err(failure.to_error()));
                 break;
             }
@@ -156,7 +171,7 @@ impl Link {
     }
 
     /// One connection, from its dial to its end; `Ok` where it ended as it was asked to.
-    async fn connect(self: &Arc<Self>, started: &mut Option<Started>) -> Result<(), Failure> {
+    async fn connect(self: &Arc<Self>) -> Result<(), Failure> {
         let membership = &self.membership;
         let prepared = tokio::select! {
             biased;
@@ -187,32 +202,27 @@ impl Link {
             control.client = Some(client.clone());
             control.asked.clear();
             control.named.clear();
-            control.ready = false;
+            (control.stands, control.ready) = (false, false);
         }
-        let first = started.is_some();
+        let first = self.lock().started.is_some();
+        // First what is wanted, then what is not: in between a message comes twice rather than not at all.
+        if !matches!(self.role, Role::Heir { .. }) {
+            client.subscribe(&self.wanted(first));
+        }
         for filter in &stale {
             drop(membership.inbox.ask(self.id, filter));
         }
-        match &self.role {
-            Role::Heir { slot, mark } => {
-                let mut control = self.lock();
-                if welcome.session {
-                    let held = Mark::held(&membership.owner, &mark.filters);
-                    self.say(&mut control, &client, *slot, &held, Said::Held);
-                } else {
-                    self.say(&mut control, &client, *slot, mark, Said::Dissolved);
-                }
-            }
-            _ => {
-                client.subscribe(&self.wanted(first));
-            }
+        if let Role::Heir { slot, .. } = &self.role {
+            let held = Mark::held(&membership.owner, &[]);
+            let said = if welcome.session { Said::Held } else { Said::Dissolved };
+            self.say(&mut self.lock(), &client, *slot, &held, said);
         }
         let mut draining = None;
         let result = loop {
             match connection.next().await {
                 Ok(Event::Left) => break Ok(()),
                 Ok(event) => {
-                    if let Err(failure) = self.on(event, first, &client, started, &mut draining) {
+                    if let Err(failure) = self.on(event, first, &client, &mut draining) {
                         break Err(failure);
                     }
                 }
@@ -255,15 +265,18 @@ impl Link {
                 if before.is_some_and(|before| before != slot) {
                     membership.inbox.gone(self.id);
                 }
-                let subscribed = slots.get(&slot).map(|mark| mark.filters.as_slice()).unwrap_or_default();
-                let stale =
-                    subscribed.iter().filter(|known| !membership.filters.contains(known)).cloned().collect();
-                let mut control = self.lock();
-                control.slot = Some(slot);
-                control.slots = slots;
-                drop(control);
+                let known = slots.get(&slot).map(|mark| mark.filters.as_slice()).unwrap_or_default();
+                let sharing = slots::are_others(&slots, slot);
+                let stale = membership.filters.stale(sharing, known);
+                {
+                    let mut control = self.lock();
+                    control.slot = Some(slot);
+                    control.slots = slots;
+                    control.sharing = sharing;
+                }
                 membership.hold(self.id, slot);
-                let will = (membership.place(slot), Mark::vacant(&membership.filters).write());
+                let mark = Mark::vacant(membership.filters.those(sharing));
+                let will = (membership.place(slot), mark.write());
                 let client_id = membership.client_id(slot);
                 Ok(Some((Dial { client_id, will: Some(will), ..dial }, stale)))
             }
@@ -276,7 +289,9 @@ impl Link {
                 membership.hold(self.id, *slot);
                 let will = (membership.place(*slot), mark.write());
                 let client_id = membership.client_id(*slot);
-                Ok(Some((Dial { client_id, will: Some(will), ..dial }, mark.filters.clone())))
+                let Filters { plain, shared } = &membership.filters;
+                let all = mark.filters.iter().chain(plain).chain(shared).cloned().collect::<BTreeSet<_>>();
+                Ok(Some((Dial { client_id, will: Some(will), ..dial }, all.into_iter().collect())))
             }
         }
     }
@@ -285,8 +300,10 @@ impl Link {
     fn wanted(&self, first: bool) -> Vec<Filter> {
         let membership = &self.membership;
         let retained = first && membership.config.retained && matches!(self.role, Role::Alone { .. });
+        let sharing = self.lock().sharing;
         let mut wanted: Vec<Filter> = membership
             .filters
+            .those(sharing)
             .iter()
             .map(|name| Filter { name: name.clone(), confirmed: true, retained })
             .collect();
@@ -301,23 +318,27 @@ impl Link {
         event: Event,
         first: bool,
         client: &Client,
-        started: &mut Option<Started>,
         draining: &mut Option<Draining>,
     ) -> Result<(), Failure> {
         let membership = &self.membership;
         match event {
             Event::Subscribed(None) => {
-                let slot = self.lock().slot;
-                match (&self.role, slot) {
-                    (Role::Member, Some(slot)) => {
-                        let held = Mark::held(&membership.owner, &membership.filters);
-                        self.say(&mut self.lock(), client, slot, &held, Said::Held);
+                let mut control = self.lock();
+                match (&self.role, control.slot) {
+                    (Role::Member, Some(slot)) if !control.leaving => {
+                        let held = self.held(&control);
+                        self.say(&mut control, client, slot, &held, Said::Held);
                     }
-                    _ => self.ready(started),
+                    (Role::Member, _) => {}
+                    _ => {
+                        drop(control);
+                        self.ready();
+                    }
                 }
             }
             Event::Subscribed(Some((at, why))) => {
-                let filter = membership.filters.get(at).map_or("msgkit/slots", String::as_str);
+                let sharing = self.lock().sharing;
+                let filter = membership.filters.those(sharing).get(at).map_or("msgkit/slots", String::as_str);
                 let text = format!(
                     "the broker refuses the subscription to `{filter}` ({why}); look at its access rules, and whether it \
                      has shared subscriptions"
@@ -338,7 +359,7 @@ impl Link {
                     Some(Said::Held) if matches!(self.role, Role::Heir { .. }) => {
                         *draining = Some(Draining::begin(self.clone(), client.clone()));
                     }
-                    Some(Said::Held) => self.ready(started),
+                    Some(Said::Held) => self.stands(client),
                     Some(Said::Vacant | Said::Dissolved) => {
                         client.leave();
                     }
@@ -350,23 +371,77 @@ impl Link {
         Ok(())
     }
 
-    fn ready(self: &Arc<Self>, started: &mut Option<Started>) {
-        if let Some(started) = started.take() {
-            let _ = started.send(Ok(()));
+    /// Its own mark as it is to be.
+    fn held(&self, control: &Control) -> Mark {
+        Mark::held(&self.membership.owner, self.membership.filters.those(control.sharing))
+    }
+
+    /// Its own mark stands. It begins once nobody gets everything any more beside it.
+    fn stands(self: &Arc<Self>, client: &Client) {
+        let first = !std::mem::replace(&mut self.lock().stands, true);
+        self.look(client);
+        if first {
+            let link = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(SHARING).await;
+                if link.lock().stands {
+                    link.ready();
+                }
+            });
         }
-        let vacant: Vec<u32> = {
+    }
+
+    /// Does what the marks of the lane ask for: shares, or stops sharing, and takes over what others have left.
+    fn look(self: &Arc<Self>, client: &Client) {
+        let membership = &self.membership;
+        let mut control = self.lock();
+        let Some(slot) = control.slot else { return };
+        if !control.stands || control.leaving {
+            return;
+        }
+        let sharing = slots::are_others(&control.slots, slot);
+        if sharing != control.sharing {
+            control.sharing = sharing;
+            let filter = |name: &String| Filter { name: name.clone(), confirmed: true, retained: false };
+            let wanted: Vec<Filter> = membership.filters.those(sharing).iter().map(filter).collect();
+            client.subscribe(&wanted);
+            for name in membership.filters.those(!sharing) {
+                drop(membership.inbox.ask(self.id, name));
+            }
+        }
+        let others = || control.slots.iter().filter(|(other, _)| **other != slot);
+        let settled = !others().any(|(_, mark)| mark.is_plain());
+        let vacant: Vec<(u32, bool)> = others()
+            .filter(|(_, mark)| mark.is_vacant())
+            .map(|(slot, mark)| (*slot, mark.is_plain()))
+            .collect();
+        drop(control);
+        for (slot, plain) in vacant {
+            self.inherit(slot, plain);
+        }
+        if settled {
+            self.ready();
+        }
+    }
+
+    fn ready(&self) {
+        let started = {
             let mut control = self.lock();
             control.ready = true;
-            control.slots.iter().filter(|(_, mark)| mark.is_vacant()).map(|(slot, _)| *slot).collect()
+            control.started.take()
         };
-        for slot in vacant {
-            self.inherit(slot);
+        if let Some(started) = started {
+            let _ = started.send(Ok(()));
         }
     }
 
     fn arrived(self: &Arc<Self>, arrived: Arrived, first: bool, client: &Client) {
         let membership = &self.membership;
         if let Some(slot) = membership.read_mark(&arrived.topic) {
+            if arrived.number != 0 {
+                // It came by a filter of the subscription, which matches marks as well.
+                membership.inbox.skip(self.id, arrived.number);
+            }
             return self.marked(slot, Mark::read(&arrived.payload), client);
         }
         let alone = matches!(self.role, Role::Alone { .. });
@@ -381,46 +456,56 @@ impl Link {
 
     /// A slot of the lane changed hands.
     fn marked(self: &Arc<Self>, slot: u32, mark: Option<Mark>, client: &Client) {
-        let mut control = self.lock();
-        let vacant = mark.as_ref().is_some_and(Mark::is_vacant);
-        let mine = control.slot == Some(slot);
-        let stands = mark.as_ref().is_some_and(|mark| mark.owner == self.membership.owner);
-        match mark {
-            Some(mark) => control.slots.insert(slot, mark),
-            None => control.slots.remove(&slot),
-        };
-        if !control.ready || control.leaving {
-            return;
+        {
+            let mut control = self.lock();
+            let known = control.slots.get(&slot) == mark.as_ref();
+            let stands = mark.as_ref().is_some_and(|mark| mark.owner == self.membership.owner);
+            match mark {
+                Some(mark) => control.slots.insert(slot, mark),
+                None => control.slots.remove(&slot),
+            };
+            if control.slot == Some(slot) {
+                if control.stands && !control.leaving && !stands {
+                    // The last word of an earlier connection, or of somebody who has lost it: this one stands.
+                    let held = self.held(&control);
+                    self.say(&mut control, client, slot, &held, Said::Held);
+                }
+                return;
+            }
+            if known {
+                return;
+            }
         }
-        if mine && !stands {
-            // The last word of an earlier connection, or of somebody who has lost it: this one stands.
-            let held = Mark::held(&self.membership.owner, &self.membership.filters);
-            self.say(&mut control, client, slot, &held, Said::Held);
-        } else if vacant && !mine {
-            drop(control);
-            self.inherit(slot);
-        }
+        self.look(client);
     }
 
-    /// Takes over a slot once nobody has held it for a while.
-    fn inherit(self: &Arc<Self>, slot: u32) {
-        if !matches!(self.role, Role::Member) || self.membership.holds(slot) {
+    /// Takes over a slot once nobody has held it for a while; at once where its session gets everything beside the others.
+    fn inherit(self: &Arc<Self>, slot: u32, at_once: bool) {
+        let membership = &self.membership;
+        if !matches!(self.role, Role::Member) || membership.holds(slot) {
             return;
         }
-        let link = self.clone();
-        let wait = self.membership.config.takeover_after.mul_f64(1.0 + fastrand::f64());
+        if !self.lock().inheriting.insert(slot) {
+            return;
+        }
+        let (link, mut at_once) = (self.clone(), at_once);
         tokio::spawn(async move {
-            tokio::select! {
-                biased;
-                () = link.membership.ended() => return,
-                () = tokio::time::sleep(wait) => {}
+            // Tried again until somebody has it, this subscription or another.
+            loop {
+                let wait = if at_once { 0.1 * fastrand::f64() } else { 1.0 + fastrand::f64() };
+                at_once = false;
+                tokio::select! {
+                    biased;
+                    () = link.membership.ended() => break,
+                    () = tokio::time::sleep(link.membership.config.takeover_after.mul_f64(wait)) => {}
+                }
+                let mark = link.lock().slots.get(&slot).filter(|mark| mark.is_vacant()).cloned();
+                let Some(mark) = mark else { break };
+                if !link.membership.holds(slot) {
+                    link.membership.clone().begin(Role::Heir { slot, mark }, None);
+                }
             }
-            let mark = link.lock().slots.get(&slot).filter(|mark| mark.is_vacant()).cloned();
-            if let Some(mark) = mark
-                && !link.membership.holds(slot)
-            {
-                link.membership.clone().begin(Role::Heir { slot, mark }, None);
-            }
+            link.lock().inheriting.remove(&slot);
         });
     }
 }

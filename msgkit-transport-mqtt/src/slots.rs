@@ -12,6 +12,10 @@
 //! - A slot that nobody has held for a while, in a group that has members, is taken over by one of them, which hands out
 //!   what its session holds and then dissolves it; see [`crate::link`].
 //!
+//! The session of a slot that is alone is subscribed plainly, because not every broker keeps shared subscriptions over its
+//! restart; when another comes, it subscribes as a sharer first and takes the plain subscription back then, and the other
+//! way round when it is left alone. What is published in the moment between may come twice.
+//!
 //! Lane 0 is the group's topics, lane n its delay step n.
 
 use std::collections::BTreeMap;
@@ -22,6 +26,7 @@ use crate::connection::unique;
 use crate::driver::{self, Client, Dial, Event, Filter};
 use crate::error::no_answer;
 use crate::names::Names;
+use crate::subscriber::SHARE;
 use crate::wire::{Arrived, Parcel};
 
 /// What is written at a slot.
@@ -44,6 +49,11 @@ impl Mark {
 
     pub(crate) fn is_vacant(&self) -> bool {
         self.owner.is_empty()
+    }
+
+    /// Whether its session gets everything, whatever others get.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.filters.iter().any(|filter| !filter.starts_with(SHARE))
     }
 
     /// One line for the owner, one for each filter.
@@ -81,6 +91,11 @@ pub(crate) fn choose(slots: &Slots, owner: &str, before: Option<u32>) -> u32 {
         Some((slot, _)) => *slot,
         None => (0..).find(|slot| !slots.contains_key(slot)).unwrap_or(u32::MAX),
     }
+}
+
+/// Whether another session than that of `slot` is subscribed.
+pub(crate) fn are_others(slots: &Slots, slot: u32) -> bool {
+    slots.iter().any(|(other, mark)| *other != slot && !mark.filters.is_empty())
 }
 
 /// The client id of a slot.

@@ -34,7 +34,7 @@ pub(crate) struct Membership {
     pub(crate) clock: Clock,
     pub(crate) subscription: Subscription,
     /// What its sessions are subscribed to.
-    pub(crate) filters: Vec<String>,
+    pub(crate) filters: Filters,
     /// Who it is among the members of its group.
     pub(crate) owner: String,
     /// What it is called in logs.
@@ -47,18 +47,50 @@ pub(crate) struct Membership {
     held: Mutex<HashMap<u64, u32>>,
 }
 
-/// The MQTT filters of a subscription.
-pub(crate) fn filters(names: &Names, subscription: &Subscription) -> Vec<String> {
-    let share = |group: &Group, filter: String| format!("$share/{group}/{filter}");
-    match (&subscription.group, subscription.retry_step) {
-        (Some(group), Some(step)) => vec![share(group, names.retry(group, step))],
-        (Some(group), None) => disjoint(&subscription.patterns)
-            .iter()
-            .map(|pattern| share(group, names.filter(pattern)))
-            .collect(),
-        (None, _) => disjoint(&subscription.patterns).iter().map(|pattern| names.filter(pattern)).collect(),
+/// The MQTT filters of a subscription, for a session that has everything to itself and for one that shares with others.
+///
+/// A session alone is subscribed plainly: a plain subscription survives a restart of every broker, a shared one does not
+/// survive that of some (Mosquitto 2.0), and what is published before its member is back would be lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Filters {
+    pub(crate) plain: Vec<String>,
+    pub(crate) shared: Vec<String>,
+}
+
+impl Filters {
+    pub(crate) fn of(names: &Names, subscription: &Subscription) -> Self {
+        let plain: Vec<String> = match (&subscription.group, subscription.retry_step) {
+            (Some(group), Some(step)) => vec![names.retry(group, step)],
+            _ => disjoint(&subscription.patterns).iter().map(|pattern| names.filter(pattern)).collect(),
+        };
+        Self::shared_by(subscription.group.as_ref(), plain)
+    }
+
+    /// `plain`, and what members of `group` write for it.
+    pub(crate) fn shared_by(group: Option<&Group>, plain: Vec<String>) -> Self {
+        let share = |group: &Group| plain.iter().map(|filter| format!("{SHARE}{group}/{filter}")).collect();
+        Self { shared: group.map(share).unwrap_or_default(), plain }
+    }
+
+    /// Those of a session that shares, or of one that has everything to itself.
+    pub(crate) fn those(&self, sharing: bool) -> &[String] {
+        if sharing { &self.shared } else { &self.plain }
+    }
+
+    /// What a session must not be subscribed to beside [`Filters::those`]; `known` is what is written of it.
+    pub(crate) fn stale(&self, sharing: bool, known: &[String]) -> Vec<String> {
+        let wanted = self.those(sharing);
+        let other = self.those(!sharing);
+        let mut stale: Vec<String> =
+            known.iter().chain(other).filter(|f| !wanted.contains(f)).cloned().collect();
+        stale.sort();
+        stale.dedup();
+        stale
     }
 }
+
+/// What a shared subscription begins with.
+pub(crate) const SHARE: &str = "$share/";
 
 impl Membership {
     pub(crate) fn new(mqtt: &Mqtt, subscription: &Subscription) -> Arc<Self> {
@@ -68,7 +100,7 @@ impl Membership {
             (None, _) => "an ephemeral subscription".to_owned(),
         };
         Arc::new(Self {
-            filters: filters(mqtt.names(), subscription),
+            filters: Filters::of(mqtt.names(), subscription),
             config: mqtt.config().clone(),
             names: mqtt.names().clone(),
             clock: mqtt.clock(),
