@@ -45,6 +45,9 @@ async fn a_killed_broker_loses_nothing() -> Tested {
         let before = numbered(50);
         publish(&transport, "a.b", &before).await;
         let held = take(&mut *present, 5).await;
+        // Mosquitto confirms a message before it writes it, and writes it before it reads the next: the last one that it
+        // has confirmed dies with it.
+        publish(&transport, "a.b", &["perhaps lost".to_owned()]).await;
         broker.kill()?;
         broker.restart()?;
         drop(held);
@@ -132,7 +135,9 @@ async fn members_come_and_go() -> Tested {
         came.remove(0).ack();
         drop(came);
         deliveries.close().await?;
-        owed.extend(sent.into_iter().filter(|text| *text != settled));
+        owed.extend(sent);
+        // It may be one of an earlier round: who comes takes up what who left had not settled.
+        owed.retain(|text| *text != settled);
     }
     let came = all(&mut *stays, &owed).await;
     let mut distinct = came.clone();

@@ -89,10 +89,11 @@ pub(crate) async fn all(deliveries: &mut dyn Deliveries, wanted: &[String]) -> V
     let mut missing: std::collections::BTreeSet<&String> = wanted.iter().collect();
     let mut came = Vec::new();
     while !missing.is_empty() {
-        let next = match tokio::time::timeout(PATIENCE, take(deliveries, 1)).await {
-            Ok(next) => next,
-            Err(_) => panic!("never came: {missing:?}"),
-        };
+        let mut next = VecDeque::new();
+        match tokio::time::timeout(PATIENCE, deliveries.receive(64, &mut next)).await {
+            Ok(received) => received.unwrap(),
+            Err(_) => panic!("{} came, and never: {missing:?}", came.len()),
+        }
         for delivery in next {
             let text = text(&delivery);
             missing.remove(&text);
