@@ -14,7 +14,7 @@ use msgkit::transport::{Health, TransportError, TransportErrorKind};
 use tokio::sync::{Notify, watch};
 
 use crate::connection::Pauses;
-use crate::driver::{self, Broken, Client, Confirmation, Dial, Event, Welcome};
+use crate::driver::{self, Broken, Client, Confirmation, Connection, Dial, Event, Welcome};
 use crate::error::Failure;
 use crate::wire::Parcel;
 
@@ -179,6 +179,8 @@ impl State {
 pub(crate) struct Sending {
     state: Mutex<State>,
     dial: Dial,
+    /// How long the broker may owe a confirmation.
+    patience: Duration,
     /// Something waits, or the end has come.
     changed: Notify,
     ended: watch::Sender<bool>,
@@ -186,10 +188,11 @@ pub(crate) struct Sending {
 }
 
 impl Sending {
-    pub(crate) fn new(dial: Dial) -> Self {
+    pub(crate) fn new(dial: Dial, patience: Duration) -> Self {
         Self {
             state: Mutex::default(),
             dial,
+            patience: patience.max(Duration::from_millis(100)),
             changed: Notify::new(),
             ended: watch::Sender::new(false),
             resent: AtomicU64::new(0),
@@ -311,7 +314,7 @@ impl Sending {
             }
             let (client, mut connection) = driver::open(&self.dial);
             let broken = loop {
-                match connection.next().await {
+                match self.next(&mut connection).await {
                     Ok(Event::Connected(welcome)) => {
                         pauses.reset();
                         let mut state = self.lock();
@@ -323,7 +326,7 @@ impl Sending {
                         state.pump();
                     }
                     Ok(Event::Left) => break None,
-                    Ok(event) => self.on(event),
+                    Ok(event) => self.on(&event),
                     Err(broken) => break Some(broken),
                 }
             };
@@ -355,9 +358,31 @@ impl Sending {
         let _ = self.ended.send(true);
     }
 
-    fn on(&self, event: Event) {
+    /// The next event. A broker that owes a confirmation and says nothing for too long counts as gone, long before the
+    /// keep-alive notices: what waits then goes out on another connection.
+    async fn next(&self, connection: &mut Connection) -> Result<Event, Broken> {
+        let mut next = std::pin::pin!(connection.next());
+        loop {
+            tokio::select! {
+                biased;
+                event = &mut next => return event,
+                () = tokio::time::sleep(self.patience) => {}
+            }
+            let state = self.lock();
+            if state.client.is_some() && state.under_way() > 0 {
+                let text = format!(
+                    "the MQTT broker at {}: it has confirmed nothing for {:?}",
+                    self.dial.broker.address, self.patience
+                );
+                let failure = Failure::new(TransportErrorKind::Unavailable, text);
+                return Err(Broken { failure, taken_over: false });
+            }
+        }
+    }
+
+    fn on(&self, event: &Event) {
         let mut state = self.lock();
-        match event {
+        match *event {
             Event::Sent(number) => {
                 let job = state.blocked.remove(&number).or_else(|| state.handed.pop_front());
                 match job {

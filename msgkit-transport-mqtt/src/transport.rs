@@ -79,12 +79,14 @@ impl Mqtt {
             receive: 1,
             will: None,
         };
+        // So that what waits can still go out on another connection before its publisher is told.
+        let patience = config.publish_timeout / 2;
         Ok(Self(Arc::new(Shared {
             names: Names::new(&config.prefix),
             config: Arc::new(config),
             clock,
             broker,
-            sending: Arc::new(Sending::new(dial)),
+            sending: Arc::new(Sending::new(dial, patience)),
             counters: Arc::default(),
             closed: AtomicBool::new(false),
             memberships: Mutex::default(),
@@ -242,9 +244,16 @@ impl Transport for Mqtt {
         let memberships =
             std::mem::take(&mut *self.0.memberships.lock().unwrap_or_else(PoisonError::into_inner));
         let mut left = Ok(());
-        for membership in memberships.iter().filter_map(Weak::upgrade) {
-            membership.inbox.close();
-            if let Err(error) = membership.leave().await {
+        let leaving: Vec<_> = memberships
+            .iter()
+            .filter_map(Weak::upgrade)
+            .map(|membership| {
+                membership.inbox.close();
+                tokio::spawn(async move { membership.leave().await })
+            })
+            .collect();
+        for membership in leaving {
+            if let Ok(Err(error)) = membership.await {
                 left = Err(error);
             }
         }

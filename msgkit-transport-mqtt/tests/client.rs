@@ -212,6 +212,21 @@ async fn no_acknowledgement_goes_out_on_a_later_connection() -> Tested {
     Ok(())
 }
 
+/// The client notices a network that swallows everything after two keep-alives, a minute by default.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_half_open_connection_is_left_before_the_publisher_is_told() -> Tested {
+    let Some((proxy, prefix)) = broker("half").await else { return Ok(()) };
+    let transport = mqtt(&proxy.address().to_string(), &prefix, |config| {
+        config.publish_timeout = Duration::from_secs(4);
+    });
+    publish(&transport, "a.b", &numbered(1)).await;
+    // Only the connection that is there; the next one works.
+    proxy.connections()[0].half_open();
+    publish(&transport, "a.b", &numbered(3)).await;
+    assert!(transport.resent() >= 3);
+    Ok(())
+}
+
 /// The client sends no acknowledgements while its window of publishes is full.
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledgements_pass_a_full_window() -> Tested {

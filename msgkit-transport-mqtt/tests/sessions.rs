@@ -299,3 +299,109 @@ async fn the_order_of_acknowledgements_is_that_of_arrival() -> Tested {
     assert_eq!(all(&mut *deliveries, &numbered(8)[4..]).await, numbered(8)[4..]);
     Ok(())
 }
+
+/// A service whose dead letters would go to MQTT is refused, with the key to set; with another place for them it runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_needs_a_place_for_its_dead_letters() -> Tested {
+    use msgkit::memory::{Memory, MemoryConfig};
+    use msgkit::{Context, HandlerError, Service};
+
+    let Some((url, prefix)) = shared("letters") else { return Ok(()) };
+    let service = |transport| {
+        Service::new("test").transport("edge", transport).on("group", |_: Reading, _: Context| async {
+            Err::<(), _>(HandlerError::permanent("it is bad"))
+        })
+    };
+    let Err(error) = service(mqtt(&url, &prefix, |_| {})).start().await else { panic!("it was not refused") };
+    let said = msgkit::Chain(&error).to_string();
+    assert!(said.contains("`[transports.edge] dead_letters = "), "{said}");
+    let letters = Memory::with(MemoryConfig::default(), msgkit::Clock::system());
+    let running = service(mqtt(&url, &prefix, |_| {}))
+        .transport("letters", letters.clone())
+        .route(">".parse()?, "edge")
+        .dead_letters("edge", "letters")
+        .start()
+        .await?;
+    running.publisher().publish(&Reading { value: 7 }).await?;
+    let operate = letters.operate().ok_or("memory can be asked")?;
+    let wanted = msgkit::Group::new("group")?;
+    let mut buried = Vec::new();
+    for _ in 0..500 {
+        buried = operate.dead_letters(&wanted, None, 10).await?;
+        if !buried.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(buried.len(), 1);
+    running.drain().await?;
+    Ok(())
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Reading {
+    value: u32,
+}
+
+impl msgkit::Message for Reading {
+    type Codec = msgkit::codec::Json;
+    const NAME: &'static str = "test.reading";
+    const TOPIC: &'static str = "test.readings";
+    fn topic(&self) -> Result<msgkit::Topic, msgkit::Error> {
+        Self::template()?.render(&[])
+    }
+    fn key(&self) -> Option<std::borrow::Cow<'_, str>> {
+        None
+    }
+}
+
+#[cfg(feature = "websocket")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_carries_it_all() -> Tested {
+    let Some(broker) = there(Mosquitto::options().websocket().start()) else { return Ok(()) };
+    let url = broker.websocket_url().ok_or("it has one")?.replace("ws://", "mqtt+ws://");
+    for version in [Version::V5, Version::V311] {
+        let transport = mqtt(&url, &broker.prefix("ws"), |config| config.version = version);
+        let mut deliveries = reader(&transport, &group("g", "a.b")).await;
+        let sent = numbered(20);
+        publish(&transport, "a.b", &sent).await;
+        assert_eq!(all(&mut *deliveries, &sent).await, sent);
+    }
+    Ok(())
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_checks_the_brokers_certificate() -> Tested {
+    let directory = tempfile::tempdir()?;
+    let file = |name: &str| directory.path().join(name);
+    let script = "set -e
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=ca
+        openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout srv.key -out srv.csr -subj /CN=localhost
+        echo 'subjectAltName=DNS:localhost,IP:127.0.0.1' > ext
+        openssl x509 -req -in srv.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out srv.crt
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout o.key -out other.crt -days 2 -subj /CN=other";
+    let made = std::process::Command::new("sh").args(["-c", script]).current_dir(directory.path()).output();
+    if !made.is_ok_and(|made| made.status.success()) {
+        eprintln!("not run: no openssl to make certificates with");
+        return Ok(());
+    }
+    let options = Mosquitto::options().tls(file("ca.crt"), file("srv.crt"), file("srv.key"));
+    let Some(broker) = there(options.start()) else { return Ok(()) };
+    let url = broker.tls_url().ok_or("it has one")?;
+    for version in [Version::V5, Version::V311] {
+        let transport = mqtt(&url, "tls", |config| {
+            config.version = version;
+            config.ca_file = Some(file("ca.crt"));
+        });
+        publish(&transport, "a.b", &numbered(3)).await;
+        let stranger = mqtt(&url, "tls", |config| {
+            config.version = version;
+            config.ca_file = Some(file("other.crt"));
+        });
+        let error = stranger.publish(vec![message("a.b", "1")]).await.unwrap_err();
+        assert_eq!(error.kind(), TransportErrorKind::Refused, "{}", msgkit::Chain(&error));
+        assert!(msgkit::Chain(&error).to_string().contains("`ca_file`"), "{}", msgkit::Chain(&error));
+    }
+    Ok(())
+}

@@ -175,7 +175,7 @@ pub(crate) struct Welcome {
 }
 
 /// What the broker says of a publish.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Confirmation {
     Taken,
     /// Taken, and nobody is subscribed.
