@@ -25,6 +25,7 @@
 //! }
 //! ```
 
+mod certificates;
 mod error;
 mod http;
 mod mosquitto;

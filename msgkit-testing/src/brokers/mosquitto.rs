@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use msgkit::transport::TransportUrl;
 
+use super::certificates::Certificates;
 use super::error::{BrokerError, BrokerErrorKind};
 use super::sandbox::Sandbox;
 use super::system::{escape, find, free_ports, unique};
@@ -42,6 +43,7 @@ struct Ours {
     sandbox: Sandbox,
     program: PathBuf,
     ports: Ports,
+    authority: Option<PathBuf>,
     users: Vec<(String, String)>,
     version: String,
 }
@@ -60,7 +62,7 @@ pub struct MosquittoOptions {
     program: PathBuf,
     users: Vec<(String, String)>,
     acl: Option<String>,
-    tls: Option<[PathBuf; 3]>,
+    tls: bool,
     websocket: bool,
     settings: Vec<String>,
 }
@@ -78,14 +80,9 @@ impl MosquittoOptions {
         self
     }
 
-    /// A second listener with TLS, from PEM files.
-    pub fn tls(
-        mut self,
-        authority: impl Into<PathBuf>,
-        certificate: impl Into<PathBuf>,
-        key: impl Into<PathBuf>,
-    ) -> Self {
-        self.tls = Some([authority.into(), certificate.into(), key.into()]);
+    /// A second listener with TLS, and a certificate of an [`authority`](Mosquitto::authority) of its own.
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
         self
     }
 
@@ -130,17 +127,16 @@ impl MosquittoOptions {
             .map_err(|error| BrokerError::io(NAME, "cannot make its directory", error))?;
         let [plain, tls, websocket] =
             free_ports().map_err(|error| BrokerError::io(NAME, "no free port", error))?;
-        let ports = Ports {
-            plain,
-            tls: self.tls.as_ref().map(|_| tls),
-            websocket: self.websocket.then_some(websocket),
-        };
-        self.write(&sandbox, program, ports)
+        let ports =
+            Ports { plain, tls: self.tls.then_some(tls), websocket: self.websocket.then_some(websocket) };
+        let certificates = self.tls.then(|| Certificates::make(NAME, sandbox.path())).transpose()?;
+        self.write(&sandbox, program, ports, certificates.as_ref())
             .map_err(|error| BrokerError::io(NAME, "cannot write its configuration", error))?;
         let mut ours = Ours {
             sandbox,
             program: program.to_owned(),
             ports,
+            authority: certificates.map(|files| files.authority),
             users: self.users.clone(),
             version: version(program),
         };
@@ -149,7 +145,13 @@ impl MosquittoOptions {
         Ok(Mosquitto { place: Place::Ours(Box::new(ours)), url })
     }
 
-    fn write(&self, sandbox: &Sandbox, program: &Path, ports: Ports) -> io::Result<()> {
+    fn write(
+        &self,
+        sandbox: &Sandbox,
+        program: &Path,
+        ports: Ports,
+        certificates: Option<&Certificates>,
+    ) -> io::Result<()> {
         let directory = sandbox.path();
         fs::create_dir(directory.join("data"))?;
         let mut lines = vec![
@@ -157,11 +159,10 @@ impl MosquittoOptions {
             "user root".to_owned(),
             format!("listener {} 127.0.0.1", ports.plain),
         ];
-        if let (Some([authority, certificate, key]), Some(port)) = (&self.tls, ports.tls) {
+        if let (Some(files), Some(port)) = (certificates, ports.tls) {
             lines.push(format!("listener {port} 127.0.0.1"));
-            lines.push(format!("cafile {}", authority.display()));
-            lines.push(format!("certfile {}", certificate.display()));
-            lines.push(format!("keyfile {}", key.display()));
+            lines.push(format!("certfile {}", files.certificate.display()));
+            lines.push(format!("keyfile {}", files.key.display()));
         }
         if let Some(port) = ports.websocket {
             lines.push(format!("listener {port} 127.0.0.1"));
@@ -220,7 +221,7 @@ impl Mosquitto {
             program: "mosquitto".into(),
             users: Vec::new(),
             acl: None,
-            tls: None,
+            tls: false,
             websocket: false,
             settings: Vec::new(),
         }
@@ -270,14 +271,20 @@ impl Mosquitto {
         Some(self.ours()?.ports.plain)
     }
 
-    /// `mqtts://localhost:port`, where the options have certificates.
+    /// `mqtts://user:password@localhost:port`, where the options have [`tls`](MosquittoOptions::tls).
     #[must_use]
     pub fn tls_url(&self) -> Option<String> {
         let ours = self.ours()?;
         Some(format!("mqtts://{}localhost:{}", credentials(ours.users.first()), ours.ports.tls?))
     }
 
-    /// `ws://127.0.0.1:port/mqtt`, where the options have a WebSocket listener.
+    /// The PEM file of the authority that signed its certificate.
+    #[must_use]
+    pub fn authority(&self) -> Option<&Path> {
+        self.ours()?.authority.as_deref()
+    }
+
+    /// `ws://user:password@127.0.0.1:port/mqtt`, where the options have a WebSocket listener.
     #[must_use]
     pub fn websocket_url(&self) -> Option<String> {
         let ours = self.ours()?;

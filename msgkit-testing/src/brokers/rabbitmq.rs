@@ -13,6 +13,7 @@ use std::time::Duration;
 use msgkit::transport::TransportUrl;
 use serde_json::Value;
 
+use super::certificates::Certificates;
 use super::error::{BrokerError, BrokerErrorKind};
 use super::http;
 use super::sandbox::Sandbox;
@@ -49,11 +50,13 @@ struct Ours {
     server: PathBuf,
     epmd: PathBuf,
     ports: Ports,
+    certificates: Option<Certificates>,
 }
 
 #[derive(Clone, Copy)]
 struct Ports {
     amqp: u16,
+    tls: u16,
     management: u16,
     epmd: u16,
     distribution: u16,
@@ -121,10 +124,13 @@ impl RabbitMq {
     fn launch_once(server: &Path, epmd: &Path) -> Result<Self, BrokerError> {
         let sandbox = Sandbox::new("rabbitmq")
             .map_err(|error| BrokerError::io(NAME, "cannot make its directory", error))?;
-        let [amqp, management, epmd_port, distribution] =
+        let [amqp, tls, management, epmd_port, distribution] =
             free_ports().map_err(|error| BrokerError::io(NAME, "no free port", error))?;
-        let ports = Ports { amqp, management, epmd: epmd_port, distribution };
-        let mut ours = Ours { sandbox, server: server.to_owned(), epmd: epmd.to_owned(), ports };
+        let ports = Ports { amqp, tls, management, epmd: epmd_port, distribution };
+        let make = || Certificates::make(NAME, sandbox.path());
+        let certificates = Certificates::possible().then(make).transpose()?;
+        let mut ours =
+            Ours { sandbox, server: server.to_owned(), epmd: epmd.to_owned(), ports, certificates };
         ours.write().map_err(|error| BrokerError::io(NAME, "cannot write its configuration", error))?;
         ours.run()?;
         Ok(Self {
@@ -140,10 +146,30 @@ impl RabbitMq {
         &self.url
     }
 
+    /// `amqps://user:password@localhost:port`, where `openssl` is there to make a certificate.
+    #[must_use]
+    pub fn tls_url(&self) -> Option<String> {
+        let ours = self.ours()?;
+        ours.certificates.as_ref().map(|_| format!("amqps://guest:guest@localhost:{}", ours.ports.tls))
+    }
+
+    /// The PEM file of the authority that signed its certificate.
+    #[must_use]
+    pub fn authority(&self) -> Option<&Path> {
+        Some(&self.ours()?.certificates.as_ref()?.authority)
+    }
+
     /// The port that AMQP is spoken on.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
         Some(self.ours()?.ports.amqp)
+    }
+
+    /// The management API's `http://user:password@host:port`, without a path.
+    #[must_use]
+    pub fn api_url(&self) -> Option<String> {
+        let Api { address, user, password } = self.api.as_ref()?;
+        Some(format!("http://{}:{}@{address}", escape(user), escape(password)))
     }
 
     /// What it is, for the table of guarantees: `RabbitMQ 3.10.8`.
@@ -361,7 +387,19 @@ impl Ours {
             directory.join("enabled_plugins"),
             "[rabbitmq_management,rabbitmq_consistent_hash_exchange].\n",
         )?;
-        let Ports { amqp, management, .. } = self.ports;
+        let Ports { amqp, tls, management, .. } = self.ports;
+        let tls = self.certificates.as_ref().map_or_else(String::new, |files| {
+            format!(
+                "listeners.ssl.1 = 127.0.0.1:{tls}\n\
+                 ssl_options.cacertfile = {}\n\
+                 ssl_options.certfile = {}\n\
+                 ssl_options.keyfile = {}\n\
+                 ssl_options.verify = verify_none\n",
+                files.authority.display(),
+                files.certificate.display(),
+                files.key.display(),
+            )
+        });
         fs::write(
             directory.join("rabbitmq.conf"),
             format!(
@@ -374,13 +412,14 @@ impl Ours {
                  default_user = guest\n\
                  default_pass = guest\n\
                  collect_statistics_interval = 1000\n\
-                 consumer_timeout = 60000\n"
+                 consumer_timeout = 60000\n\
+                 {tls}"
             ),
         )
     }
 
     fn run(&mut self) -> Result<(), BrokerError> {
-        let Ports { amqp, management, epmd, distribution } = self.ports;
+        let Ports { amqp, management, epmd, distribution, .. } = self.ports;
         let directory = self.sandbox.path().to_owned();
         // Without one of its own the node leaves a daemon behind, which outlives it.
         if self.sandbox.ended(EPMD).is_some() {

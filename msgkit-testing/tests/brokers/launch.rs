@@ -15,21 +15,25 @@ use msgkit_testing::conformance::NotRun;
 use super::harness::test;
 use super::wire;
 
-/// Makes this binary the process that is killed.
+/// Makes this binary the process that is killed, or one that finds a broker running.
 const VICTIM: &str = "MSGKIT_BROKERS_VICTIM";
 
 pub(crate) fn main() -> ExitCode {
     if let Ok(broker) = std::env::var(VICTIM) {
-        return victim(&broker);
+        return if broker.ends_with("guest") { guest(&broker) } else { victim(&broker) };
     }
     let tests = vec![
         test("mosquitto::starts_and_leaves_nothing_behind", mosquitto_starts),
         test("mosquitto::keeps_messages_over_sigkill_on_the_same_port", mosquitto_survives),
         test("mosquitto::lets_in_only_its_users", mosquitto_users),
+        test("mosquitto::has_a_certificate_for_localhost", mosquitto_tls),
+        test("mosquitto::is_the_one_that_the_environment_names", mosquitto_running),
         test("mosquitto::says_why_it_does_not_come_up", mosquitto_broken),
         test("mosquitto::ends_with_a_test_that_panics", mosquitto_panic),
         test("mosquitto::ends_with_a_killed_process", || dies_with_its_process("mosquitto")),
         test("rabbitmq::speaks_amqp_in_a_new_virtual_host", rabbitmq_vhost),
+        test("rabbitmq::has_a_certificate_for_localhost", rabbitmq_tls),
+        test("rabbitmq::is_the_one_that_the_environment_names", rabbitmq_running),
         test("rabbitmq::breaks_the_connections_of_one_virtual_host", rabbitmq_close),
         test("rabbitmq::keeps_queues_over_sigkill_on_the_same_port", rabbitmq_survives),
         test("rabbitmq::ends_with_a_killed_process", || dies_with_its_process("rabbitmq")),
@@ -97,6 +101,36 @@ fn mosquitto_users() -> Result<(), BrokerError> {
     assert!(broker.websocket_url().unwrap().starts_with("ws://svc:s%2Fv@127.0.0.1:"));
     assert!(!format!("{broker:?} {:?}", Mosquitto::options().user("a", "secret")).contains("secret"));
     Ok(())
+}
+
+fn mosquitto_tls() -> Result<(), BrokerError> {
+    let broker = Mosquitto::options().tls().start()?;
+    handshake(&broker.tls_url().unwrap(), broker.authority().unwrap());
+    // The plain listener is still there.
+    assert_eq!(wire::mqtt(&mut wire::connect(broker.port().unwrap()), "c", None, true).1, 0);
+    Ok(())
+}
+
+fn rabbitmq_tls() -> Result<(), BrokerError> {
+    let broker = RabbitMq::shared()?;
+    if let (Some(url), Some(authority)) = (broker.tls_url(), broker.authority()) {
+        handshake(&url, authority);
+    }
+    Ok(())
+}
+
+/// TLS with the host and the port of the address, verified as a client does.
+fn handshake(url: &str, authority: &Path) {
+    let place = url.rsplit(['/', '@']).next().unwrap();
+    let (host, _) = place.split_once(':').unwrap();
+    let output = Command::new("openssl")
+        .args(["s_client", "-connect", place, "-verify_hostname", host, "-verify_return_error", "-CAfile"])
+        .arg(authority)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("Verify return code: 0 (ok)"), "{text}");
 }
 
 fn mosquitto_broken() -> Result<(), BrokerError> {
@@ -198,6 +232,51 @@ fn rabbitmq_survives() -> Result<(), BrokerError> {
     Ok(())
 }
 
+/// Uses the broker that the environment names, and tries to kill it.
+fn guest(broker: &str) -> ExitCode {
+    let said = match broker {
+        "mosquitto guest" => Mosquitto::start().map(|mut broker| {
+            let killed = broker.kill().map_err(|error| error.kind());
+            format!("{} {killed:?}", broker.url())
+        }),
+        _ => RabbitMq::start().map(|mut broker| {
+            let killed = broker.kill().map_err(|error| error.kind());
+            let host = broker.vhost("guest").map(|host| host.url().starts_with(broker.url()));
+            format!("{} {killed:?} {host:?}", broker.url())
+        }),
+    };
+    println!("{said:?}");
+    ExitCode::SUCCESS
+}
+
+fn said_by_a_guest(broker: &str, variables: &[(&str, String)]) -> String {
+    let mut guest = Command::new(std::env::current_exe().unwrap());
+    let output = guest.env(VICTIM, broker).envs(variables.iter().cloned()).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+fn mosquitto_running() -> Result<(), BrokerError> {
+    let broker = own_mosquitto()?;
+    let variables = [("MSGKIT_MOSQUITTO_URL", broker.url().to_owned())];
+    let said = said_by_a_guest("mosquitto guest", &variables);
+    assert_eq!(said, format!("Ok(\"{} Err(NotOurs)\")", broker.url()));
+    assert_eq!(wire::mqtt(&mut wire::connect(broker.port().unwrap()), "c", None, true).1, 0);
+    let url = broker.url().to_owned();
+    drop(broker);
+    let said = said_by_a_guest("mosquitto guest", &variables);
+    assert!(said.contains("nobody speaks MQTT at") && !said.contains(&url), "{said}");
+    Ok(())
+}
+
+fn rabbitmq_running() -> Result<(), BrokerError> {
+    let broker = RabbitMq::shared()?;
+    let Some(api) = broker.api_url() else { return Ok(()) };
+    let variables = [("MSGKIT_RABBITMQ_URL", broker.url().to_owned()), ("MSGKIT_RABBITMQ_API_URL", api)];
+    let said = said_by_a_guest("rabbitmq guest", &variables);
+    assert_eq!(said, format!("Ok(\"{} Err(NotOurs) Ok(true)\")", broker.url()));
+    Ok(())
+}
+
 /// Holds a shared broker until somebody kills it.
 fn victim(broker: &str) -> ExitCode {
     let place = match broker {
@@ -216,6 +295,11 @@ fn victim(broker: &str) -> ExitCode {
 }
 
 fn dies_with_its_process(broker: &str) -> Result<(), BrokerError> {
+    // Where it is missing this says so.
+    match broker {
+        "mosquitto" => drop(own_mosquitto()?),
+        _ => _ = RabbitMq::shared()?,
+    }
     let mut victim = Command::new(std::env::current_exe().unwrap())
         .env(VICTIM, broker)
         .env_remove("MSGKIT_MOSQUITTO_URL")
@@ -225,11 +309,11 @@ fn dies_with_its_process(broker: &str) -> Result<(), BrokerError> {
         .unwrap();
     let mut line = String::new();
     BufReader::new(victim.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let (port, directory) = line.trim().split_once(' ').expect("the victim says something");
-    let Ok(port) = port.parse() else {
+    let place = line.trim().split_once(' ').and_then(|(port, rest)| Some((port.parse().ok()?, rest)));
+    let Some((port, directory)) = place else {
         victim.kill().unwrap();
-        // Where it is missing this says so; an error of another kind fails as well.
-        return RabbitMq::shared().map(drop).and(own_mosquitto().map(drop)).and_then(|()| panic!("{line}"));
+        victim.wait().unwrap();
+        panic!("no broker: {line}");
     };
     let directory = Path::new(directory);
     assert!(!refused(port) && directory.exists());

@@ -135,8 +135,11 @@ fn finish(stream: TcpStream, ending: Ending) {
     match ending {
         // A socket with bytes that nobody has read is closed with RST.
         Ending::Cut => while stream.try_read(&mut [0; 1024]).is_ok_and(|n| n > 0) {},
-        Ending::Reset => drop(stream.set_zero_linger()),
+        Ending::Reset => {
+            let _ = stream.set_zero_linger();
+        }
     }
+    drop(stream);
 }
 
 /// Takes and forgets until the client goes, and then seems to be there still.
