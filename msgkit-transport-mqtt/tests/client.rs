@@ -179,7 +179,7 @@ async fn no_acknowledgement_goes_out_on_a_later_connection() -> Tested {
     let acknowledged: Arc<Mutex<Vec<(u32, u16)>>> = Arc::default();
     let log = acknowledged.clone();
     let broker = Scripted::start(Box::new(move |connection, packet| match packet {
-        Packet::Connect(..) => vec![Do::Answer(scripted::welcome(connection > 1, 10))],
+        Packet::Connect(..) => vec![Do::Answer(Box::new(scripted::welcome(connection > 1, 10)))],
         Packet::Subscribe(_) => {
             let mut answers = polite(packet, 10);
             // The second connection brings another message under the number of the first's.

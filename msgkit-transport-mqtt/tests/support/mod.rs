@@ -1,6 +1,6 @@
 //! What the tests of this crate have in common.
 
-#![allow(dead_code)] // Each test binary uses a part of it.
+#![allow(dead_code, clippy::unwrap_used)] // Each test binary uses a part of it; a panic is how a test fails.
 
 use std::collections::VecDeque;
 use std::time::Duration;

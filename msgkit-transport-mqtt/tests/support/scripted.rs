@@ -1,5 +1,7 @@
 //! A broker that does what a test tells it, also what no good one does.
 
+#![allow(clippy::unwrap_used)] // A panic is how a test fails.
+
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -17,7 +19,7 @@ use tokio::sync::watch;
 
 /// What the broker does next.
 pub(crate) enum Do {
-    Answer(Packet),
+    Answer(Box<Packet>),
     /// Ends the connection.
     HangUp,
 }
@@ -118,7 +120,7 @@ pub(crate) fn polite(packet: &Packet, window: u16) -> Vec<Do> {
         Packet::Disconnect(_) => return vec![Do::HangUp],
         _ => return Vec::new(),
     };
-    vec![Do::Answer(answer)]
+    vec![Do::Answer(Box::new(answer))]
 }
 
 pub(crate) fn welcome(session: bool, window: u16) -> Packet {
@@ -149,7 +151,7 @@ pub(crate) fn welcome(session: bool, window: u16) -> Packet {
 }
 
 pub(crate) fn confirm(number: u16) -> Do {
-    Do::Answer(Packet::PubAck(PubAck::new(number, None)))
+    Do::Answer(Box::new(Packet::PubAck(PubAck::new(number, None))))
 }
 
 /// A message to the client.
@@ -157,5 +159,5 @@ pub(crate) fn send(topic: &str, number: u16, payload: Vec<u8>) -> Do {
     let qos = if number == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce };
     let mut publish = Publish::new(topic, qos, payload, None);
     publish.pkid = number;
-    Do::Answer(Packet::Publish(publish))
+    Do::Answer(Box::new(Packet::Publish(publish)))
 }
