@@ -1,5 +1,8 @@
 //! One connection that receives for a subscription: connects, subscribes, and does both again whenever it breaks.
 
+mod dissolve;
+mod marks;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,8 +12,9 @@ use msgkit::transport::{TransportError, TransportErrorKind};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use self::dissolve::{Draining, erase};
 use crate::connection::Pauses;
-use crate::driver::{self, Broken, Client, Connection, Dial, Event, Filter};
+use crate::driver::{self, Broken, Client, Dial, Event, Filter};
 use crate::error::Failure;
 use crate::slots::{self, Mark, Slots};
 use crate::subscriber::{Filters, Membership};
@@ -18,8 +22,6 @@ use crate::wire::{Arrived, Parcel};
 
 /// How long a connection must have lived for the next failure to count as the first.
 const LIVED: Duration = Duration::from_secs(5);
-/// How long a session that is dissolved must have been silent.
-const SILENCE: Duration = Duration::from_secs(1);
 /// How long the session of an ephemeral subscription outlives its connection.
 const EPHEMERAL_EXPIRY: Duration = Duration::from_secs(300);
 
@@ -80,9 +82,6 @@ enum Said {
 
 /// Told how the first try went.
 type Started = oneshot::Sender<Result<(), TransportError>>;
-
-/// How long a new member waits for those that have everything to themselves to share it.
-const SHARING: Duration = Duration::from_secs(3);
 
 impl Link {
     pub(crate) fn new(role: Role, membership: Arc<Membership>) -> Arc<Self> {
@@ -371,70 +370,6 @@ impl Link {
         Ok(())
     }
 
-    /// Its own mark as it is to be.
-    fn held(&self, control: &Control) -> Mark {
-        Mark::held(&self.membership.owner, self.membership.filters.those(control.sharing))
-    }
-
-    /// Its own mark stands. It begins once nobody gets everything any more beside it.
-    fn stands(self: &Arc<Self>, client: &Client) {
-        let first = !std::mem::replace(&mut self.lock().stands, true);
-        self.look(client);
-        if first {
-            let link = self.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(SHARING).await;
-                if link.lock().stands {
-                    link.ready();
-                }
-            });
-        }
-    }
-
-    /// Does what the marks of the lane ask for: shares, or stops sharing, and takes over what others have left.
-    fn look(self: &Arc<Self>, client: &Client) {
-        let membership = &self.membership;
-        let mut control = self.lock();
-        let Some(slot) = control.slot else { return };
-        if !control.stands || control.leaving {
-            return;
-        }
-        let sharing = slots::are_others(&control.slots, slot);
-        if sharing != control.sharing {
-            control.sharing = sharing;
-            let filter = |name: &String| Filter { name: name.clone(), confirmed: true, retained: false };
-            let wanted: Vec<Filter> = membership.filters.those(sharing).iter().map(filter).collect();
-            client.subscribe(&wanted);
-            for name in membership.filters.those(!sharing) {
-                drop(membership.inbox.ask(self.id, name));
-            }
-        }
-        let others = || control.slots.iter().filter(|(other, _)| **other != slot);
-        let settled = !others().any(|(_, mark)| mark.is_plain());
-        let vacant: Vec<(u32, bool)> = others()
-            .filter(|(_, mark)| mark.is_vacant())
-            .map(|(slot, mark)| (*slot, mark.is_plain()))
-            .collect();
-        drop(control);
-        for (slot, plain) in vacant {
-            self.inherit(slot, plain);
-        }
-        if settled {
-            self.ready();
-        }
-    }
-
-    fn ready(&self) {
-        let started = {
-            let mut control = self.lock();
-            control.ready = true;
-            control.started.take()
-        };
-        if let Some(started) = started {
-            let _ = started.send(Ok(()));
-        }
-    }
-
     fn arrived(self: &Arc<Self>, arrived: Arrived, first: bool, client: &Client) {
         let membership = &self.membership;
         if let Some(slot) = membership.read_mark(&arrived.topic) {
@@ -453,121 +388,4 @@ impl Link {
         let message = arrived.read(topic, &membership.subscription.ingest, membership.clock.now());
         membership.inbox.put(self.id, number, message);
     }
-
-    /// A slot of the lane changed hands.
-    fn marked(self: &Arc<Self>, slot: u32, mark: Option<Mark>, client: &Client) {
-        {
-            let mut control = self.lock();
-            let known = control.slots.get(&slot) == mark.as_ref();
-            let stands = mark.as_ref().is_some_and(|mark| mark.owner == self.membership.owner);
-            match mark {
-                Some(mark) => control.slots.insert(slot, mark),
-                None => control.slots.remove(&slot),
-            };
-            if control.slot == Some(slot) {
-                if control.stands && !control.leaving && !stands {
-                    // The last word of an earlier connection, or of somebody who has lost it: this one stands.
-                    let held = self.held(&control);
-                    self.say(&mut control, client, slot, &held, Said::Held);
-                }
-                return;
-            }
-            if known {
-                return;
-            }
-        }
-        self.look(client);
-    }
-
-    /// Takes over a slot once nobody has held it for a while; at once where its session gets everything beside the others.
-    fn inherit(self: &Arc<Self>, slot: u32, at_once: bool) {
-        let membership = &self.membership;
-        if !matches!(self.role, Role::Member) || membership.holds(slot) {
-            return;
-        }
-        if !self.lock().inheriting.insert(slot) {
-            return;
-        }
-        let (link, mut at_once) = (self.clone(), at_once);
-        tokio::spawn(async move {
-            // Tried again until somebody has it, this subscription or another.
-            loop {
-                let wait = if at_once { 0.1 * fastrand::f64() } else { 1.0 + fastrand::f64() };
-                at_once = false;
-                tokio::select! {
-                    biased;
-                    () = link.membership.ended() => break,
-                    () = tokio::time::sleep(link.membership.config.takeover_after.mul_f64(wait)) => {}
-                }
-                let mark = link.lock().slots.get(&slot).filter(|mark| mark.is_vacant()).cloned();
-                let Some(mark) = mark else { break };
-                if !link.membership.holds(slot) {
-                    link.membership.clone().begin(Role::Heir { slot, mark }, None);
-                }
-            }
-            link.lock().inheriting.remove(&slot);
-        });
-    }
-}
-
-/// Dissolves a session that has nothing left.
-#[derive(Debug)]
-struct Draining(tokio::task::JoinHandle<()>);
-
-impl Draining {
-    fn begin(link: Arc<Link>, client: Client) -> Self {
-        Self(tokio::spawn(async move {
-            let inbox = &link.membership.inbox;
-            let nowhere = link.membership.names.nowhere();
-            loop {
-                tokio::time::sleep(SILENCE).await;
-                // What the broker sends on an acknowledgement comes before its answer to a later question.
-                let quiet = async {
-                    if !inbox.is_drained(link.id) {
-                        return Some(false);
-                    }
-                    inbox.ask(link.id, &nowhere)?.await.ok()?;
-                    tokio::time::sleep(SILENCE).await;
-                    Some(inbox.is_drained(link.id))
-                };
-                match quiet.await {
-                    Some(false) => {}
-                    Some(true) => break,
-                    None => return,
-                }
-            }
-            if let Role::Heir { slot, mark } = &link.role {
-                let mut control = link.lock();
-                if !control.leaving {
-                    control.leaving = true;
-                    link.say(&mut control, &client, *slot, mark, Said::Dissolved);
-                }
-            }
-        }))
-    }
-}
-
-impl Drop for Draining {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Ends the session of a client id for good.
-async fn erase(dial: &Dial) {
-    let dial = Dial { clean: true, expiry: Duration::ZERO, will: None, ..dial.clone() };
-    let (client, mut connection) = driver::open(&dial);
-    let erasing = async {
-        while let Ok(event) = connection.next().await {
-            if matches!(event, Event::Connected(_)) {
-                return goodbye(&client, &mut connection).await;
-            }
-        }
-    };
-    // What is left where it fails expires by itself.
-    let _ = tokio::time::timeout(dial.broker.connect_timeout, erasing).await;
-}
-
-async fn goodbye(client: &Client, connection: &mut Connection) {
-    slots::goodbye(client, connection).await;
 }
