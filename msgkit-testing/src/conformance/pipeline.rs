@@ -9,10 +9,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use msgkit::envelope::Clock;
 use msgkit::handler::{Batch, BatchOutcome, HandleBatch, HandlerSpec, PolicyOverrides, batch, closure};
+use msgkit::memory::{Memory, MemoryConfig};
 use msgkit::service::Running;
 use msgkit::telemetry::{Event, Observer};
 use msgkit::transport::{Start, Transport};
-use msgkit::{Context, Envelope, Error, Group, HandlerError, Message, Policy, Service};
+use msgkit::{Context, Envelope, Error, Group, HandlerError, Message, Pattern, Policy, Service};
 
 use super::probe::{Other, Probe, Said};
 
@@ -278,7 +279,15 @@ impl Pipeline for MsgkitPipeline {
         let mut service = Service::new(job.service)
             .clock(job.clock)
             .drain_deadline(job.drain_deadline)
-            .share("transport", job.transport);
+            .share("transport", job.transport.clone());
+        if !job.transport.capabilities().keeps_unread {
+            // A service is refused at start where nothing keeps its dead letters.
+            let letters = Memory::with(MemoryConfig::default(), job.clock);
+            service = service
+                .transport("letters", letters)
+                .route(everything()?, "transport")
+                .dead_letters("transport", "letters");
+        }
         match job.observer {
             Some(observer) => service = service.observe(Told(observer)),
             None if self.observed => service = service.observe(|_: &Event<'_>| {}),
@@ -289,6 +298,10 @@ impl Pipeline for MsgkitPipeline {
         }
         Ok(Box::new(service.start().await?))
     }
+}
+
+fn everything() -> Result<Pattern, Error> {
+    Pattern::new(">")
 }
 
 struct Told(Arc<dyn Observer>);

@@ -51,13 +51,12 @@ async fn one_member_gets_each_key_in_order(bench: &Bench<'_>) -> Proof {
         drop(reader.take(17).await);
     }
     let mut seen: HashMap<String, Vec<String>> = HashMap::new();
-    for delivery in reader.take(30).await {
-        seen.entry(key_of(&delivery)).or_default().push(text_of(&delivery));
-        delivery.ack();
-    }
-    for delivery in reader.take(30).await {
-        seen.entry(key_of(&delivery)).or_default().push(text_of(&delivery));
-        delivery.ack();
+    // In portions that every broker lets be in hand: some have a window of their own that no subscription can widen.
+    for _ in 0..4 {
+        for delivery in reader.take(15).await {
+            seen.entry(key_of(&delivery)).or_default().push(text_of(&delivery));
+            delivery.ack();
+        }
     }
     for key in keys {
         let expected: Vec<String> = (0..20).map(|n| format!("{key}-{n:03}")).collect();

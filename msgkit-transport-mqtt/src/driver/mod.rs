@@ -1,0 +1,353 @@
+//! The one place that knows the MQTT client, so that another one could take its place.
+//!
+//! **A client is made for each connection and thrown away with it.** The client would rather live on and repair itself, and
+//! that is where its faults are: on a reconnect without a session it forgets what it had not sent; a collision of packet
+//! numbers outlives its connection and stops all publishing; an acknowledgement that was made for one connection goes out on
+//! the next. A client that never sees a second connection has none of them, and what has to survive is kept by those who
+//! gave it: [`crate::sending`] sends again what is unconfirmed, [`crate::inbox`] forgets what will come again.
+//!
+//! What else it is known for, and what is done: it has no word on what became of a publish, so requests are counted in the
+//! order in which it takes them ([`Event::Sent`]); it takes no packet over 10 KiB unless told; it retries at once and
+//! forever, so the pauses are in [`crate::connection`]; its loop must not be dropped between two polls, so one task owns it;
+//! it does not send acknowledgements while its window of publishes is full, so nothing is published where messages are
+//! received but the marks of a slot.
+
+mod v311;
+mod v5;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use msgkit::Error;
+use msgkit::transport::TransportErrorKind;
+
+use crate::config::{Address, MqttConfig, Version};
+use crate::error::Failure;
+use crate::wire::{Arrived, Parcel};
+
+/// Where the broker is and how it is spoken to: what all connections share.
+pub(crate) struct Broker {
+    pub(crate) address: Address,
+    pub(crate) version: Version,
+    credentials: Option<(String, String)>,
+    transport: rumqttc::Transport,
+    keep_alive: Duration,
+    pub(crate) connect_timeout: Duration,
+    in_flight: u16,
+    max_packet: u32,
+}
+
+impl fmt::Debug for Broker {
+    /// Without credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker")
+            .field("address", &self.address)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Broker {
+    pub(crate) fn new(address: Address, config: &MqttConfig) -> Result<Self, Error> {
+        let credentials = config.user.clone().map(|user| (user, config.password.clone().unwrap_or_default()));
+        Ok(Self {
+            transport: transport(&address, config)?,
+            address,
+            version: config.version,
+            credentials,
+            keep_alive: config.keep_alive,
+            connect_timeout: config.connect_timeout,
+            in_flight: config.in_flight,
+            max_packet: config.max_packet,
+        })
+    }
+
+    /// The host as the client wants it: for a WebSocket its whole address.
+    fn host(&self) -> String {
+        let Address { host, port, path, tls, websocket } = &self.address;
+        match (websocket, tls) {
+            (false, _) => host.clone(),
+            (true, false) => format!("ws://{host}:{port}{path}"),
+            (true, true) => format!("wss://{host}:{port}{path}"),
+        }
+    }
+
+    /// What a failure is called.
+    fn failure(&self, kind: TransportErrorKind, text: &str) -> Failure {
+        Failure::new(kind, format!("the MQTT broker at {}: {text}", self.address))
+    }
+}
+
+#[cfg(feature = "tls")]
+fn transport(address: &Address, config: &MqttConfig) -> Result<rumqttc::Transport, Error> {
+    use rumqttc::{TlsConfiguration, Transport};
+    if !address.tls {
+        return Ok(plain(address));
+    }
+    let read = |option: &str, file: &std::path::Path| {
+        std::fs::read(file).map_err(|error| {
+            let text = format!("`{option} = {:?}` of an MQTT transport cannot be read", file.display());
+            Error::new(msgkit::ErrorKind::Config, text).with_source(error)
+        })
+    };
+    let client_auth = match (&config.cert_file, &config.key_file) {
+        (Some(cert), Some(key)) => Some((read("cert_file", cert)?, read("key_file", key)?)),
+        _ => None,
+    };
+    let tls = match &config.ca_file {
+        Some(file) => TlsConfiguration::Simple { ca: read("ca_file", file)?, alpn: None, client_auth },
+        None if client_auth.is_some() => {
+            return Err(Error::new(
+                msgkit::ErrorKind::Config,
+                "`cert_file` of an MQTT transport needs `ca_file`: name the certificates that the broker's is checked against",
+            ));
+        }
+        None => TlsConfiguration::default(),
+    };
+    #[cfg(feature = "websocket")]
+    if address.websocket {
+        return Ok(Transport::Wss(tls));
+    }
+    Ok(Transport::Tls(tls))
+}
+
+#[cfg(not(feature = "tls"))]
+fn transport(address: &Address, _: &MqttConfig) -> Result<rumqttc::Transport, Error> {
+    Ok(plain(address))
+}
+
+fn plain(address: &Address) -> rumqttc::Transport {
+    #[cfg(feature = "websocket")]
+    if address.websocket {
+        return rumqttc::Transport::Ws;
+    }
+    let _ = address;
+    rumqttc::Transport::Tcp
+}
+
+/// One connection to be made.
+#[derive(Debug, Clone)]
+pub(crate) struct Dial {
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) client_id: String,
+    /// Whether a session of that client id is thrown away first.
+    pub(crate) clean: bool,
+    /// How long the session outlives the connection; MQTT 3.1.1 knows only "not" and "forever".
+    pub(crate) expiry: Duration,
+    /// The most messages that the broker may have sent unacknowledged.
+    pub(crate) receive: u16,
+    /// What the broker publishes, retained, when the connection breaks.
+    pub(crate) will: Option<(String, String)>,
+}
+
+/// What happens on a connection.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// It stands.
+    Connected(Welcome),
+    /// The next publish of those that were asked for went out under a number; 0 = nobody will confirm it.
+    Sent(u16),
+    /// The next publish has to wait, because its number is in use; it will be `Sent` later.
+    Waiting(u16),
+    /// The broker has a publish, or has refused it.
+    Confirmed(u16, Confirmation),
+    /// The broker has answered the oldest subscribe: the first filter that it refuses, and why.
+    Subscribed(Option<(usize, String)>),
+    /// The broker has answered the oldest unsubscribe.
+    Unsubscribed,
+    /// A message came.
+    Arrived(Arrived),
+    /// The goodbye is on its way.
+    Left,
+}
+
+/// What the broker says at the beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Welcome {
+    /// Whether it has kept the session.
+    pub(crate) session: bool,
+    /// The most publishes that may be unconfirmed.
+    pub(crate) window: u16,
+    /// The largest packet that it takes.
+    pub(crate) largest: Option<u32>,
+}
+
+/// What the broker says of a publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Confirmation {
+    Taken,
+    /// Taken, and nobody is subscribed.
+    Unrouted,
+    Refused(TransportErrorKind, &'static str),
+}
+
+/// Why a connection ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Broken {
+    pub(crate) failure: Failure,
+    /// Another connection has taken up the client id.
+    pub(crate) taken_over: bool,
+}
+
+/// Asks for things on a connection; every call hands over and returns at once. On a connection that is gone it does
+/// nothing, which is how acknowledgements that come too late are dropped.
+#[derive(Debug, Clone)]
+pub(crate) enum Client {
+    V5(v5::Client),
+    V311(v311::Client),
+}
+
+macro_rules! each {
+    ($self:ident, $client:ident => $call:expr) => {
+        match $self {
+            Client::V5($client) => $call,
+            Client::V311($client) => $call,
+        }
+    };
+}
+
+impl Client {
+    /// False where it was not handed over, because the connection is gone.
+    pub(crate) fn publish(&self, parcel: &Parcel) -> bool {
+        each!(self, client => client.publish(parcel))
+    }
+
+    /// The bytes of `parcel` on the wire, at most.
+    pub(crate) fn size_of(&self, parcel: &Parcel) -> usize {
+        each!(self, client => client.size_of(parcel))
+    }
+
+    /// Subscribes to `filters`; `retained` = also what the broker has retained for them.
+    pub(crate) fn subscribe(&self, filters: &[Filter]) -> bool {
+        each!(self, client => client.subscribe(filters))
+    }
+
+    pub(crate) fn unsubscribe(&self, filter: &str) -> bool {
+        each!(self, client => client.unsubscribe(filter))
+    }
+
+    /// Acknowledges the message that came under `number`.
+    pub(crate) fn acknowledge(&self, number: u16) -> bool {
+        each!(self, client => client.acknowledge(number))
+    }
+
+    pub(crate) fn leave(&self) -> bool {
+        each!(self, client => client.leave())
+    }
+}
+
+/// One filter of a subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Filter {
+    pub(crate) name: String,
+    pub(crate) confirmed: bool,
+    /// Whether the broker first sends what it has retained.
+    pub(crate) retained: bool,
+}
+
+/// A connection. One task owns it and asks for its events until one is an error.
+pub(crate) enum Connection {
+    V5(Box<v5::Connection>),
+    V311(Box<v311::Connection>),
+}
+
+impl Connection {
+    /// The next event; the first call connects. After an error the connection is gone.
+    ///
+    /// Not cancel-safe: a call that is dropped ends the connection.
+    pub(crate) async fn next(&mut self) -> Result<Event, Broken> {
+        match self {
+            Self::V5(connection) => connection.next().await,
+            Self::V311(connection) => connection.next().await,
+        }
+    }
+}
+
+/// Prepares a connection; nothing happens before its first event is asked for.
+pub(crate) fn open(dial: &Dial) -> (Client, Connection) {
+    match dial.broker.version {
+        Version::V5 => {
+            let (client, connection) = v5::open(dial);
+            (Client::V5(client), Connection::V5(Box::new(connection)))
+        }
+        Version::V311 => {
+            let (client, connection) = v311::open(dial);
+            (Client::V311(client), Connection::V311(Box::new(connection)))
+        }
+    }
+}
+
+/// What a failed handshake means: a certificate that does not hold stays so.
+#[cfg(feature = "tls")]
+fn tls_failure(broker: &Broker, error: &rumqttc::TlsError) -> Failure {
+    use rumqttc::TlsError;
+    let certificate = match error {
+        TlsError::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
+        TlsError::Addr(_) => false,
+        _ => true,
+    };
+    if certificate {
+        let text = "the TLS handshake failed; look at the broker's certificate (expired? for this host?), `ca_file`, \
+                    `cert_file` and `key_file`";
+        broker.failure(TransportErrorKind::Refused, text)
+    } else {
+        broker.failure(TransportErrorKind::Unavailable, "the connection broke in the TLS handshake")
+    }
+}
+
+/// How many requests may wait for the client's loop: more than are ever asked for at once.
+fn room(dial: &Dial) -> usize {
+    usize::from(dial.broker.in_flight) + usize::from(dial.receive) + 1024
+}
+
+fn seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs().max(u64::from(!duration.is_zero()))).unwrap_or(u32::MAX)
+}
+
+/// The payload as it was, not copied.
+fn text_of(bytes: &Bytes) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What a refused connection means.
+fn refused(broker: &Broker, why: Refusal) -> Failure {
+    use TransportErrorKind::{Refused, Unavailable};
+    match why {
+        Refusal::Credentials => broker.failure(
+            Refused,
+            "user or password are refused; look at `user` and `password`, or the url's `user:password@`",
+        ),
+        Refusal::NotAuthorized => broker.failure(
+            Refused,
+            "this client is not authorized; look at `user`, `password` and the broker's access rules",
+        ),
+        Refusal::ClientId => broker
+            .failure(Refused, "the client id is refused; look at `client_id` and the broker's rules for it"),
+        Refusal::Version => broker.failure(
+            Refused,
+            "this version of the protocol is refused; set `version = \"3.1.1\"` (or \"5\")",
+        ),
+        Refusal::Other(text) => broker.failure(Unavailable, &format!("the connection is refused ({text})")),
+    }
+}
+
+/// Why a broker refuses a connection, as far as it matters.
+enum Refusal {
+    Credentials,
+    NotAuthorized,
+    ClientId,
+    Version,
+    Other(String),
+}
+
+/// The packet is larger than `max_packet` allows.
+fn too_large(broker: &Broker, size: usize) -> Failure {
+    broker.failure(
+        TransportErrorKind::Invalid,
+        &format!(
+            "it sends a message of {size} bytes, more than `max_packet`; raise it: until then this subscription stands still"
+        ),
+    )
+}

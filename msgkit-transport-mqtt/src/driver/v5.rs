@@ -1,0 +1,239 @@
+//! MQTT 5.
+
+use msgkit::transport::TransportErrorKind;
+use rumqttc::Outgoing;
+use rumqttc::v5::mqttbytes::v5::{
+    ConnectReturnCode as Code, DisconnectReasonCode, Filter as RawFilter, LastWill, Packet, PubAckReason,
+    Publish, PublishProperties, RetainForwardRule, SubscribeReasonCode,
+};
+use rumqttc::v5::mqttbytes::{Error as CodecError, QoS};
+use rumqttc::v5::{AsyncClient, ConnectionError, Event as RawEvent, EventLoop, MqttOptions, StateError};
+
+use super::{
+    Broken, Broker, Confirmation, Dial, Event, Filter, Refusal, Welcome, refused, seconds, text_of, too_large,
+};
+use crate::wire::{Arrived, Parcel};
+
+#[derive(Debug, Clone)]
+pub(crate) struct Client(AsyncClient);
+
+pub(crate) struct Connection {
+    events: EventLoop,
+    broker: std::sync::Arc<Broker>,
+    connected: bool,
+    /// Why it ended, while there is something left that came before.
+    failed: Option<Broken>,
+}
+
+pub(super) fn open(dial: &Dial) -> (Client, Connection) {
+    let broker = dial.broker.clone();
+    let mut options = MqttOptions::new(dial.client_id.as_str(), broker.host(), broker.address.port);
+    options
+        .set_transport(broker.transport.clone())
+        .set_keep_alive(broker.keep_alive)
+        .set_clean_start(dial.clean)
+        .set_session_expiry_interval(Some(seconds(dial.expiry)))
+        .set_receive_maximum(Some(dial.receive.max(1)))
+        .set_max_packet_size(Some(broker.max_packet))
+        .set_manual_acks(true)
+        .set_outgoing_inflight_upper_limit(broker.in_flight)
+        .set_connection_timeout(broker.connect_timeout.as_secs().max(1));
+    let mut network = options.network_options();
+    network.set_tcp_nodelay(true);
+    network.set_connection_timeout(broker.connect_timeout.as_secs().max(1));
+    options.set_network_options(network);
+    if let Some((user, password)) = &broker.credentials {
+        options.set_credentials(user, password);
+    }
+    if let Some((topic, payload)) = &dial.will {
+        options.set_last_will(LastWill::new(topic.as_str(), payload.clone(), QoS::AtLeastOnce, true, None));
+    }
+    let (client, events) = AsyncClient::new(options, super::room(dial));
+    (Client(client), Connection { events, broker, connected: false, failed: None })
+}
+
+const fn qos(confirmed: bool) -> QoS {
+    if confirmed { QoS::AtLeastOnce } else { QoS::AtMostOnce }
+}
+
+fn properties(parcel: &Parcel) -> PublishProperties {
+    let properties = &parcel.properties;
+    PublishProperties {
+        payload_format_indicator: properties.is_text.then_some(1),
+        content_type: properties.content_type.clone(),
+        response_topic: properties.response_topic.clone(),
+        correlation_data: properties.correlation.clone(),
+        user_properties: properties.user.clone(),
+        ..PublishProperties::default()
+    }
+}
+
+impl Client {
+    pub(super) fn publish(&self, parcel: &Parcel) -> bool {
+        self.0
+            .try_publish_with_properties(
+                parcel.topic.as_str(),
+                qos(parcel.confirmed),
+                parcel.retain,
+                parcel.payload.clone(),
+                properties(parcel),
+            )
+            .is_ok()
+    }
+
+    #[allow(clippy::unused_self)]
+    pub(super) fn size_of(&self, parcel: &Parcel) -> usize {
+        let mut publish = Publish::new(
+            parcel.topic.as_str(),
+            qos(parcel.confirmed),
+            parcel.payload.clone(),
+            Some(properties(parcel)),
+        );
+        publish.pkid = 1;
+        publish.size()
+    }
+
+    pub(super) fn subscribe(&self, filters: &[Filter]) -> bool {
+        let raw = filters.iter().map(|filter| RawFilter {
+            retain_forward_rule: match filter.retained {
+                true => RetainForwardRule::OnEverySubscribe,
+                false => RetainForwardRule::Never,
+            },
+            ..RawFilter::new(filter.name.as_str(), qos(filter.confirmed))
+        });
+        self.0.try_subscribe_many(raw).is_ok()
+    }
+
+    pub(super) fn unsubscribe(&self, filter: &str) -> bool {
+        self.0.try_unsubscribe(filter).is_ok()
+    }
+
+    pub(super) fn acknowledge(&self, number: u16) -> bool {
+        let publish = Publish { qos: QoS::AtLeastOnce, pkid: number, ..Publish::default() };
+        self.0.try_ack(&publish).is_ok()
+    }
+
+    pub(super) fn leave(&self) -> bool {
+        self.0.try_disconnect().is_ok()
+    }
+}
+
+impl Connection {
+    pub(super) async fn next(&mut self) -> Result<Event, Broken> {
+        loop {
+            let event = match &self.failed {
+                None => match self.events.poll().await {
+                    Ok(event) => event,
+                    Err(error) => {
+                        self.failed = Some(self.broken(error));
+                        continue;
+                    }
+                },
+                // The client drops what it had read when it fails in the same breath.
+                Some(broken) => match self.events.state.events.pop_front() {
+                    Some(RawEvent::Incoming(packet)) => RawEvent::Incoming(packet),
+                    Some(RawEvent::Outgoing(_)) => continue,
+                    None => return Err(broken.clone()),
+                },
+            };
+            if let Some(event) = self.read(event) {
+                return Ok(event);
+            }
+        }
+    }
+
+    fn read(&mut self, event: RawEvent) -> Option<Event> {
+        Some(match event {
+            RawEvent::Incoming(Packet::ConnAck(ack)) => {
+                self.connected = true;
+                let told = ack.properties.as_ref();
+                let window = told.and_then(|told| told.receive_max).unwrap_or(u16::MAX);
+                Event::Connected(Welcome {
+                    session: ack.session_present,
+                    window: window.min(self.broker.in_flight).max(1),
+                    largest: told.and_then(|told| told.max_packet_size),
+                })
+            }
+            RawEvent::Incoming(Packet::Publish(publish)) => {
+                let properties = publish.properties.unwrap_or_default();
+                Event::Arrived(Arrived {
+                    topic: text_of(&publish.topic),
+                    payload: publish.payload,
+                    number: publish.pkid,
+                    retained: publish.retain,
+                    content_type: properties.content_type,
+                    user: properties.user_properties,
+                })
+            }
+            RawEvent::Incoming(Packet::PubAck(ack)) => Event::Confirmed(ack.pkid, confirmation(ack.reason)),
+            RawEvent::Incoming(Packet::SubAck(ack)) => {
+                let refused =
+                    ack.return_codes.iter().position(|code| !matches!(code, SubscribeReasonCode::Success(_)));
+                Event::Subscribed(refused.map(|at| (at, format!("{:?}", ack.return_codes[at]))))
+            }
+            RawEvent::Incoming(Packet::UnsubAck(_)) => Event::Unsubscribed,
+            RawEvent::Outgoing(Outgoing::Publish(number)) => Event::Sent(number),
+            RawEvent::Outgoing(Outgoing::AwaitAck(number)) => Event::Waiting(number),
+            RawEvent::Outgoing(Outgoing::Disconnect) => Event::Left,
+            _ => return None,
+        })
+    }
+
+    fn broken(&self, error: ConnectionError) -> Broken {
+        let broker = &*self.broker;
+        let mut taken_over = false;
+        let failure = match &error {
+            ConnectionError::ConnectionRefused(code) => refused(
+                broker,
+                match code {
+                    Code::BadUserNamePassword => Refusal::Credentials,
+                    Code::NotAuthorized | Code::Banned | Code::BadAuthenticationMethod => {
+                        Refusal::NotAuthorized
+                    }
+                    Code::BadClientId | Code::ClientIdentifierNotValid => Refusal::ClientId,
+                    Code::RefusedProtocolVersion | Code::UnsupportedProtocolVersion => Refusal::Version,
+                    other => Refusal::Other(format!("{other:?}")),
+                },
+            ),
+            ConnectionError::MqttState(StateError::Deserialization(
+                CodecError::PayloadSizeLimitExceeded { pkt_size, .. },
+            )) => too_large(broker, *pkt_size),
+            ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. }) => {
+                taken_over = *reason_code == DisconnectReasonCode::SessionTakenOver;
+                broker.failure(
+                    TransportErrorKind::Unavailable,
+                    &format!("it ended the connection ({reason_code:?})"),
+                )
+            }
+            #[cfg(feature = "tls")]
+            ConnectionError::Tls(error) => super::tls_failure(broker, error),
+            _ if self.connected => broker.failure(TransportErrorKind::Unavailable, "the connection broke"),
+            _ => broker.failure(TransportErrorKind::Unavailable, "it cannot be reached"),
+        };
+        Broken { failure: failure.with_source(error), taken_over }
+    }
+}
+
+fn confirmation(reason: PubAckReason) -> Confirmation {
+    use TransportErrorKind::{Full, Invalid, Refused, Unavailable};
+    match reason {
+        PubAckReason::Success => Confirmation::Taken,
+        PubAckReason::NoMatchingSubscribers => Confirmation::Unrouted,
+        PubAckReason::NotAuthorized => Confirmation::Refused(
+            Refused,
+            "is not authorized to publish there; look at the broker's access rules",
+        ),
+        PubAckReason::TopicNameInvalid => {
+            Confirmation::Refused(Invalid, "may not use that topic at this broker")
+        }
+        PubAckReason::PayloadFormatInvalid => {
+            Confirmation::Refused(Invalid, "sent a payload that the broker takes for no text")
+        }
+        PubAckReason::QuotaExceeded => Confirmation::Refused(Full, "has used up what the broker allows it"),
+        PubAckReason::PacketIdentifierInUse
+        | PubAckReason::UnspecifiedError
+        | PubAckReason::ImplementationSpecificError => {
+            Confirmation::Refused(Unavailable, "was refused without a reason")
+        }
+    }
+}

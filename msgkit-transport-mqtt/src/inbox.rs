@@ -1,0 +1,365 @@
+//! What a subscription holds: everything that its connections brought and that is not settled.
+//!
+//! A message that is given back is handed out again from here, at its old place: the broker knows nothing of it, and brings
+//! it again only when the connection ends before it is acknowledged. Acknowledgements go out in the order in which the
+//! messages came (MQTT 5, 4.6: a receiver must), so a message that is settled early waits for those before it; a crash in
+//! between brings it again.
+//!
+//! When a connection ends, what it brought is unsettled at the broker. If the next one finds the session, the broker brings
+//! it all again, so it is forgotten here, and settlements that come later are counted and dropped. If the session is lost,
+//! nothing comes again, so it is kept: what is here is all that is left of it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use msgkit::transport::{Delivery, Incoming, Settle, Token, TransportError};
+use tokio::sync::{Notify, oneshot};
+
+use crate::driver::Client;
+use crate::error::Failure;
+
+/// What all subscriptions of a transport count together.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// Settlements that came after their connection had ended.
+    pub(crate) late: AtomicU64,
+    /// Messages of quality 0 for which there was no room.
+    pub(crate) overflowed: AtomicU64,
+    /// Published messages that nobody was subscribed to.
+    pub(crate) unrouted: AtomicU64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    state: Mutex<State>,
+    pub(crate) arrived: Notify,
+    prefetch: usize,
+    counters: Arc<Counters>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    entries: BTreeMap<u64, Entry>,
+    /// The entries that can be handed out.
+    ready: BTreeSet<u64>,
+    in_hand: usize,
+    links: HashMap<u64, LinkState>,
+    failure: Option<Failure>,
+    stopped: bool,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    link: u64,
+    epoch: u64,
+    /// `None` while it is in hand.
+    message: Option<Incoming>,
+    /// Whether the broker waits for an acknowledgement on the connection that brought it.
+    owed: bool,
+}
+
+/// One connection's side of it.
+#[derive(Debug, Default)]
+struct LinkState {
+    epoch: u64,
+    client: Option<Client>,
+    /// What the connection brought, in its order: the place here, the packet's number, whether it is settled.
+    unacknowledged: VecDeque<(u64, u16, bool)>,
+    /// Whether something was acknowledged that the broker has not answered behind.
+    unflushed: bool,
+    /// Whoever waits for the broker's answers to its questions, in order.
+    questions: VecDeque<oneshot::Sender<()>>,
+}
+
+impl LinkState {
+    /// Acknowledges what is settled with everything before it settled.
+    fn acknowledge(&mut self) {
+        while let Some((_, number, true)) = self.unacknowledged.front().copied() {
+            self.unacknowledged.pop_front();
+            if let Some(client) = &self.client
+                && client.acknowledge(number)
+            {
+                self.unflushed = true;
+            }
+        }
+    }
+}
+
+impl State {
+    /// The broker need not bring it again; `true` where it was in hand.
+    fn remove(&mut self, at: u64) -> bool {
+        self.ready.remove(&at);
+        self.entries.remove(&at).is_some_and(|entry| entry.message.is_none())
+    }
+}
+
+/// What a receiver finds.
+pub(crate) enum Found {
+    Messages,
+    Nothing,
+    End,
+}
+
+impl Inbox {
+    pub(crate) fn new(prefetch: usize, counters: Arc<Counters>) -> Self {
+        Self { state: Mutex::default(), arrived: Notify::new(), prefetch: prefetch.max(1), counters }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For a link: its connection stands. `session` = the broker has kept what it had not been acknowledged.
+    pub(crate) fn connected(&self, link: u64, epoch: u64, session: bool, client: Client) {
+        let mut state = self.lock();
+        let known = state.links.entry(link).or_default();
+        known.epoch = epoch;
+        known.client = Some(client);
+        known.unacknowledged.clear();
+        let old: Vec<u64> = state
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.link == link && entry.owed && entry.epoch != epoch)
+            .map(|(at, _)| *at)
+            .collect();
+        for at in old {
+            if session {
+                if state.remove(at) {
+                    state.in_hand -= 1;
+                }
+            } else if let Some(entry) = state.entries.get_mut(&at) {
+                entry.owed = false;
+                if entry.message.is_some() {
+                    state.ready.insert(at);
+                }
+            }
+        }
+        state.failure = None;
+        drop(state);
+        self.arrived.notify_one();
+    }
+
+    /// For a link: its connection has ended. What it brought waits for what the next one finds.
+    pub(crate) fn disconnected(&self, link: u64) {
+        let mut state = self.lock();
+        if let Some(known) = state.links.get_mut(&link) {
+            known.client = None;
+            known.unacknowledged.clear();
+            known.unflushed = false;
+            known.questions.clear();
+        }
+        let State { entries, ready, .. } = &mut *state;
+        ready.retain(|at| entries.get(at).is_none_or(|entry| entry.link != link || !entry.owed));
+    }
+
+    /// For a link that will not come back: what it brought is another's to bring.
+    pub(crate) fn gone(&self, link: u64) {
+        self.disconnected(link);
+        let mut state = self.lock();
+        state.links.remove(&link);
+        let old: Vec<u64> = state
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.link == link && entry.owed)
+            .map(|(at, _)| *at)
+            .collect();
+        for at in old {
+            if state.remove(at) {
+                state.in_hand -= 1;
+            }
+        }
+        drop(state);
+        self.arrived.notify_one();
+    }
+
+    /// For a link: a message came under `number`; 0 = nothing is to be acknowledged.
+    pub(crate) fn put(&self, link: u64, number: u16, message: Incoming) {
+        let mut state = self.lock();
+        if state.stopped || state.closed {
+            // It stays with the broker.
+            return;
+        }
+        if number == 0 && state.entries.len() >= self.prefetch.saturating_mul(8).max(1024) {
+            drop(state);
+            if self.counters.overflowed.fetch_add(1, Ordering::Relaxed) == 0 {
+                tracing::warn!(
+                    "messages of quality of service 0 come faster than they are handled; they are dropped"
+                );
+            }
+            return;
+        }
+        let at = state.next;
+        state.next += 1;
+        let Some(known) = state.links.get_mut(&link) else { return };
+        if number != 0 {
+            known.unacknowledged.push_back((at, number, false));
+        }
+        let epoch = known.epoch;
+        state.entries.insert(at, Entry { link, epoch, message: Some(message), owed: number != 0 });
+        state.ready.insert(at);
+        drop(state);
+        self.arrived.notify_one();
+    }
+
+    /// For a link: a message came that is nobody's business here; the broker can forget it.
+    pub(crate) fn skip(&self, link: u64, number: u16) {
+        let mut state = self.lock();
+        let at = state.next;
+        state.next += 1;
+        if number != 0
+            && let Some(known) = state.links.get_mut(&link)
+        {
+            known.unacknowledged.push_back((at, number, true));
+            known.acknowledge();
+        }
+    }
+
+    /// For a link: the broker has answered its oldest question.
+    pub(crate) fn answered(&self, link: u64) {
+        if let Some(known) = self.lock().links.get_mut(&link)
+            && let Some(asked) = known.questions.pop_front()
+        {
+            let _ = asked.send(());
+        }
+    }
+
+    /// For a link: asks the broker something on its connection; answered in order.
+    pub(crate) fn ask(&self, link: u64, filter: &str) -> Option<oneshot::Receiver<()>> {
+        let mut state = self.lock();
+        let known = state.links.get_mut(&link)?;
+        if !known.client.as_ref()?.unsubscribe(filter) {
+            return None;
+        }
+        let (sender, receiver) = oneshot::channel();
+        known.questions.push_back(sender);
+        Some(receiver)
+    }
+
+    /// For a link: whether nothing that it brought is unsettled.
+    pub(crate) fn is_drained(&self, link: u64) -> bool {
+        let state = self.lock();
+        state.links.get(&link).is_none_or(|known| known.unacknowledged.is_empty())
+            && !state.entries.values().any(|entry| entry.link == link)
+    }
+
+    /// For a link: why nothing comes; told to the receiver where it does not pass by itself.
+    pub(crate) fn fail(&self, failure: Failure) {
+        self.lock().failure = Some(failure);
+        self.arrived.notify_one();
+    }
+
+    /// Hands out what is there, as far as `max` and the prefetch go.
+    pub(crate) fn take(
+        self: &Arc<Self>,
+        settler: &Arc<dyn Settle>,
+        max: usize,
+        into: &mut VecDeque<Delivery>,
+    ) -> Result<Found, TransportError> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if state.closed {
+            return Err(TransportError::closed("mqtt"));
+        }
+        let mut taken = 0;
+        while taken < max && state.in_hand < self.prefetch {
+            let Some(at) = state.ready.pop_first() else { break };
+            let Some(entry) = state.entries.get_mut(&at) else { continue };
+            let Some(message) = entry.message.take() else { continue };
+            state.in_hand += 1;
+            taken += 1;
+            let token = Token { id: at, epoch: entry.epoch };
+            into.push_back(Delivery::new(message, token, settler.clone()));
+        }
+        if taken > 0 {
+            return Ok(Found::Messages);
+        }
+        if state.stopped {
+            return Ok(Found::End);
+        }
+        match &state.failure {
+            // Its link has ended: nothing will come any more.
+            Some(failure) if !failure.is_temporary() => Err(failure.to_error()),
+            _ => Ok(Found::Nothing),
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        self.lock().stopped = true;
+        self.arrived.notify_one();
+    }
+
+    /// The transport is closed: receiving ends.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        (state.closed, state.stopped) = (true, true);
+        drop(state);
+        self.arrived.notify_one();
+    }
+
+    /// Waits until the broker has answered a question that was asked behind everything that is acknowledged.
+    pub(crate) async fn flush(&self, nowhere: &str) -> Result<(), Unheard> {
+        let links: Vec<u64> =
+            self.lock().links.iter().filter(|(_, known)| known.unflushed).map(|(link, _)| *link).collect();
+        for link in links {
+            let asked = self.ask(link, nowhere).ok_or(Unheard)?;
+            if let Some(known) = self.lock().links.get_mut(&link) {
+                known.unflushed = false;
+            }
+            asked.await.map_err(|_| Unheard)?;
+        }
+        Ok(())
+    }
+}
+
+/// The connection ended before the broker had answered.
+#[derive(Debug)]
+pub(crate) struct Unheard;
+
+impl Settle for Inbox {
+    fn done(&self, tokens: &mut Vec<Token>) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let blocked = state.in_hand >= self.prefetch;
+        for token in tokens.drain(..) {
+            let Some(entry) = state.entries.get(&token.id) else {
+                self.counters.late.fetch_add(1, Ordering::Relaxed);
+                continue;
+            };
+            let (link, owed) = (entry.link, entry.owed && entry.epoch == token.epoch);
+            if state.remove(token.id) {
+                state.in_hand -= 1;
+            }
+            if owed
+                && let Some(known) = state.links.get_mut(&link)
+                && let Ok(place) = known.unacknowledged.binary_search_by_key(&token.id, |(at, _, _)| *at)
+            {
+                known.unacknowledged[place].2 = true;
+                known.acknowledge();
+            }
+        }
+        drop(guard);
+        if blocked {
+            self.arrived.notify_one();
+        }
+    }
+
+    fn returned(&self, token: Token, message: Incoming) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(entry) = state.entries.get_mut(&token.id) else { return };
+        if entry.message.is_some() {
+            return;
+        }
+        entry.message = Some(message);
+        state.in_hand -= 1;
+        let connected = state.links.get(&entry.link).is_some_and(|known| known.client.is_some());
+        if !entry.owed || connected {
+            state.ready.insert(token.id);
+        }
+        drop(guard);
+        self.arrived.notify_one();
+    }
+}

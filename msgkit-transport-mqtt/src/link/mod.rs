@@ -1,0 +1,391 @@
+//! One connection that receives for a subscription: connects, subscribes, and does both again whenever it breaks.
+
+mod dissolve;
+mod marks;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use msgkit::transport::{TransportError, TransportErrorKind};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use self::dissolve::{Draining, erase};
+use crate::connection::Pauses;
+use crate::driver::{self, Broken, Client, Dial, Event, Filter};
+use crate::error::Failure;
+use crate::slots::{self, Mark, Slots};
+use crate::subscriber::{Filters, Membership};
+use crate::wire::{Arrived, Parcel};
+
+/// How long a connection must have lived for the next failure to count as the first.
+const LIVED: Duration = Duration::from_secs(5);
+/// How long the session of an ephemeral subscription outlives its connection.
+const EPHEMERAL_EXPIRY: Duration = Duration::from_secs(300);
+
+/// What a link is there for.
+#[derive(Debug, Clone)]
+pub(crate) enum Role {
+    /// Holds a slot of the group.
+    Member,
+    /// Hands out what the session of a slot holds that its owner has left, and dissolves it.
+    Heir { slot: u32, mark: Mark },
+    /// Receives for this instance alone.
+    Alone { client_id: String },
+}
+
+/// Numbers that no two connections of this process share.
+static EPOCHS: AtomicU64 = AtomicU64::new(1);
+
+fn number() -> u64 {
+    EPOCHS.fetch_add(1, Ordering::Relaxed)
+}
+
+#[derive(Debug)]
+pub(crate) struct Link {
+    id: u64,
+    role: Role,
+    membership: Arc<Membership>,
+    control: Mutex<Control>,
+}
+
+/// What the link's task and those who end it share.
+#[derive(Debug, Default)]
+struct Control {
+    client: Option<Client>,
+    slot: Option<u32>,
+    /// What was published on this connection and not named yet, and what was named.
+    asked: VecDeque<Said>,
+    named: HashMap<u16, Said>,
+    leaving: bool,
+    /// What the marks of the lane say.
+    slots: Slots,
+    /// Whether its session shares with others.
+    sharing: bool,
+    /// Whether its own mark stands.
+    stands: bool,
+    ready: bool,
+    started: Option<Started>,
+    /// The slots that it is about to take over.
+    inheriting: BTreeSet<u32>,
+}
+
+/// What a publish of the link says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Said {
+    Held,
+    Vacant,
+    Dissolved,
+}
+
+/// Told how the first try went.
+type Started = oneshot::Sender<Result<(), TransportError>>;
+
+impl Link {
+    pub(crate) fn new(role: Role, membership: Arc<Membership>) -> Arc<Self> {
+        Arc::new(Self { id: number(), role, membership, control: Mutex::default() })
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves in good order; the task ends when the broker has answered.
+    pub(crate) fn leave(&self) {
+        let mut control = self.lock();
+        if control.leaving {
+            return;
+        }
+        control.leaving = true;
+        let Some(client) = control.client.clone() else { return };
+        match (&self.role, control.slot) {
+            // Behind it, so that its confirmation is the broker's word on all that was acknowledged.
+            (Role::Member, Some(slot)) => {
+                let mark = Mark::vacant(self.membership.filters.those(control.sharing));
+                self.say(&mut control, &client, slot, &mark, Said::Vacant);
+            }
+            (Role::Heir { slot, .. }, _) => {
+                self.say(&mut control, &client, *slot, &Mark::vacant(&[]), Said::Vacant);
+            }
+            _ => {
+                client.leave();
+            }
+        }
+    }
+
+    fn say(&self, control: &mut Control, client: &Client, slot: u32, mark: &Mark, said: Said) {
+        let text = if said == Said::Dissolved { String::new() } else { mark.write() };
+        if client.publish(&Parcel::own(self.membership.place(slot), text, true)) {
+            control.asked.push_back(said);
+        }
+    }
+
+    /// Receives until the subscription ends. `started` is told how the first try went; a failure is the end then.
+    pub(crate) async fn run(self: Arc<Self>, started: Option<Started>) {
+        self.lock().started = started;
+        let mut pauses = Pauses::new();
+        loop {
+            let began = Instant::now();
+            let ended = self.connect().await;
+            self.lock().client = None;
+            let failure = match ended {
+                Ok(()) => break,
+                Err(failure) => failure,
+            };
+            self.membership.inbox.disconnected(self.id);
+            let started = self.lock().started.take();
+            if let Some(started) = started {
+                let _ = started.send(Err(failure.to_error()));
+                break;
+            }
+            if matches!(self.role, Role::Heir { .. }) || self.lock().leaving {
+                break;
+            }
+            tracing::warn!(
+                error = %msgkit::Chain(&failure), subscription = %self.membership.title,
+                "an MQTT connection that receives is down"
+            );
+            let temporary = failure.is_temporary();
+            self.membership.inbox.fail(failure);
+            if !temporary {
+                // The receiver is told, and decides whether to try again.
+                break;
+            }
+            if began.elapsed() > LIVED {
+                pauses.reset();
+            }
+            tokio::select! {
+                biased;
+                () = self.membership.ended() => break,
+                () = tokio::time::sleep(pauses.next()) => {}
+            }
+        }
+        self.membership.inbox.gone(self.id);
+    }
+
+    /// One connection, from its dial to its end; `Ok` where it ended as it was asked to.
+    async fn connect(self: &Arc<Self>) -> Result<(), Failure> {
+        let membership = &self.membership;
+        let prepared = tokio::select! {
+            biased;
+            () = membership.ended() => return Ok(()),
+            prepared = self.prepare() => prepared?,
+        };
+        let Some((dial, stale)) = prepared else { return Ok(()) };
+        let (client, mut connection) = driver::open(&dial);
+        let epoch = number();
+        // Until it stands it may be dropped at any point.
+        let welcome = loop {
+            let event = tokio::select! {
+                biased;
+                () = membership.ended() => return Ok(()),
+                event = connection.next() => event,
+            };
+            match event.map_err(|broken| broken.failure)? {
+                Event::Connected(welcome) => break welcome,
+                _ => continue,
+            }
+        };
+        membership.inbox.connected(self.id, epoch, welcome.session, client.clone());
+        {
+            let mut control = self.lock();
+            if control.leaving {
+                client.leave();
+            }
+            control.client = Some(client.clone());
+            control.asked.clear();
+            control.named.clear();
+            (control.stands, control.ready) = (false, false);
+        }
+        let first = self.lock().started.is_some();
+        // First what is wanted, then what is not: in between a message comes twice rather than not at all.
+        if !matches!(self.role, Role::Heir { .. }) {
+            client.subscribe(&self.wanted(first));
+        }
+        for filter in &stale {
+            drop(membership.inbox.ask(self.id, filter));
+        }
+        if let Role::Heir { slot, .. } = &self.role {
+            let held = Mark::held(&membership.owner, &[]);
+            let said = if welcome.session { Said::Held } else { Said::Dissolved };
+            self.say(&mut self.lock(), &client, *slot, &held, said);
+        }
+        let mut draining = None;
+        let result = loop {
+            match connection.next().await {
+                Ok(Event::Left) => break Ok(()),
+                Ok(event) => {
+                    if let Err(failure) = self.on(event, first, &client, &mut draining) {
+                        break Err(failure);
+                    }
+                }
+                Err(_) if self.lock().leaving => break Ok(()),
+                Err(Broken { failure, taken_over }) => {
+                    if taken_over {
+                        self.lock().slot = None;
+                        membership.inbox.gone(self.id);
+                    }
+                    break Err(failure);
+                }
+            }
+        };
+        drop(draining);
+        drop(connection);
+        if result.is_ok()
+            && let Role::Alone { .. } = &self.role
+        {
+            erase(&dial).await;
+        }
+        result
+    }
+
+    /// What to dial, and what its session must not be subscribed to any more; `None` where there is nothing left to do.
+    async fn prepare(&self) -> Result<Option<(Dial, Vec<String>)>, Failure> {
+        let membership = &self.membership;
+        let dial = membership.dial();
+        match &self.role {
+            Role::Alone { client_id } => {
+                let first = self.lock().slot.replace(0).is_none();
+                // A second connection takes the session up again; 3.1.1 has none that ends by itself.
+                let clean = first || membership.config.version == crate::config::Version::V311;
+                let expiry = membership.config.session_expiry.min(EPHEMERAL_EXPIRY);
+                Ok(Some((Dial { client_id: client_id.clone(), clean, expiry, ..dial }, Vec::new())))
+            }
+            Role::Member => {
+                let before = self.lock().slot;
+                let slots = membership.survey().await?;
+                let slot = slots::choose(&slots, &membership.owner, before);
+                if before.is_some_and(|before| before != slot) {
+                    membership.inbox.gone(self.id);
+                }
+                let known = slots.get(&slot).map(|mark| mark.filters.as_slice()).unwrap_or_default();
+                let sharing = slots::are_others(&slots, slot);
+                let stale = membership.filters.stale(sharing, known);
+                {
+                    let mut control = self.lock();
+                    control.slot = Some(slot);
+                    control.slots = slots;
+                    control.sharing = sharing;
+                }
+                membership.hold(self.id, slot);
+                let mark = Mark::vacant(membership.filters.those(sharing));
+                let will = (membership.place(slot), mark.write());
+                let client_id = membership.client_id(slot);
+                Ok(Some((Dial { client_id, will: Some(will), ..dial }, stale)))
+            }
+            Role::Heir { slot, mark } => {
+                let slots = membership.survey().await?;
+                if slots.get(slot).is_none_or(|now| !now.is_vacant()) {
+                    return Ok(None);
+                }
+                self.lock().slot = Some(*slot);
+                membership.hold(self.id, *slot);
+                let will = (membership.place(*slot), mark.write());
+                let client_id = membership.client_id(*slot);
+                let Filters { plain, shared } = &membership.filters;
+                let all = mark.filters.iter().chain(plain).chain(shared).cloned().collect::<BTreeSet<_>>();
+                Ok(Some((Dial { client_id, will: Some(will), ..dial }, all.into_iter().collect())))
+            }
+        }
+    }
+
+    /// The filters of the subscription, and that of the marks.
+    fn wanted(&self, first: bool) -> Vec<Filter> {
+        let membership = &self.membership;
+        let retained = first && membership.config.retained && matches!(self.role, Role::Alone { .. });
+        let sharing = self.lock().sharing;
+        let mut wanted: Vec<Filter> = membership
+            .filters
+            .those(sharing)
+            .iter()
+            .map(|name| Filter { name: name.clone(), confirmed: true, retained })
+            .collect();
+        if let Some(marks) = membership.marks() {
+            wanted.push(Filter { name: marks, confirmed: false, retained: true });
+        }
+        wanted
+    }
+
+    fn on(
+        self: &Arc<Self>,
+        event: Event,
+        first: bool,
+        client: &Client,
+        draining: &mut Option<Draining>,
+    ) -> Result<(), Failure> {
+        let membership = &self.membership;
+        match event {
+            Event::Subscribed(None) => {
+                let mut control = self.lock();
+                match (&self.role, control.slot) {
+                    (Role::Member, Some(slot)) if !control.leaving => {
+                        let held = self.held(&control);
+                        self.say(&mut control, client, slot, &held, Said::Held);
+                    }
+                    (Role::Member, _) => {}
+                    _ => {
+                        drop(control);
+                        self.ready();
+                    }
+                }
+            }
+            Event::Subscribed(Some((at, why))) => {
+                let sharing = self.lock().sharing;
+                let filter = membership.filters.those(sharing).get(at).map_or("msgkit/slots", String::as_str);
+                let text = format!(
+                    "the broker refuses the subscription to `{filter}` ({why}); look at its access rules, and whether it \
+                     has shared subscriptions"
+                );
+                return Err(Failure::new(TransportErrorKind::Refused, text));
+            }
+            Event::Unsubscribed => membership.inbox.answered(self.id),
+            Event::Arrived(arrived) => self.arrived(arrived, first, client),
+            Event::Sent(named) => {
+                let mut control = self.lock();
+                if let Some(said) = control.asked.pop_front() {
+                    control.named.insert(named, said);
+                }
+            }
+            Event::Confirmed(named, _) => {
+                let said = self.lock().named.remove(&named);
+                match said {
+                    Some(Said::Held) if matches!(self.role, Role::Heir { .. }) => {
+                        *draining = Some(Draining::begin(self.clone(), client.clone()));
+                    }
+                    Some(Said::Held) => self.stands(client),
+                    Some(Said::Vacant | Said::Dissolved) => {
+                        client.leave();
+                    }
+                    None => {}
+                }
+            }
+            Event::Connected(_) | Event::Waiting(_) | Event::Left => {}
+        }
+        Ok(())
+    }
+
+    fn arrived(self: &Arc<Self>, arrived: Arrived, first: bool, client: &Client) {
+        let membership = &self.membership;
+        if let Some(slot) = membership.read_mark(&arrived.topic) {
+            if arrived.number != 0 {
+                // It came by a filter of the subscription, which matches marks as well.
+                membership.inbox.skip(self.id, arrived.number);
+            }
+            return self.marked(slot, Mark::read(&arrived.payload), client);
+        }
+        let alone = matches!(self.role, Role::Alone { .. });
+        let unwanted = arrived.retained && !(alone && first && membership.config.retained);
+        let (number, topic) = (arrived.number, membership.names.read(&arrived.topic));
+        if unwanted || !membership.wants(topic.as_ref()) {
+            return membership.inbox.skip(self.id, number);
+        }
+        let message = arrived.read(topic, &membership.subscription.ingest, membership.clock.now());
+        membership.inbox.put(self.id, number, message);
+    }
+}

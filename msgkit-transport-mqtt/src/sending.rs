@@ -1,0 +1,441 @@
+//! The connection that publishes: every parcel is sent until the broker has confirmed it, on however many connections.
+//!
+//! What waits lies here, in its order, and is handed to the client only as far as the broker's window goes. A connection
+//! that breaks puts what it had unconfirmed back to the front; the next one sends it again. The client has no word on what
+//! became of a publish, so it is followed through: it takes requests in their order ([`Event::Sent`] names the number of
+//! the oldest that was not named yet), and the broker confirms by number.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use msgkit::transport::{Health, TransportError, TransportErrorKind};
+use tokio::sync::{Notify, watch};
+
+use crate::connection::Pauses;
+use crate::driver::{self, Broken, Client, Confirmation, Connection, Dial, Event, Welcome};
+use crate::error::Failure;
+use crate::wire::Parcel;
+
+/// What became of one parcel.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Taken,
+    Unrouted,
+    Failed(TransportError),
+}
+
+/// The parcels of one call, and what became of each.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    state: Mutex<BatchState>,
+    done: Notify,
+}
+
+#[derive(Debug)]
+struct BatchState {
+    outcomes: Vec<Option<Outcome>>,
+    open: usize,
+    /// Nobody waits any more: what was not sent is not sent.
+    abandoned: bool,
+}
+
+impl Batch {
+    fn new(count: usize) -> Self {
+        let outcomes = std::iter::repeat_with(|| None).take(count).collect();
+        Self {
+            state: Mutex::new(BatchState { outcomes, open: count, abandoned: false }),
+            done: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BatchState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn resolve(&self, at: usize, outcome: Outcome) {
+        let mut state = self.lock();
+        if let Some(slot @ None) = state.outcomes.get_mut(at) {
+            *slot = Some(outcome);
+            state.open -= 1;
+            if state.open == 0 {
+                drop(state);
+                self.done.notify_one();
+            }
+        }
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.lock().abandoned
+    }
+}
+
+/// Nobody waits for the batch any more once this is dropped.
+struct Waiting<'a>(&'a Batch);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.lock().abandoned = true;
+    }
+}
+
+#[derive(Debug)]
+struct Job {
+    order: u64,
+    parcel: Arc<Parcel>,
+    batch: Arc<Batch>,
+    at: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What was not handed to the client yet, in its order.
+    waiting: VecDeque<Job>,
+    /// What the client has and has not named yet, in its order.
+    handed: VecDeque<Job>,
+    /// What the client holds back until a number is free.
+    blocked: BTreeMap<u16, Job>,
+    /// What went out, by its number.
+    sent: BTreeMap<u16, Job>,
+    client: Option<(Client, Welcome)>,
+    next_order: u64,
+    failure: Option<Failure>,
+    started: bool,
+    closing: bool,
+}
+
+impl State {
+    fn under_way(&self) -> usize {
+        self.handed.len() + self.blocked.len() + self.sent.len()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.under_way() == 0
+    }
+
+    /// Whether it is to end, and nothing is left to do.
+    fn is_over(&self) -> bool {
+        self.closing && self.is_idle()
+    }
+
+    /// Whether nobody wants anything of it now.
+    fn is_unused(&self) -> bool {
+        !self.closing && self.waiting.is_empty()
+    }
+
+    /// Hands over as much as the broker's window lets.
+    fn pump(&mut self) {
+        let Some((client, welcome)) = self.client.clone() else { return };
+        while self.under_way() < usize::from(welcome.window) {
+            let Some(job) = self.waiting.pop_front() else { return };
+            if job.batch.is_abandoned() {
+                continue;
+            }
+            let size = client.size_of(&job.parcel);
+            if let Some(largest) = welcome.largest
+                && size > usize::try_from(largest).unwrap_or(usize::MAX)
+            {
+                let text = format!(
+                    "the message to `{}` needs {size} bytes, more than the {largest} that the broker takes",
+                    job.parcel.topic
+                );
+                job.batch
+                    .resolve(job.at, Outcome::Failed(TransportError::new(TransportErrorKind::Invalid, text)));
+                continue;
+            }
+            if client.publish(&job.parcel) {
+                self.handed.push_back(job);
+            } else {
+                // The connection has just ended; the next one goes on.
+                self.waiting.push_front(job);
+                return;
+            }
+        }
+    }
+
+    /// Puts back what the broker has not confirmed.
+    fn disconnected(&mut self, failure: Failure) {
+        self.client = None;
+        self.failure = Some(failure);
+        let mut unconfirmed: Vec<Job> = self.handed.drain(..).collect();
+        unconfirmed.extend(std::mem::take(&mut self.blocked).into_values());
+        unconfirmed.extend(std::mem::take(&mut self.sent).into_values());
+        unconfirmed.sort_by_key(|job| job.order);
+        for job in unconfirmed.into_iter().rev() {
+            self.waiting.push_front(job);
+        }
+    }
+
+    fn fail_all(&mut self, error: impl Fn() -> TransportError) {
+        for job in self.waiting.drain(..) {
+            job.batch.resolve(job.at, Outcome::Failed(error()));
+        }
+    }
+}
+
+/// The connection that publishes; started by its first use.
+#[derive(Debug)]
+pub(crate) struct Sending {
+    state: Mutex<State>,
+    dial: Dial,
+    /// How long the broker may owe a confirmation.
+    patience: Duration,
+    /// Something waits, or the end has come.
+    changed: Notify,
+    ended: watch::Sender<bool>,
+    resent: AtomicU64,
+}
+
+impl Sending {
+    pub(crate) fn new(dial: Dial, patience: Duration) -> Self {
+        Self {
+            state: Mutex::default(),
+            dial,
+            patience: patience.max(Duration::from_millis(100)),
+            changed: Notify::new(),
+            ended: watch::Sender::new(false),
+            resent: AtomicU64::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends `parcels` in their order; what became of each, after `patience` at the latest.
+    ///
+    /// Dropped, it leaves open what was taken.
+    pub(crate) async fn send(self: &Arc<Self>, parcels: Vec<Parcel>, patience: Duration) -> Vec<Outcome> {
+        let count = parcels.len();
+        let batch = Arc::new(Batch::new(count));
+        let waiting = Waiting(&batch);
+        {
+            let mut state = self.lock();
+            if state.closing {
+                return (0..count).map(|_| Outcome::Failed(TransportError::closed("mqtt"))).collect();
+            }
+            for (at, parcel) in parcels.into_iter().enumerate() {
+                let order = state.next_order;
+                state.next_order += 1;
+                state.waiting.push_back(Job { order, parcel: Arc::new(parcel), batch: batch.clone(), at });
+            }
+            self.start(&mut state);
+            state.pump();
+        }
+        self.changed.notify_one();
+        if count > 0 {
+            let _ = tokio::time::timeout(patience, batch.done.notified()).await;
+        }
+        drop(waiting);
+        let why = self.lock().failure.clone();
+        let mut state = batch.lock();
+        std::mem::take(&mut state.outcomes)
+            .into_iter()
+            .map(|outcome| outcome.unwrap_or_else(|| Outcome::Failed(unknown(why.as_ref(), patience))))
+            .collect()
+    }
+
+    /// Whether it is connected; connects where nobody has asked for it yet.
+    pub(crate) async fn health(self: &Arc<Self>, patience: Duration) -> Health {
+        {
+            let mut state = self.lock();
+            if state.closing {
+                return Health::Down("the mqtt transport has been closed".to_owned());
+            }
+            self.start(&mut state);
+        }
+        self.changed.notify_one();
+        let began = tokio::time::Instant::now();
+        loop {
+            {
+                let state = self.lock();
+                if state.client.is_some() {
+                    return Health::Up;
+                }
+                if let Some(failure) = &state.failure {
+                    return Health::Down(msgkit::Chain(failure).to_string());
+                }
+            }
+            if began.elapsed() > patience {
+                return Health::Down(format!("no connection to {} yet", self.dial.broker.address));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until nothing is unconfirmed, or `patience` has passed; then ends. How many are left.
+    pub(crate) async fn close(&self, patience: Duration) -> usize {
+        let began = tokio::time::Instant::now();
+        let started = {
+            let mut state = self.lock();
+            state.closing = true;
+            state.started
+        };
+        while !self.lock().is_idle() && began.elapsed() < patience {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let left = {
+            let mut state = self.lock();
+            let left = state.waiting.len() + state.under_way();
+            state.disconnecting();
+            left
+        };
+        self.changed.notify_waiters();
+        self.changed.notify_one();
+        if started {
+            let mut ended = self.ended.subscribe();
+            let _ = tokio::time::timeout(Duration::from_secs(2), ended.wait_for(|ended| *ended)).await;
+        }
+        let mut state = self.lock();
+        state.disconnected(Failure::new(TransportErrorKind::Closed, "the mqtt transport has been closed"));
+        state.fail_all(|| TransportError::closed("mqtt"));
+        left
+    }
+
+    /// How many parcels were sent once more because a connection broke.
+    pub(crate) fn resent(&self) -> u64 {
+        self.resent.load(Ordering::Relaxed)
+    }
+
+    fn start(self: &Arc<Self>, state: &mut State) {
+        if !state.started {
+            state.started = true;
+            tokio::spawn(self.clone().run());
+        }
+    }
+
+    /// Connects, and again whenever the connection breaks.
+    async fn run(self: Arc<Self>) {
+        let mut pauses = Pauses::new();
+        loop {
+            if self.lock().is_over() {
+                break;
+            }
+            let (client, mut connection) = driver::open(&self.dial);
+            let broken = loop {
+                match self.next(&mut connection).await {
+                    Ok(Event::Connected(welcome)) => {
+                        pauses.reset();
+                        let mut state = self.lock();
+                        state.client = Some((client.clone(), welcome));
+                        state.failure = None;
+                        if state.is_over() {
+                            client.leave();
+                        }
+                        state.pump();
+                    }
+                    Ok(Event::Left) => break None,
+                    Ok(event) => self.on(&event),
+                    Err(broken) => break Some(broken),
+                }
+            };
+            drop(connection);
+            let Some(Broken { failure, .. }) = broken else { break };
+            let temporary = failure.is_temporary();
+            {
+                let mut state = self.lock();
+                self.resent.fetch_add(state.under_way() as u64, Ordering::Relaxed);
+                state.disconnected(failure.clone());
+                if !temporary {
+                    state.fail_all(|| failure.to_error());
+                }
+                if state.is_over() {
+                    break;
+                }
+            }
+            tracing::warn!(error = %msgkit::Chain(&failure), "the MQTT connection that publishes is down");
+            // A refusal stays one until somebody tries again.
+            let idle = async {
+                tokio::time::sleep(pauses.next()).await;
+                while !temporary && self.lock().is_unused() {
+                    self.changed.notified().await;
+                }
+            };
+            idle.await;
+        }
+        self.lock().client = None;
+        let _ = self.ended.send(true);
+    }
+
+    /// The next event. A broker that owes a confirmation and says nothing for too long counts as gone, long before the
+    /// keep-alive notices: what waits then goes out on another connection.
+    async fn next(&self, connection: &mut Connection) -> Result<Event, Broken> {
+        let mut next = std::pin::pin!(connection.next());
+        loop {
+            tokio::select! {
+                biased;
+                event = &mut next => return event,
+                () = tokio::time::sleep(self.patience) => {}
+            }
+            let state = self.lock();
+            if state.client.is_some() && state.under_way() > 0 {
+                let text = format!(
+                    "the MQTT broker at {}: it has confirmed nothing for {:?}",
+                    self.dial.broker.address, self.patience
+                );
+                let failure = Failure::new(TransportErrorKind::Unavailable, text);
+                return Err(Broken { failure, taken_over: false });
+            }
+        }
+    }
+
+    fn on(&self, event: &Event) {
+        let mut state = self.lock();
+        match *event {
+            Event::Sent(number) => {
+                let job = state.blocked.remove(&number).or_else(|| state.handed.pop_front());
+                match job {
+                    // Nobody will confirm it: it is out, which is all that is promised of it.
+                    Some(job) if number == 0 => job.batch.resolve(job.at, Outcome::Taken),
+                    Some(job) => {
+                        state.sent.insert(number, job);
+                    }
+                    None => {}
+                }
+            }
+            Event::Waiting(number) => {
+                if let Some(job) = state.handed.pop_front() {
+                    state.blocked.insert(number, job);
+                }
+            }
+            Event::Confirmed(number, confirmation) => {
+                if let Some(job) = state.sent.remove(&number) {
+                    job.batch.resolve(job.at, outcome(&job.parcel, confirmation));
+                }
+            }
+            _ => return,
+        }
+        state.pump();
+    }
+}
+
+impl State {
+    fn disconnecting(&mut self) {
+        if let Some((client, _)) = &self.client {
+            client.leave();
+        }
+    }
+}
+
+fn outcome(parcel: &Parcel, confirmation: Confirmation) -> Outcome {
+    match confirmation {
+        Confirmation::Taken => Outcome::Taken,
+        Confirmation::Unrouted => Outcome::Unrouted,
+        Confirmation::Refused(kind, why) => {
+            Outcome::Failed(TransportError::new(kind, format!("the publisher to `{}` {why}", parcel.topic)))
+        }
+    }
+}
+
+/// The error of what was not confirmed in time: whether the broker has it is unknown.
+fn unknown(why: Option<&Failure>, patience: Duration) -> TransportError {
+    let text =
+        format!("the broker has not confirmed the message within {patience:?}; whether it has it is unknown");
+    match why {
+        Some(failure) => {
+            TransportError::new(TransportErrorKind::Unavailable, text).with_source(failure.clone())
+        }
+        None => TransportError::new(TransportErrorKind::Timeout, text),
+    }
+}

@@ -1,0 +1,209 @@
+//! Who has which session of a group.
+//!
+//! A shared subscription spreads a group's messages over sessions, and a session's unacknowledged messages come back only to
+//! its own client id. So the client ids of a group are numbered **slots**, and whoever receives for the group holds one.
+//! Which are held, the broker cannot be asked; it is written beside them, retained, one **mark** a slot:
+//! `msgkit/slots/<group>/<lane>/<slot>`. It says who holds the slot, or that nobody does, and the filters that its session
+//! is subscribed to. A connection that breaks has its mark set to "nobody" by the broker (last will).
+//!
+//! - Who joins takes the lowest slot that nobody holds, else a new one ([`claim`]). Two who want the same one find out:
+//!   the later connection takes over, and the earlier one looks for another slot.
+//! - Who leaves sets the mark to "nobody" and lets the session be: it is subscribed still, so the group misses nothing.
+//! - A slot that nobody has held for a while, in a group that has members, is taken over by one of them, which hands out
+//!   what its session holds and then dissolves it; see [`crate::link`].
+//!
+//! The session of a slot that is alone is subscribed plainly, because not every broker keeps shared subscriptions over its
+//! restart; when another comes, it subscribes as a sharer first and takes the plain subscription back then, and the other
+//! way round when it is left alone. What is published in the moment between may come twice.
+//!
+//! Lane 0 is the group's topics, lane n its delay step n.
+
+use std::collections::BTreeMap;
+
+use msgkit::transport::{Group, TransportError, TransportErrorKind};
+
+use crate::connection::unique;
+use crate::driver::{self, Client, Dial, Event, Filter};
+use crate::error::no_answer;
+use crate::names::Names;
+use crate::subscriber::SHARE;
+use crate::wire::{Arrived, Parcel};
+
+/// What is written at a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// Who holds it; nobody does where it is empty.
+    pub(crate) owner: String,
+    /// What its session is subscribed to.
+    pub(crate) filters: Vec<String>,
+}
+
+impl Mark {
+    pub(crate) fn held(owner: &str, filters: &[String]) -> Self {
+        Self { owner: owner.to_owned(), filters: filters.to_vec() }
+    }
+
+    pub(crate) fn vacant(filters: &[String]) -> Self {
+        Self::held("", filters)
+    }
+
+    pub(crate) fn is_vacant(&self) -> bool {
+        self.owner.is_empty()
+    }
+
+    /// Whether its session gets everything, whatever others get.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.filters.iter().any(|filter| !filter.starts_with(SHARE))
+    }
+
+    /// One line for the owner, one for each filter.
+    pub(crate) fn write(&self) -> String {
+        let mut text = format!("1 {}", self.owner);
+        for filter in &self.filters {
+            text.push('\n');
+            text.push_str(filter);
+        }
+        text
+    }
+
+    /// What [`Mark::write`] wrote; `None` for a slot that was dissolved.
+    pub(crate) fn read(payload: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(payload).ok()?;
+        let mut lines = text.split('\n');
+        let owner = lines.next()?.strip_prefix("1 ")?.to_owned();
+        Some(Self { owner, filters: lines.map(str::to_owned).collect() })
+    }
+}
+
+/// The slots of one lane, by number.
+pub(crate) type Slots = BTreeMap<u32, Mark>;
+
+/// The slots of every lane of a group.
+pub(crate) type Lanes = BTreeMap<u32, Slots>;
+
+/// The slot for `owner`: its own of before, also where the broker has just given it up, else the lowest that nobody holds,
+/// else a new one.
+pub(crate) fn choose(slots: &Slots, owner: &str, before: Option<u32>) -> u32 {
+    let own = slots.iter().find(|(_, mark)| mark.owner == owner);
+    let known = || before.and_then(|slot| slots.get_key_value(&slot)).filter(|(_, mark)| mark.is_vacant());
+    let vacant = || slots.iter().find(|(_, mark)| mark.is_vacant());
+    match own.or_else(known).or_else(vacant) {
+        Some((slot, _)) => *slot,
+        None => (0..).find(|slot| !slots.contains_key(slot)).unwrap_or(u32::MAX),
+    }
+}
+
+/// Whether another session than that of `slot` is subscribed.
+pub(crate) fn are_others(slots: &Slots, slot: u32) -> bool {
+    slots.iter().any(|(other, mark)| *other != slot && !mark.filters.is_empty())
+}
+
+/// The client id of a slot.
+pub(crate) fn client_id(prefix: &str, group: &Group, lane: u32, slot: u32) -> String {
+    match lane {
+        0 => format!("{prefix}-{group}-{slot}"),
+        step => format!("{prefix}-{group}-retry{step}-{slot}"),
+    }
+}
+
+/// Takes note of a mark that came.
+pub(crate) fn note(names: &Names, group: &Group, lanes: &mut Lanes, arrived: &Arrived) {
+    let Some((lane, slot)) = names.read_slot(group, &arrived.topic) else { return };
+    let Ok(slot) = slot.parse() else { return };
+    let slots = lanes.entry(lane).or_default();
+    match Mark::read(&arrived.payload) {
+        Some(mark) => slots.insert(slot, mark),
+        None => slots.remove(&slot),
+    };
+}
+
+/// Reads the marks of `group`, on a connection of its own.
+///
+/// Behind the subscription goes a message that matches it as well: what comes before it is all that there is.
+pub(crate) async fn survey(dial: &Dial, names: &Names, group: &Group) -> Result<Lanes, TransportError> {
+    let dial = Dial {
+        client_id: format!("{}-look-{}", dial.client_id, unique()),
+        clean: true,
+        expiry: std::time::Duration::ZERO,
+        will: None,
+        ..dial.clone()
+    };
+    let (client, mut connection) = driver::open(&dial);
+    let last = format!("{}-{}", names.slot(group, 0, 0), unique());
+    let looking = async {
+        let mut lanes = Lanes::new();
+        loop {
+            match connection.next().await.map_err(|broken| broken.failure.to_error())? {
+                Event::Connected(_) => {
+                    client.subscribe(&[Filter {
+                        name: names.slots(group),
+                        confirmed: false,
+                        retained: true,
+                    }]);
+                }
+                Event::Subscribed(None) => {
+                    let mut end = Parcel::own(last.clone(), String::new(), false);
+                    end.confirmed = false;
+                    client.publish(&end);
+                }
+                Event::Subscribed(Some((_, why))) => {
+                    let text =
+                        format!("the broker refuses a subscription to `{}` ({why})", names.slots(group));
+                    return Err(TransportError::new(TransportErrorKind::Refused, text));
+                }
+                Event::Arrived(arrived) if arrived.topic == last => return Ok(lanes),
+                Event::Arrived(arrived) => note(names, group, &mut lanes, &arrived),
+                _ => {}
+            }
+        }
+    };
+    let lanes = match tokio::time::timeout(dial.broker.connect_timeout, looking).await {
+        Ok(lanes) => lanes?,
+        Err(_) => {
+            let what =
+                format!("what is written at `{}`; may this client read and write there?", names.slots(group));
+            return Err(no_answer(&dial.broker.address.to_string(), &what));
+        }
+    };
+    goodbye(&client, &mut connection).await;
+    Ok(lanes)
+}
+
+/// Leaves in good order, so that the broker publishes no will.
+pub(crate) async fn goodbye(client: &Client, connection: &mut driver::Connection) {
+    if !client.leave() {
+        return;
+    }
+    let leaving = async { while !matches!(connection.next().await, Ok(Event::Left) | Err(_)) {} };
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(2), leaving).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slots(marks: &[(u32, &str)]) -> Slots {
+        marks.iter().map(|(slot, owner)| (*slot, Mark::held(owner, &[]))).collect()
+    }
+
+    #[test]
+    fn marks_come_back_as_they_were() {
+        for mark in [Mark::vacant(&[]), Mark::held("me", &["a/b".to_owned(), "$share/g/+/#".to_owned()])] {
+            assert_eq!(Mark::read(mark.write().as_bytes()), Some(mark));
+        }
+        for other in [&b""[..], b"2 me", b"\xff"] {
+            assert_eq!(Mark::read(other), None);
+        }
+    }
+
+    #[test]
+    fn the_lowest_free_slot_is_taken() {
+        assert_eq!(choose(&slots(&[]), "me", None), 0);
+        assert_eq!(choose(&slots(&[(0, "a"), (1, "")]), "me", None), 1);
+        assert_eq!(choose(&slots(&[(0, ""), (1, "")]), "me", None), 0);
+        assert_eq!(choose(&slots(&[(0, "a"), (2, "b")]), "me", None), 1);
+        assert_eq!(choose(&slots(&[(0, ""), (3, "me")]), "me", None), 3, "its own, though another is free");
+        assert_eq!(choose(&slots(&[(0, ""), (1, "")]), "me", Some(1)), 1, "what it had before");
+        assert_eq!(choose(&slots(&[(0, ""), (1, "a")]), "me", Some(1)), 0);
+    }
+}

@@ -1,0 +1,338 @@
+//! Handing out: what a service receives from.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use msgkit::Topic;
+use msgkit::envelope::Clock;
+use msgkit::transport::{
+    Deliveries, Delivery, Group, Settle, Subscriber, Subscription, Transport, TransportError,
+    TransportErrorKind,
+};
+use tokio::sync::{oneshot, watch};
+
+use crate::config::MqttConfig;
+use crate::connection::unique;
+use crate::driver::{Broker, Dial};
+use crate::error::Failure;
+use crate::inbox::{Found, Inbox};
+use crate::link::{Link, Role};
+use crate::names::{Names, disjoint};
+use crate::slots::{self, Slots};
+use crate::transport::Mqtt;
+
+/// How long leaving may take before it is broken off.
+const GOODBYE: Duration = Duration::from_secs(3);
+
+/// What all connections of one subscription share.
+#[derive(Debug)]
+pub(crate) struct Membership {
+    pub(crate) config: Arc<MqttConfig>,
+    pub(crate) names: Names,
+    pub(crate) clock: Clock,
+    pub(crate) subscription: Subscription,
+    /// What its sessions are subscribed to.
+    pub(crate) filters: Filters,
+    /// Who it is among the members of its group.
+    pub(crate) owner: String,
+    /// What it is called in logs.
+    pub(crate) title: String,
+    pub(crate) inbox: Arc<Inbox>,
+    broker: Arc<Broker>,
+    ending: watch::Sender<bool>,
+    links: Mutex<Vec<(Arc<Link>, tokio::task::JoinHandle<()>)>>,
+    /// Which link has which slot.
+    held: Mutex<HashMap<u64, u32>>,
+}
+
+/// The MQTT filters of a subscription, for a session that has everything to itself and for one that shares with others.
+///
+/// A session alone is subscribed plainly: a plain subscription survives a restart of every broker, a shared one does not
+/// survive that of some (Mosquitto 2.0), and what is published before its member is back would be lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Filters {
+    pub(crate) plain: Vec<String>,
+    pub(crate) shared: Vec<String>,
+}
+
+impl Filters {
+    pub(crate) fn of(names: &Names, subscription: &Subscription) -> Self {
+        let plain: Vec<String> = match (&subscription.group, subscription.retry_step) {
+            (Some(group), Some(step)) => vec![names.retry(group, step)],
+            _ => disjoint(&subscription.patterns).iter().map(|pattern| names.filter(pattern)).collect(),
+        };
+        Self::shared_by(subscription.group.as_ref(), plain)
+    }
+
+    /// `plain`, and what members of `group` write for it.
+    pub(crate) fn shared_by(group: Option<&Group>, plain: Vec<String>) -> Self {
+        let share = |group: &Group| plain.iter().map(|filter| format!("{SHARE}{group}/{filter}")).collect();
+        Self { shared: group.map(share).unwrap_or_default(), plain }
+    }
+
+    /// Those of a session that shares, or of one that has everything to itself.
+    pub(crate) fn those(&self, sharing: bool) -> &[String] {
+        if sharing { &self.shared } else { &self.plain }
+    }
+
+    /// What a session must not be subscribed to beside [`Filters::those`]; `known` is what is written of it.
+    pub(crate) fn stale(&self, sharing: bool, known: &[String]) -> Vec<String> {
+        let wanted = self.those(sharing);
+        let other = self.those(!sharing);
+        let mut stale: Vec<String> =
+            known.iter().chain(other).filter(|f| !wanted.contains(f)).cloned().collect();
+        stale.sort();
+        stale.dedup();
+        stale
+    }
+}
+
+/// What a shared subscription begins with.
+pub(crate) const SHARE: &str = "$share/";
+
+impl Membership {
+    pub(crate) fn new(mqtt: &Mqtt, subscription: &Subscription) -> Arc<Self> {
+        let title = match (&subscription.group, subscription.retry_step) {
+            (Some(group), Some(step)) => format!("delay step {step} of group `{group}`"),
+            (Some(group), None) => format!("group `{group}`"),
+            (None, _) => "an ephemeral subscription".to_owned(),
+        };
+        Arc::new(Self {
+            filters: Filters::of(mqtt.names(), subscription),
+            config: mqtt.config().clone(),
+            names: mqtt.names().clone(),
+            clock: mqtt.clock(),
+            subscription: subscription.clone(),
+            owner: mqtt.owner(subscription),
+            title,
+            inbox: Arc::new(Inbox::new(subscription.prefetch, mqtt.counters().clone())),
+            broker: mqtt.broker().clone(),
+            ending: watch::Sender::new(false),
+            links: Mutex::default(),
+            held: Mutex::default(),
+        })
+    }
+
+    fn lane(&self) -> u32 {
+        self.subscription.retry_step.unwrap_or(0)
+    }
+
+    /// A connection for it, without client id and will.
+    pub(crate) fn dial(&self) -> Dial {
+        Dial {
+            broker: self.broker.clone(),
+            client_id: self.config.client_id.clone(),
+            clean: false,
+            expiry: self.config.session_expiry,
+            receive: u16::try_from(self.subscription.prefetch).unwrap_or(u16::MAX),
+            will: None,
+        }
+    }
+
+    pub(crate) fn client_id(&self, slot: u32) -> String {
+        match &self.subscription.group {
+            Some(group) => slots::client_id(&self.config.client_id, group, self.lane(), slot),
+            None => self.config.client_id.clone(),
+        }
+    }
+
+    /// The place of a slot's mark.
+    pub(crate) fn place(&self, slot: u32) -> String {
+        match &self.subscription.group {
+            Some(group) => self.names.slot(group, self.lane(), slot),
+            None => self.names.nowhere(),
+        }
+    }
+
+    /// The filter of the marks of its lane.
+    pub(crate) fn marks(&self) -> Option<String> {
+        let group = self.subscription.group.as_ref()?;
+        let place = self.names.slot(group, self.lane(), 0);
+        Some(format!("{}+", place.strip_suffix('0').unwrap_or(&place)))
+    }
+
+    /// The slot whose mark lies at `name`.
+    pub(crate) fn read_mark(&self, name: &str) -> Option<u32> {
+        let group = self.subscription.group.as_ref()?;
+        let (lane, slot) = self.names.read_slot(group, name)?;
+        (lane == self.lane()).then_some(())?;
+        // What only a survey sends is taken for a slot that does not exist.
+        Some(slot.parse().unwrap_or(u32::MAX))
+    }
+
+    /// What the marks of its lane say.
+    pub(crate) async fn survey(&self) -> Result<Slots, Failure> {
+        let Some(group) = &self.subscription.group else { return Ok(Slots::new()) };
+        let mut lanes = slots::survey(&self.dial(), &self.names, group)
+            .await
+            .map_err(|error| Failure::new(error.kind(), error.to_string()).with_source(error))?;
+        Ok(lanes.remove(&self.lane()).unwrap_or_default())
+    }
+
+    /// Whether a message of `topic` is for it. What its filters match beyond its patterns is not, nor is what an earlier
+    /// declaration had asked for.
+    pub(crate) fn wants(&self, topic: Option<&Topic>) -> bool {
+        match topic {
+            _ if self.subscription.retry_step.is_some() => true,
+            Some(topic) => self.subscription.matches(topic),
+            // No topic of msgkit: some filter matched, and the operator is to see it.
+            None => true,
+        }
+    }
+
+    pub(crate) fn hold(&self, link: u64, slot: u32) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(link, slot);
+    }
+
+    pub(crate) fn holds(&self, slot: u32) -> bool {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).values().any(|held| *held == slot)
+    }
+
+    /// Returns once the subscription ends.
+    pub(crate) async fn ended(&self) {
+        let mut ending = self.ending.subscribe();
+        let _ = ending.wait_for(|ended| *ended).await;
+    }
+
+    /// Begins to receive on one more connection.
+    pub(crate) fn begin(
+        self: Arc<Self>,
+        role: Role,
+        started: Option<oneshot::Sender<Result<(), TransportError>>>,
+    ) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        if *self.ending.borrow() {
+            return;
+        }
+        let link = Link::new(role, self.clone());
+        links.retain(|(_, task)| !task.is_finished());
+        let task = {
+            let (link, membership) = (link.clone(), self.clone());
+            tokio::spawn(async move {
+                let id = link.id();
+                link.run(started).await;
+                membership.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            })
+        };
+        links.push((link, task));
+    }
+
+    /// Leaves with every connection; returns when the broker has been told.
+    pub(crate) async fn leave(&self) -> Result<(), TransportError> {
+        self.inbox.stop();
+        let _ = self.ending.send(true);
+        let links = std::mem::take(&mut *self.links.lock().unwrap_or_else(PoisonError::into_inner));
+        for (link, _) in &links {
+            link.leave();
+        }
+        let mut told = true;
+        for (_, mut task) in links {
+            if tokio::time::timeout(GOODBYE, &mut task).await.is_err() {
+                task.abort();
+                told = false;
+            }
+        }
+        match told {
+            true => Ok(()),
+            false => Err(TransportError::new(
+                TransportErrorKind::Unavailable,
+                format!(
+                    "the broker did not answer when {} was left; what is unsettled comes again",
+                    self.title
+                ),
+            )),
+        }
+    }
+}
+
+#[async_trait]
+impl Subscriber for Mqtt {
+    async fn subscribe(&self, subscription: &Subscription) -> Result<Box<dyn Deliveries>, TransportError> {
+        self.capabilities().admit("mqtt", subscription)?;
+        self.open()?;
+        let membership = Membership::new(self, subscription);
+        let deliveries = MqttDeliveries {
+            settler: membership.inbox.clone(),
+            membership: membership.clone(),
+            mqtt: self.clone(),
+            left: false,
+        };
+        let role = match &subscription.group {
+            Some(_) => Role::Member,
+            None => Role::Alone { client_id: format!("{}-alone-{}", self.config().client_id, unique()) },
+        };
+        self.know(&membership);
+        let (started, result) = oneshot::channel();
+        membership.begin(role, Some(started));
+        match result.await {
+            Ok(Ok(())) => Ok(Box::new(deliveries)),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(TransportError::closed("mqtt")),
+        }
+    }
+}
+
+/// A subscription at an MQTT broker.
+#[derive(Debug)]
+struct MqttDeliveries {
+    membership: Arc<Membership>,
+    settler: Arc<dyn Settle>,
+    mqtt: Mqtt,
+    left: bool,
+}
+
+/// Leaves, and lets its name be taken again.
+async fn leave(mqtt: &Mqtt, membership: &Membership) -> Result<(), TransportError> {
+    let left = membership.leave().await;
+    mqtt.disown(&membership.subscription, &membership.owner);
+    left
+}
+
+#[async_trait]
+impl Deliveries for MqttDeliveries {
+    async fn receive(&mut self, max: usize, into: &mut VecDeque<Delivery>) -> Result<(), TransportError> {
+        if max == 0 {
+            return Ok(());
+        }
+        loop {
+            match self.membership.inbox.take(&self.settler, max, into)? {
+                Found::Messages | Found::End => return Ok(()),
+                Found::Nothing => self.membership.inbox.arrived.notified().await,
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        self.membership.inbox.stop();
+    }
+
+    async fn flush(&mut self) -> Result<(), TransportError> {
+        let nowhere = self.membership.names.nowhere();
+        self.membership.inbox.flush(&nowhere).await.map_err(|_| {
+            TransportError::new(
+                TransportErrorKind::Unavailable,
+                "the connection broke before the broker had answered; what was settled last may come again",
+            )
+        })
+    }
+
+    async fn close(&mut self) -> Result<(), TransportError> {
+        self.left = true;
+        leave(&self.mqtt, &self.membership).await
+    }
+}
+
+impl Drop for MqttDeliveries {
+    fn drop(&mut self) {
+        if !self.left
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let (mqtt, membership) = (self.mqtt.clone(), self.membership.clone());
+            runtime.spawn(async move {
+                let _ = leave(&mqtt, &membership).await;
+            });
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! The known faults of the MQTT client, each brought about, and none of them to be seen.
+
+#[path = "support/scripted.rs"]
+mod scripted;
+mod support;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use msgkit::transport::{Publisher as _, Subscriber as _, Subscription, Transport as _, TransportErrorKind};
+use msgkit_testing::brokers::{FaultProxy, Mosquitto};
+use rumqttc::v5::mqttbytes::v5::Packet;
+use scripted::{Do, Scripted, confirm, polite, send};
+use support::{
+    all, declaration, group, message, mqtt, nothing, numbered, publish, reader, take, text, until,
+};
+
+type Tested = Result<(), Box<dyn std::error::Error>>;
+
+/// A broker and a proxy in front of it; `None`, and a word, where Mosquitto is not installed.
+async fn broker(test: &str) -> Option<(FaultProxy, String)> {
+    match Mosquitto::shared() {
+        Ok(broker) => {
+            let proxy = FaultProxy::start(format!("127.0.0.1:{}", broker.port()?)).await.ok()?;
+            Some((proxy, broker.prefix(test)))
+        }
+        Err(error) if std::env::var("MSGKIT_REQUIRE_BROKERS").is_ok_and(|value| value == "1") => {
+            panic!("not run: {error}")
+        }
+        Err(error) => {
+            eprintln!("not run: {error}");
+            None
+        }
+    }
+}
+
+/// The client takes a publish for done when it is queued. Ours is done when the broker says so, and unknown until then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publish_is_done_when_the_broker_says_so() -> Tested {
+    let Some((proxy, prefix)) = broker("done").await else { return Ok(()) };
+    let transport = mqtt(&proxy.address().to_string(), &prefix, |config| {
+        config.publish_timeout = Duration::from_millis(400);
+    });
+    publish(&transport, "a.b", &numbered(1)).await;
+    proxy.stall();
+    let error = transport.publish(vec![message("a.b", "lost in the network")]).await.unwrap_err();
+    assert!(error.is_temporary());
+    let said = msgkit::Chain(&error).to_string();
+    assert!(said.contains("unknown"), "whether the broker has it is unknown: {said}");
+    assert_eq!(error.rejected().len(), 1, "it is given back");
+    proxy.heal();
+    publish(&transport, "a.b", &numbered(1)).await;
+    Ok(())
+}
+
+/// The client forgets what it had queued and sent when it comes back without a session, subscriptions too.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_forgotten_when_connections_break() -> Tested {
+    let Some((proxy, prefix)) = broker("forgotten").await else { return Ok(()) };
+    let address = proxy.address().to_string();
+    let receiver = mqtt(&address, &prefix, |_| {});
+    let mut deliveries = reader(&receiver, &group("g", "a.b")).await;
+    let publisher = mqtt(&address, &prefix, |_| {});
+    let sent = numbered(1500);
+    let publishing = {
+        let (publisher, sent) = (publisher.clone(), sent.clone());
+        tokio::spawn(async move {
+            for texts in sent.chunks(300) {
+                publish(&publisher, "a.b", texts).await;
+            }
+        })
+    };
+    let cutting = tokio::spawn(async move {
+        for _ in 0..6 {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            proxy.reset();
+        }
+        proxy
+    });
+    let came = all(&mut *deliveries, &sent).await;
+    publishing.await?;
+    cutting.await?;
+    assert!(came.len() < sent.len() * 3, "what was in flight came again, not everything: {}", came.len());
+    assert!(publisher.resent() > 0, "some were sent again");
+    Ok(())
+}
+
+/// What is published while there is no connection at all waits for one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_without_a_connection_goes_out_with_the_next() -> Tested {
+    let Some((proxy, prefix)) = broker("outage").await else { return Ok(()) };
+    let transport = mqtt(&proxy.address().to_string(), &prefix, |_| {});
+    let mut deliveries = reader(&transport, &group("g", "a.b")).await;
+    proxy.refuse();
+    proxy.cut();
+    let sent = numbered(20);
+    let publishing = {
+        let (transport, sent) = (transport.clone(), sent.clone());
+        tokio::spawn(async move { publish(&transport, "a.b", &sent).await })
+    };
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!publishing.is_finished());
+    proxy.heal();
+    publishing.await?;
+    assert_eq!(all(&mut *deliveries, &sent).await, sent, "in their order");
+    Ok(())
+}
+
+/// A collision of packet numbers outlives the client's connection and stops all publishing for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collision_ends_with_its_connection() -> Tested {
+    let published: Arc<Mutex<Vec<(u32, u16)>>> = Arc::default();
+    let log = published.clone();
+    let broker = Scripted::start(Box::new(move |connection, packet| {
+        let Packet::Publish(publish) = packet else { return polite(packet, 2) };
+        let mut log = log.lock().unwrap();
+        log.push((connection, publish.pkid));
+        match (connection, log.len()) {
+            // The second is confirmed, the first is not: the third gets the number of the first, and has to wait.
+            (1, 2) => vec![confirm(publish.pkid)],
+            (1, _) => Vec::new(),
+            _ => vec![confirm(publish.pkid)],
+        }
+    }))
+    .await;
+    let transport = mqtt(&broker.address, "collision", |config| {
+        config.keep_alive = Duration::from_secs(5);
+        config.publish_timeout = Duration::from_secs(25);
+    });
+    let sent = numbered(6);
+    // The client notices that nothing goes on when it has pinged twice.
+    publish(&transport, "a.b", &sent).await;
+    assert!(broker.count() >= 2, "the stuck connection was given up");
+    publish(&transport, "a.b", &sent).await;
+    Ok(())
+}
+
+/// The client takes no packet over 10 KiB, and a broker sends it one again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_messages_come() -> Tested {
+    let Some((proxy, prefix)) = broker("large").await else { return Ok(()) };
+    let transport = mqtt(&proxy.address().to_string(), &prefix, |_| {});
+    let mut deliveries = reader(&transport, &group("g", "a.b")).await;
+    let large = vec!["x".repeat(3 << 20)];
+    publish(&transport, "a.b", &large).await;
+    assert_eq!(all(&mut *deliveries, &large).await, large);
+    Ok(())
+}
+
+/// A packet over the limit that the broker sends all the same ends the subscription with a word, not in a loop.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_packet_over_the_limit_is_told_and_no_loop() -> Tested {
+    let broker = Scripted::start(Box::new(|_, packet| {
+        let mut answers = polite(packet, 10);
+        if matches!(packet, Packet::Subscribe(_)) {
+            answers.push(send("large/a/b", 1, vec![b'x'; 20 << 10]));
+        }
+        answers
+    }))
+    .await;
+    let transport = mqtt(&broker.address, "large", |config| config.max_packet = 10 << 10);
+    let wanted = Subscription::ephemeral(["a.b".parse()?]);
+    let mut deliveries = transport.subscribe(&wanted).await?;
+    let mut came = VecDeque::new();
+    let error = deliveries.receive(1, &mut came).await.unwrap_err();
+    assert_eq!(error.kind(), TransportErrorKind::Invalid);
+    assert!(error.to_string().contains("`max_packet`"), "{error}");
+    let before = broker.count();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(broker.count(), before, "it does not connect again by itself");
+    assert!(deliveries.receive(1, &mut came).await.is_err(), "and says so as often as it is asked");
+    Ok(())
+}
+
+/// Packet numbers belong to a connection: an acknowledgement of an earlier one would settle another message.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_acknowledgement_goes_out_on_a_later_connection() -> Tested {
+    let acknowledged: Arc<Mutex<Vec<(u32, u16)>>> = Arc::default();
+    let log = acknowledged.clone();
+    let broker = Scripted::start(Box::new(move |connection, packet| match packet {
+        Packet::Connect(..) => vec![Do::Answer(Box::new(scripted::welcome(connection > 1, 10)))],
+        Packet::Subscribe(_) => {
+            let mut answers = polite(packet, 10);
+            // The second connection brings another message under the number of the first's.
+            answers.push(send("stale/a/b", 7, format!("\"{connection}\"").into_bytes()));
+            answers
+        }
+        Packet::PubAck(ack) => {
+            log.lock().unwrap().push((connection, ack.pkid));
+            Vec::new()
+        }
+        _ => polite(packet, 10),
+    }))
+    .await;
+    let transport = mqtt(&broker.address, "stale", |_| {});
+    let mut wanted = Subscription::ephemeral(["a.b".parse()?]);
+    let rule = msgkit::envelope::ingest::IngestRule::new("a.b".parse()?, "test.text");
+    wanted.ingest = msgkit::envelope::ingest::Ingest(vec![rule]);
+    let mut deliveries = transport.subscribe(&wanted).await?;
+    let mut first = take(&mut *deliveries, 1).await;
+    // Ends the connection without settling anything.
+    broker.hang_up();
+    let second = take(&mut *deliveries, 1).await;
+    assert_eq!((text(&first[0]), text(&second[0])), ("1".to_owned(), "2".to_owned()));
+    first.remove(0).ack();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(acknowledged.lock().unwrap().is_empty(), "the message of the second connection is not settled");
+    assert_eq!(transport.late_settlements(), 1, "it is counted");
+    second.into_iter().for_each(msgkit::transport::Delivery::ack);
+    until("the second is settled", || *acknowledged.lock().unwrap() == [(2, 7)]).await;
+    Ok(())
+}
+
+/// The client notices a network that swallows everything after two keep-alives, a minute by default.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_half_open_connection_is_left_before_the_publisher_is_told() -> Tested {
+    let Some((proxy, prefix)) = broker("half").await else { return Ok(()) };
+    let transport = mqtt(&proxy.address().to_string(), &prefix, |config| {
+        config.publish_timeout = Duration::from_secs(4);
+    });
+    publish(&transport, "a.b", &numbered(1)).await;
+    // Only the connection that is there; the next one works.
+    proxy.connections()[0].half_open();
+    publish(&transport, "a.b", &numbered(3)).await;
+    assert!(transport.resent() >= 3);
+    Ok(())
+}
+
+/// The client sends no acknowledgements while its window of publishes is full.
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledgements_pass_a_full_window() -> Tested {
+    let Some((proxy, prefix)) = broker("window").await else { return Ok(()) };
+    let transport = mqtt(&proxy.address().to_string(), &prefix, |config| {
+        config.in_flight = 1;
+        config.publish_timeout = Duration::from_secs(5);
+    });
+    publish(&transport, "nobody.home", &numbered(1)).await;
+    let stuck = proxy.connections();
+    assert_eq!(stuck.len(), 1, "the one that publishes");
+    let wanted = group("g", "a.b");
+    let mut deliveries = reader(&transport, &wanted).await;
+    let other = mqtt(&proxy.address().to_string(), &prefix, |_| {});
+    let sent = numbered(50);
+    publish(&other, "a.b", &sent).await;
+    stuck[0].stall();
+    let waiting = {
+        let transport = transport.clone();
+        tokio::spawn(async move { transport.publish(vec![message("a.b", "stuck")]).await.is_ok() })
+    };
+    assert_eq!(all(&mut *deliveries, &sent).await, sent);
+    tokio::time::timeout(Duration::from_secs(2), deliveries.flush()).await??;
+    assert!(!waiting.is_finished(), "the window is full all the while");
+    stuck[0].heal();
+    let _ = waiting.await?;
+    Ok(())
+}
+
+/// The client connects again at once and forever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_down_is_not_beaten() -> Tested {
+    let broker = Scripted::start(Box::new(|_, _| vec![Do::HangUp])).await;
+    let transport = mqtt(&broker.address, "beaten", |config| config.publish_timeout = Duration::from_secs(2));
+    assert!(transport.publish(vec![message("a.b", "1")]).await.is_err());
+    assert!((2..=10).contains(&broker.count()), "{} tries in two seconds", broker.count());
+    Ok(())
+}
+
+/// A session that the broker has lost brings nothing again: what was received already is all that is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_received_outlives_a_lost_session() -> Tested {
+    let broker = Scripted::start(Box::new(|connection, packet| {
+        let mut answers = polite(packet, 10);
+        if matches!(packet, Packet::Subscribe(_)) && connection == 1 {
+            answers.push(send("lost/a/b", 1, b"\"1\"".to_vec()));
+            answers.push(send("lost/a/b", 2, b"\"2\"".to_vec()));
+            answers.push(Do::HangUp);
+        }
+        answers
+    }))
+    .await;
+    let transport = mqtt(&broker.address, "lost", |_| {});
+    let mut wanted = Subscription::ephemeral(["a.b".parse()?]);
+    let rule = msgkit::envelope::ingest::IngestRule::new("a.b".parse()?, "test.text");
+    wanted.ingest = msgkit::envelope::ingest::Ingest(vec![rule]);
+    let mut deliveries = transport.subscribe(&wanted).await?;
+    let came = take(&mut *deliveries, 2).await;
+    until("it is connected again", || broker.count() >= 2).await;
+    assert_eq!(came.iter().map(text).collect::<Vec<_>>(), ["1", "2"]);
+    drop(came);
+    let again = take(&mut *deliveries, 2).await;
+    assert_eq!(
+        again.iter().map(text).collect::<Vec<_>>(),
+        ["1", "2"],
+        "given back, they come again from here"
+    );
+    again.into_iter().for_each(msgkit::transport::Delivery::ack);
+    nothing(&mut *deliveries, "they are settled").await;
+    Ok(())
+}
+
+/// A declaration is refused by name where it cannot be kept.
+#[tokio::test]
+async fn dead_letters_are_refused_with_the_key_to_set() -> Tested {
+    let transport = mqtt("127.0.0.1:9", "letters", |_| {});
+    let mut wanted = declaration(&group("g", "a.b"));
+    if let msgkit::transport::Declaration::Group { dead_letters, .. } = &mut wanted[0] {
+        *dead_letters = true;
+    }
+    let error = transport.declare(&wanted).await.unwrap_err();
+    assert_eq!(error.kind(), TransportErrorKind::Unsupported);
+    assert!(error.to_string().contains("`dead_letters = "), "{error}");
+    Ok(())
+}
