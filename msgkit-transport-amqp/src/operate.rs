@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use lapin::Channel;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use msgkit::envelope::ingest::Ingest;
 use msgkit::transport::{
@@ -37,6 +37,28 @@ struct Look {
 }
 
 impl Broker {
+    /// As [`Broker::look`], and takes none more into the hand: one after the other.
+    async fn look_closely(
+        &self,
+        queue: &str,
+        mut enough: impl FnMut(&[Seen]) -> bool,
+    ) -> Result<Option<Look>, TransportError> {
+        if self.depth_of(queue).await?.is_none() {
+            return Ok(None);
+        }
+        let channel = self.consuming.channel().await?;
+        let (mut messages, mut prints) = (Vec::new(), Vec::new());
+        while !enough(&messages) {
+            let got = channel.basic_get(short(queue), BasicGetOptions::default()).await;
+            let got = got.map_err(|error| error::of(error, &format!("looking into queue `{queue}`")))?;
+            let Some(got) = got else { break };
+            let (seen, print) = self.looked_at(got.delivery, messages.len());
+            messages.push(seen);
+            prints.push(print);
+        }
+        Ok(Some(Look { channel, messages, prints }))
+    }
+
     /// Takes messages of `queue` into the hand, the oldest first, until `enough` says so.
     async fn look(
         &self,
@@ -174,7 +196,7 @@ impl Operate for Amqp {
         let broker = self.broker();
         let held = broker.hold().await?;
         let queue = broker.names.group(group.as_str());
-        let look = broker.look(&queue, |seen| page_is_full(seen, after, limit)).await;
+        let look = broker.look_closely(&queue, |seen| page_is_full(seen, after, limit)).await;
         let text = format!("group `{group}` has no queue at this broker; declare it first");
         let look = match look {
             Ok(Some(look)) => look,

@@ -144,8 +144,7 @@ impl Transport for Amqp {
                 _ => {}
             }
         }
-        self.0.make(wanted).await?;
-        self.0.register().await
+        futures_util::future::try_join(self.0.make(wanted), self.0.register()).await.map(drop)
     }
 
     async fn health(&self) -> Health {
