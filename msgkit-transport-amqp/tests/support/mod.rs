@@ -11,24 +11,12 @@ use msgkit::{Registry, Topic};
 use msgkit_testing::brokers::{FaultProxy, RabbitMq, VirtualHost};
 use msgkit_testing::conformance::{Broker, Fault, NotRun, Setup, Subject};
 use msgkit_transport_amqp::{Amqp, AmqpConfig, OnUnrouted};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// One broker, a virtual host per case behind a network that can be cut.
+#[derive(Default)]
 pub(crate) struct AmqpSubject {
     places: Mutex<Vec<Kept>>,
-    slots: Arc<Semaphore>,
 }
-
-impl Default for AmqpSubject {
-    fn default() -> Self {
-        // Each case makes several quorum queues, and its times are short: a broker on few cores cannot keep up with many.
-        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        Self { places: Mutex::default(), slots: Arc::new(Semaphore::new(cores)) }
-    }
-}
-
-/// How long to wait for other cases to end. One that needs a second broker must not wait for itself.
-const SLOT: Duration = Duration::from_secs(30);
 
 /// What a case works with, for as long as it has connections: it may drop its broker before them.
 struct Kept {
@@ -67,8 +55,6 @@ impl Subject for AmqpSubject {
 
     async fn broker(&self, setup: &Setup) -> Result<Box<dyn Broker>, NotRun> {
         let rabbit = RabbitMq::shared()?;
-        let slot = tokio::time::timeout(SLOT, self.slots.clone().acquire_owned()).await;
-        let slot = slot.ok().and_then(Result::ok);
         let vhost = rabbit.vhost("conformance")?;
         let address = host_of(rabbit.url());
         let proxy = FaultProxy::start(address).await.map_err(|error| NotRun(error.to_string()))?;
@@ -83,7 +69,7 @@ impl Subject for AmqpSubject {
         let url = vhost.url().replace(host_of(vhost.url()), &proxy.address().to_string());
         let dropped = Arc::new(OnceLock::new());
         self.keep(Kept { _vhost: vhost, proxy: proxy.clone(), dropped: dropped.clone() });
-        Ok(Box::new(Place { proxy, url, config, setup: setup.clone(), dropped, _slot: slot }))
+        Ok(Box::new(Place { proxy, url, config, setup: setup.clone(), dropped }))
     }
 
     fn secrets(&self) -> Option<(Registry, String, Vec<String>)> {
@@ -107,7 +93,6 @@ struct Place {
     config: AmqpConfig,
     setup: Setup,
     dropped: Arc<OnceLock<Instant>>,
-    _slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for Place {
