@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use lapin::Channel;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use msgkit::envelope::ingest::Ingest;
 use msgkit::transport::{
@@ -25,24 +25,51 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The most messages that are looked at: what a channel can have in hand.
 const MOST: u64 = u16::MAX as u64;
 
+/// A message in hand: where it lies, its tag, what it is.
+type Seen = (String, u64, Incoming);
+
 /// The oldest messages of a queue, in hand until this is dropped.
 struct Look {
     channel: Channel,
-    messages: Vec<(String, u64, Incoming)>,
+    messages: Vec<Seen>,
+    /// What each is known by among those of its queue.
+    prints: Vec<String>,
 }
 
 impl Broker {
+    /// As [`Broker::look`], and takes none more into the hand: one after the other.
+    async fn look_closely(
+        &self,
+        queue: &str,
+        mut enough: impl FnMut(&[Seen]) -> bool,
+    ) -> Result<Option<Look>, TransportError> {
+        if self.depth_of(queue).await?.is_none() {
+            return Ok(None);
+        }
+        let channel = self.consuming.channel().await?;
+        let (mut messages, mut prints) = (Vec::new(), Vec::new());
+        while !enough(&messages) {
+            let got = channel.basic_get(short(queue), BasicGetOptions::default()).await;
+            let got = got.map_err(|error| error::of(error, &format!("looking into queue `{queue}`")))?;
+            let Some(got) = got else { break };
+            let (seen, print) = self.looked_at(got.delivery, messages.len());
+            messages.push(seen);
+            prints.push(print);
+        }
+        Ok(Some(Look { channel, messages, prints }))
+    }
+
     /// Takes messages of `queue` into the hand, the oldest first, until `enough` says so.
     async fn look(
         &self,
         queue: &str,
-        mut enough: impl FnMut(&[(String, u64, Incoming)]) -> bool,
+        mut enough: impl FnMut(&[Seen]) -> bool,
     ) -> Result<Option<Look>, TransportError> {
         let Some(depth) = self.depth_of(queue).await? else { return Ok(None) };
         let failed = |error| error::of(error, &format!("looking into queue `{queue}`"));
         let channel = self.consuming.channel().await?;
         let depth = usize::try_from(depth.min(MOST)).unwrap_or(usize::MAX);
-        let mut messages = Vec::new();
+        let (mut messages, mut prints) = (Vec::new(), Vec::new());
         if depth > 0 {
             let prefetch = u16::try_from(depth).unwrap_or(u16::MAX);
             channel.basic_qos(prefetch, BasicQosOptions::default()).await.map_err(failed)?;
@@ -52,18 +79,22 @@ impl Broker {
                 .map_err(failed)?;
             while messages.len() < depth && !enough(&messages) {
                 match tokio::time::timeout(PATIENCE, consumer.next()).await {
-                    Ok(Some(Ok(delivery))) => messages.push(self.looked_at(delivery, messages.len())),
+                    Ok(Some(Ok(delivery))) => {
+                        let (seen, print) = self.looked_at(delivery, messages.len());
+                        messages.push(seen);
+                        prints.push(print);
+                    }
                     Ok(Some(Err(error))) => return Err(failed(error)),
                     // Somebody else has taken it meanwhile.
                     Ok(None) | Err(_) => break,
                 }
             }
         }
-        Ok(Some(Look { channel, messages }))
+        Ok(Some(Look { channel, messages, prints }))
     }
 
     /// Where it lies, the tag it is held by, and the message.
-    fn looked_at(&self, delivery: Delivery, at: usize) -> (String, u64, Incoming) {
+    fn looked_at(&self, delivery: Delivery, at: usize) -> (Seen, String) {
         let raw = Raw {
             routing_key: delivery.routing_key.into(),
             properties: delivery.properties,
@@ -71,13 +102,14 @@ impl Broker {
         };
         // What others have put there has no name; its place in the order must do.
         let position = raw.text(LETTER).unwrap_or_else(|| format!("at-{at}"));
-        (position, delivery.delivery_tag, read(raw, &Ingest::default(), self.clock.now()))
+        let print = raw.print();
+        ((position, delivery.delivery_tag, read(raw, &Ingest::default(), self.clock.now())), print)
     }
 
     /// Takes the dead letter at `position` into the hand.
     async fn letter(&self, group: &Group, position: &str) -> Result<(Look, u64, Incoming), TransportError> {
         let queue = self.names.dead_letter(group.as_str());
-        let is_it = |(at, _, _): &(String, u64, Incoming)| at == position;
+        let is_it = |(at, _, _): &Seen| at == position;
         if let Some(mut look) = self.look(&queue, |seen| seen.last().is_some_and(is_it)).await? {
             if let Some(at) = look.messages.iter().position(is_it) {
                 let (_, tag, message) = look.messages.swap_remove(at);
@@ -125,7 +157,7 @@ impl Look {
 }
 
 /// Whether a page of `limit` after `after` is complete.
-fn page_is_full(seen: &[(String, u64, Incoming)], after: Option<&str>, limit: usize) -> bool {
+fn page_is_full(seen: &[Seen], after: Option<&str>, limit: usize) -> bool {
     match after {
         None => seen.len() >= limit,
         Some(after) => {
@@ -164,17 +196,19 @@ impl Operate for Amqp {
         let broker = self.broker();
         let held = broker.hold().await?;
         let queue = broker.names.group(group.as_str());
-        let look = broker.look(&queue, |seen| page_is_full(seen, after, limit)).await;
-        let page = match look {
-            Ok(Some(look)) => Ok(look.page(after, limit).await),
-            Ok(None) => Err(TransportError::new(
-                TransportErrorKind::Invalid,
-                format!("group `{group}` has no queue at this broker; declare it first"),
-            )),
-            Err(error) => Err(error),
+        let look = broker.look_closely(&queue, |seen| page_is_full(seen, after, limit)).await;
+        let text = format!("group `{group}` has no queue at this broker; declare it first");
+        let look = match look {
+            Ok(Some(look)) => look,
+            missing => {
+                held.release().await;
+                return missing.and(Err(TransportError::new(TransportErrorKind::Invalid, text)));
+            }
         };
-        held.release().await;
-        page
+        // Written down while they are in hand, so that nobody gets them before.
+        let prints = look.prints.clone();
+        held.looked_at(broker, group, prints.into_iter()).await?;
+        Ok(look.page(after, limit).await)
     }
 
     async fn dead_letters(

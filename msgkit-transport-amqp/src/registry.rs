@@ -11,6 +11,7 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation};
 use msgkit::transport::{Destination, Group, TransportError, TransportErrorKind};
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::broker::{Broker, KnownGroup};
@@ -23,11 +24,34 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait before it is asked for again.
 const AGAIN: Duration = Duration::from_millis(15);
 
+/// How many messages of a group are remembered as looked at; of more, the oldest count a start too many.
+const LOOKED_AT: usize = 1000;
+
+/// What is written down.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Record {
+    groups: BTreeMap<String, KnownGroup>,
+    /// By group: what an operator has looked at, and how often.
+    looked_at: BTreeMap<String, Vec<(String, u32)>>,
+}
+
+impl Record {
+    fn learn(&mut self, other: Self) {
+        for (name, known) in other.groups {
+            self.groups.entry(name).or_default().learn(known);
+        }
+        for (name, looked_at) in other.looked_at {
+            self.looked_at.entry(name).or_default().extend(looked_at);
+        }
+    }
+}
+
 /// The registry in hand: nobody else has it until this is dropped.
 pub(crate) struct Held {
     channel: Channel,
     tags: Vec<u64>,
-    groups: BTreeMap<String, KnownGroup>,
+    record: Record,
 }
 
 impl Broker {
@@ -40,10 +64,10 @@ impl Broker {
         let mut held = self.hold().await?;
         let mut new = held.tags.is_empty();
         for (group, known) in &known {
-            match held.groups.get_mut(group.as_str()) {
+            match held.record.groups.get_mut(group.as_str()) {
                 Some(entry) => new |= entry.learn(known.clone()),
                 None => {
-                    held.groups.insert(group.as_str().to_owned(), known.clone());
+                    held.record.groups.insert(group.as_str().to_owned(), known.clone());
                     new = true;
                 }
             }
@@ -65,9 +89,17 @@ impl Broker {
         Ok(())
     }
 
+    /// What an operator has looked at of `group`, and how often.
+    pub(crate) async fn looks(&self, group: &Group) -> Result<Vec<(String, u32)>, TransportError> {
+        let mut held = self.hold().await?;
+        let looks = held.record.looked_at.remove(group.as_str()).unwrap_or_default();
+        held.release().await;
+        Ok(looks)
+    }
+
     /// Takes note of what is written down.
     pub(crate) fn learn(&self, held: &Held) {
-        for (name, known) in &held.groups {
+        for (name, known) in &held.record.groups {
             if let Ok(group) = Group::new(name.clone()) {
                 self.know_group(&group, known.clone());
             }
@@ -89,7 +121,7 @@ impl Broker {
         }
         let channel = self.asking().await?;
         let deadline = Instant::now() + patience;
-        let mut held = Held { channel, tags: Vec::new(), groups: BTreeMap::new() };
+        let mut held = Held { channel, tags: Vec::new(), record: Record::default() };
         loop {
             // More than one lie there where two have begun at once: they are put together.
             while let Some(message) =
@@ -99,10 +131,8 @@ impl Broker {
                     .map_err(|error| error::of(error, &format!("reading queue `{queue}`")))?
             {
                 held.tags.push(message.delivery.delivery_tag);
-                let read: Option<BTreeMap<String, KnownGroup>> =
-                    serde_json::from_slice(&message.delivery.data).ok();
-                for (name, known) in read.unwrap_or_default() {
-                    held.groups.entry(name).or_default().learn(known);
+                if let Ok(record) = serde_json::from_slice(&message.delivery.data) {
+                    held.record.learn(record);
                 }
             }
             if !held.tags.is_empty() || Instant::now() >= deadline {
@@ -148,7 +178,7 @@ impl Held {
     async fn write(self, broker: &Broker) -> Result<(), TransportError> {
         let queue = &broker.names.registry;
         let failed = |error| error::of(error, &format!("writing queue `{queue}`"));
-        let text = serde_json::to_vec(&self.groups).map_err(|error| {
+        let text = serde_json::to_vec(&self.record).map_err(|error| {
             TransportError::new(TransportErrorKind::Internal, "the registry cannot be written")
                 .with_source(error)
         })?;
@@ -172,6 +202,25 @@ impl Held {
         }
         self.release().await;
         Ok(())
+    }
+
+    /// Writes down that messages of `group` were looked at, before they go back: the queue counts that as a start.
+    pub(crate) async fn looked_at(
+        mut self,
+        broker: &Broker,
+        group: &Group,
+        prints: impl Iterator<Item = String>,
+    ) -> Result<(), TransportError> {
+        let all = self.record.looked_at.entry(group.as_str().to_owned()).or_default();
+        for print in prints {
+            match all.iter_mut().find(|(known, _)| *known == print) {
+                Some((_, times)) => *times += 1,
+                None => all.push((print, 1)),
+            }
+        }
+        let surplus = all.len().saturating_sub(LOOKED_AT);
+        all.drain(..surplus);
+        self.write(broker).await
     }
 
     /// Gives it to the next.

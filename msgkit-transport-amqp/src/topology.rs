@@ -6,12 +6,15 @@
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use lapin::options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, ExchangeKind};
 use msgkit::Pattern;
-use msgkit::transport::{Subscription, TransportError};
+use msgkit::transport::{Group, Subscription, TransportError};
 
+use crate::broker::Broker;
 use crate::config::{AmqpConfig, OnUnrouted};
 use crate::error;
 use crate::later;
@@ -71,7 +74,7 @@ impl Names {
     }
 
     fn behind(&self, place: u32) -> String {
-        place.checked_sub(1).map_or_else(|| self.exchange.clone(), |next| self.later(next))
+        if place > later::LOWEST { self.later(place - 1) } else { self.exchange.clone() }
     }
 
     /// The exchange of a topic.
@@ -132,6 +135,49 @@ impl Arguments {
     }
 }
 
+/// A queue that is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Wanted<'a> {
+    /// A group's own.
+    Group(&'a Group, &'a Subscription),
+    /// Its suspects'.
+    Suspects(&'a Group),
+    /// Its dead letters'.
+    DeadLetters(&'a Group),
+    /// Its copies' that wait for so many milliseconds.
+    Retry(&'a Group, u64),
+}
+
+/// The most queues that are declared at once: a new one takes the broker its time.
+const AT_ONCE: usize = 16;
+
+impl Broker {
+    /// Makes every queue that is wanted.
+    pub(crate) async fn make(&self, wanted: Vec<Wanted<'_>>) -> Result<(), TransportError> {
+        let making: Vec<BoxFuture<'_, _>> =
+            wanted.into_iter().map(|wanted| self.make_one(wanted).boxed()).collect();
+        futures_util::stream::iter(making).buffer_unordered(AT_ONCE).try_collect().await
+    }
+
+    async fn make_one(&self, wanted: Wanted<'_>) -> Result<(), TransportError> {
+        let channel = self.asking().await?;
+        let declarer = self.declarer(&channel);
+        let queue = match wanted {
+            Wanted::Group(group, subscription) => return declarer.group(group.as_str(), subscription).await,
+            Wanted::Suspects(group) => self.names.suspects(group.as_str()),
+            Wanted::DeadLetters(group) => self.names.dead_letter(group.as_str()),
+            Wanted::Retry(group, millis) => {
+                declarer.retry(group.as_str(), millis).await?;
+                self.know_queue(self.names.retry(group.as_str(), millis));
+                return Ok(());
+            }
+        };
+        declarer.plain(&queue).await?;
+        self.know_queue(queue);
+        Ok(())
+    }
+}
+
 /// Declares on a channel that is used for nothing else: a refusal closes it.
 pub(crate) struct Declarer<'a> {
     pub(crate) channel: &'a Channel,
@@ -158,13 +204,7 @@ impl Declarer<'_> {
     pub(crate) async fn group(&self, group: &str, subscription: &Subscription) -> Result<(), TransportError> {
         let queue = self.names.group(group);
         self.queue(&queue, Arguments::quorum(self.config).at_most(self.config.capacity)).await?;
-        self.plain(&self.names.suspects(group)).await?;
         self.bind_all(&queue, &subscription.patterns).await
-    }
-
-    /// A group's dead letters. They have no limit: there is no other place for them.
-    pub(crate) async fn dead_letter(&self, group: &str) -> Result<(), TransportError> {
-        self.plain(&self.names.dead_letter(group)).await
     }
 
     /// The queue in which copies for `group` wait for so long; then they go to the group's own queue, confirmed.
@@ -178,7 +218,7 @@ impl Declarer<'_> {
 
     /// The exchanges that messages for later pass, up to the place `top`.
     pub(crate) async fn later(&self, top: u32) -> Result<(), TransportError> {
-        for place in 0..=top {
+        for place in later::LOWEST..=top {
             let (exchange, behind) = (self.names.later(place), self.names.behind(place));
             self.exchange(&exchange, ExchangeKind::Headers, Arguments::default()).await?;
             let options = ExchangeBindOptions::default();
@@ -216,7 +256,7 @@ impl Declarer<'_> {
         self.bind_all(queue, patterns).await
     }
 
-    /// A plain durable queue.
+    /// A durable queue without a limit: of what has no other place, like dead letters.
     pub(crate) async fn plain(&self, queue: &str) -> Result<(), TransportError> {
         self.queue(queue, Arguments::quorum(self.config)).await
     }
@@ -274,13 +314,13 @@ impl Declarer<'_> {
     }
 }
 
-/// How long a queue of copies keeps them, for a copy that is due in `rest`: the delay of its step where that is long
-/// enough, else the next of 16 lengths per doubling. So the queues stay few, no copy is early, and none is late by more
-/// than a sixteenth of its delay.
+/// How long a queue of copies keeps them, for a copy that is due in `rest`: the delay of its step, counted from when the
+/// broker has it, where that is long enough; else the next of 16 lengths per doubling. So the queues stay few, no copy is
+/// early, and none is late by more than it took to publish it, or a sixteenth of its delay.
 pub(crate) fn delay_millis(rest: Duration, step: Duration) -> u64 {
     let rest = u64::try_from(rest.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
     let step = u64::try_from(step.as_millis()).unwrap_or(u64::MAX);
-    if step >= rest && step - rest <= rest / 16 {
+    if (rest..=rest.saturating_mul(2)).contains(&step) {
         return step.min(LONGEST);
     }
     let rest = rest.clamp(16, LONGEST);
@@ -309,7 +349,7 @@ mod tests {
     fn a_copy_is_never_early_and_little_late() {
         for millis in (0..200_000).chain([1 << 30, (1 << 30) + 1]) {
             let rest = Duration::from_millis(millis);
-            let kept = delay_millis(rest, Duration::from_secs(7));
+            let kept = delay_millis(rest, Duration::ZERO);
             assert!(kept >= millis, "{millis} → {kept}");
             assert!(kept <= (millis + millis / 16 + 1).max(16), "{millis} → {kept}");
         }
@@ -318,7 +358,7 @@ mod tests {
     #[test]
     fn a_step_has_one_queue() {
         let step = Duration::from_millis(1000);
-        for late in [Duration::ZERO, Duration::from_micros(1), Duration::from_millis(40)] {
+        for late in [Duration::ZERO, Duration::from_micros(1), Duration::from_millis(500)] {
             assert_eq!(delay_millis(step - late, step), 1000);
         }
         // A jitter of a tenth takes two queues more.

@@ -17,7 +17,7 @@ use crate::broker::{Broker, KnownGroup};
 use crate::config::AmqpConfig;
 use crate::connection::Address;
 use crate::error::{SYSTEM, closed};
-use crate::topology::delay_millis;
+use crate::topology::{Wanted, delay_millis};
 
 /// The schemes `amqp:` and `amqps:`, for a [`Registry`](msgkit::Registry).
 #[must_use]
@@ -94,6 +94,7 @@ pub(crate) fn capabilities(config: &AmqpConfig) -> Capabilities {
     can.max_hold = Some(config.max_hold);
     can.detects_unrouted = true;
     can.lag = true;
+    can.peek = true;
     can.max_payload = Some(config.max_payload);
     can.live_patterns = true;
     can.native_headers = true;
@@ -122,34 +123,28 @@ impl Transport for Amqp {
         }
         let channel = self.0.asking().await?;
         self.0.ensure_exchanges(&channel).await?;
-        let declarer = self.0.declarer(&channel);
+        let mut wanted = Vec::new();
         for declaration in declarations {
             match declaration {
                 Declaration::Group { subscription, retry_steps, dead_letters } => {
                     let Some(group) = &subscription.group else { continue };
-                    declarer.group(group.as_str(), subscription).await?;
-                    if *dead_letters {
-                        declarer.dead_letter(group.as_str()).await?;
-                    }
-                    let mut delays = BTreeSet::new();
-                    for step in retry_steps.iter().filter(|step| !step.is_zero()) {
-                        let millis = delay_millis(*step, *step);
-                        declarer.retry(group.as_str(), millis).await?;
-                        self.0.know_queue(self.0.names.retry(group.as_str(), millis));
-                        delays.insert(millis);
-                    }
+                    let steps = retry_steps.iter().filter(|step| !step.is_zero());
+                    let delays: BTreeSet<u64> = steps.map(|step| delay_millis(*step, *step)).collect();
+                    wanted.extend([Wanted::Group(group, subscription), Wanted::Suspects(group)]);
+                    wanted.extend(dead_letters.then_some(Wanted::DeadLetters(group)));
+                    wanted.extend(delays.iter().map(|millis| Wanted::Retry(group, *millis)));
                     let patterns = subscription.patterns.iter().map(|pattern| pattern.as_str().to_owned());
                     self.0.know_group(group, KnownGroup { patterns: patterns.collect(), delays });
                 }
                 Declaration::DeadLetters(group) => {
-                    declarer.dead_letter(group.as_str()).await?;
+                    wanted.push(Wanted::DeadLetters(group));
                     self.0.know_group(group, KnownGroup::default());
                 }
                 // Every topic has its place already: the exchange.
                 _ => {}
             }
         }
-        self.0.register().await
+        futures_util::future::try_join(self.0.make(wanted), self.0.register()).await.map(drop)
     }
 
     async fn health(&self) -> Health {

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::place::{Parcel, Place};
 use crate::broker::{Broker, KnownGroup};
 use crate::error::{self, closed};
-use crate::later::Later;
+use crate::later::{LOWEST, Later};
 use crate::topology::short;
 use crate::wire::Written;
 
@@ -125,7 +125,7 @@ impl Broker {
             let channel = self.publishing.channel().await?;
             self.ensure_exchanges(&channel).await?;
             self.declarer(&channel).later(later.top()).await?;
-            for place in 0..=later.top() {
+            for place in LOWEST..=later.top() {
                 self.know_queue(self.names.later(place));
             }
         }

@@ -9,13 +9,15 @@ use msgkit::transport::{Subscription, TransportError, TransportErrorKind};
 use tokio::time::Instant;
 
 use super::lost_settlements;
-use super::member::{Member, Work};
+use super::member::{Content, Fetched, Member, Work};
 use super::session::{Session, fetched};
 use crate::broker::Broker;
 
 /// The shortest and the longest pause between two tries to get a channel.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
+/// How long to wait for the registry before messages that came again are handed over.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How often to look for suspects that others have put aside.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -96,7 +98,7 @@ impl Driver {
                     self.look_for_suspects().await;
                     continue;
                 }
-                came = came => match self.hand_over(came) {
+                came = came => match self.hand_over(came).await {
                     Some(ended) => return ended,
                     None => continue,
                 },
@@ -120,7 +122,7 @@ impl Driver {
     }
 
     /// Gives what came, and all that came with it, to the receiver; the end where that came.
-    fn hand_over(&mut self, first: Option<lapin::Result<Delivery>>) -> Option<Ended> {
+    async fn hand_over(&mut self, first: Option<lapin::Result<Delivery>>) -> Option<Ended> {
         let mut came = Vec::new();
         let mut next = Some(first);
         let ended = loop {
@@ -138,8 +140,27 @@ impl Driver {
             next = self.session.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never());
         };
         let watermark = &mut self.session.watermark;
-        self.member.give(came.into_iter().filter_map(|delivery| fetched(watermark, delivery)));
+        let mut came: Vec<Fetched> =
+            came.into_iter().filter_map(|delivery| fetched(watermark, delivery)).collect();
+        if came.iter().any(|one| one.count > 1) {
+            self.discount_looks(&mut came).await;
+        }
+        self.member.give(came.into_iter());
         ended
+    }
+
+    /// Looking is no start, though the queue counts it as one. Where nobody can say who looked, the count stays: it only
+    /// makes a message a suspect.
+    async fn discount_looks(&self, came: &mut [Fetched]) {
+        let Some(group) = &self.subscription.group else { return };
+        let Ok(Ok(looks)) = tokio::time::timeout(PATIENCE, self.broker.looks(group)).await else { return };
+        for one in came.iter_mut().filter(|one| one.count > 1) {
+            let Content::Raw(raw) = &one.content else { continue };
+            let print = raw.print();
+            if let Some((_, times)) = looks.iter().find(|(looked_at, _)| *looked_at == print) {
+                one.count = one.count.saturating_sub(*times).max(1);
+            }
+        }
     }
 
     /// Does what the receiver asks for: first no more is fetched, then what was settled is told.

@@ -57,7 +57,12 @@ impl Session {
                 let patterns =
                     subscription.patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect();
                 broker.know_group(group, KnownGroup { patterns, ..KnownGroup::default() });
-                suspects = Some(broker.names.suspects(group.as_str()));
+                let put_aside = broker.names.suspects(group.as_str());
+                if !broker.has_queue(&put_aside) {
+                    declarer.plain(&put_aside).await?;
+                    broker.know_queue(put_aside.clone());
+                }
+                suspects = Some(put_aside);
                 broker.register().await?;
                 broker.names.group(group.as_str())
             }

@@ -30,6 +30,18 @@ impl Raw {
         u32::try_from(count).unwrap_or(u32::MAX).saturating_add(1)
     }
 
+    /// What the message is known by among those of its queue: its producer's id, else what it says.
+    pub(crate) fn print(&self) -> String {
+        if let Some(id) = self.properties.message_id() {
+            return id.as_str().to_owned();
+        }
+        // FNV-1a, 64 bits: the same in every process and version.
+        let hash = self.payload.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+        });
+        format!("{hash:016x}")
+    }
+
     /// A text among the headers.
     pub(crate) fn text(&self, name: &str) -> Option<String> {
         self.header(name).and_then(as_text)
