@@ -100,6 +100,8 @@ struct State {
     sent: BTreeMap<u16, Job>,
     client: Option<(Client, Welcome)>,
     next_order: u64,
+    /// How often the broker has confirmed something.
+    progress: u64,
     failure: Option<Failure>,
     started: bool,
     closing: bool,
@@ -203,15 +205,18 @@ impl Sending {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends `parcels` in their order; what became of each, after `patience` at the latest.
+    /// Sends `parcels` in their order; what became of each, once the broker has confirmed nothing for `patience` at the
+    /// latest.
     ///
     /// Dropped, it leaves open what was taken.
     pub(crate) async fn send(self: &Arc<Self>, parcels: Vec<Parcel>, patience: Duration) -> Vec<Outcome> {
         let count = parcels.len();
         let batch = Arc::new(Batch::new(count));
         let waiting = Waiting(&batch);
+        let begun;
         {
             let mut state = self.lock();
+            begun = state.progress;
             if state.closing {
                 return (0..count).map(|_| Outcome::Failed(TransportError::closed("mqtt"))).collect();
             }
@@ -224,8 +229,14 @@ impl Sending {
             state.pump();
         }
         self.changed.notify_one();
-        if count > 0 {
-            let _ = tokio::time::timeout(patience, batch.done.notified()).await;
+        let mut progress = None;
+        // As long as the broker confirms something, the turn of these comes.
+        while count > 0 && tokio::time::timeout(patience, batch.done.notified()).await.is_err() {
+            let now = Some(self.lock().progress);
+            if now == progress.or(Some(begun)) {
+                break;
+            }
+            progress = now;
         }
         drop(waiting);
         let why = self.lock().failure.clone();
@@ -400,6 +411,7 @@ impl Sending {
                 }
             }
             Event::Confirmed(number, confirmation) => {
+                state.progress += 1;
                 if let Some(job) = state.sent.remove(&number) {
                     job.batch.resolve(job.at, outcome(&job.parcel, confirmation));
                 }

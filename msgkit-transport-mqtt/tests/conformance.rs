@@ -2,7 +2,7 @@
 //! a wire that can be cut.
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use msgkit::envelope::NativeHeaders;
 use msgkit::transport::{Transport, TransportError, TransportErrorKind, TransportUrl};
 use msgkit::{Registry, Topic};
-use msgkit_testing::brokers::{FaultProxy, Mosquitto};
+use msgkit_testing::brokers::{BrokerError, FaultProxy, Mosquitto};
 use msgkit_testing::conformance::{self, Broker, Fault, NotRun, Setup, Subject};
 use msgkit_transport_mqtt::{Mqtt, MqttConfig, OnUnrouted, Version};
 use rumqttc::v5::mqttbytes::QoS;
@@ -22,6 +22,17 @@ fn main() -> ExitCode {
         Box::new(MqttSubject::new(Version::V5)),
         Box::new(MqttSubject::new(Version::V311)),
     ])
+}
+
+/// The broker of all cases. Nothing here restarts it, so it need not write its whole data with every message: with eight
+/// cases at once that takes longer than the delays that some of them measure.
+fn mosquitto() -> Result<&'static Mosquitto, BrokerError> {
+    static BROKER: OnceLock<Result<Mosquitto, BrokerError>> = OnceLock::new();
+    if std::env::var("MSGKIT_MOSQUITTO_URL").is_ok() {
+        return Mosquitto::shared();
+    }
+    let start = || Mosquitto::options().setting("autosave_on_changes false").start();
+    BROKER.get_or_init(start).as_ref().map_err(Clone::clone)
 }
 
 #[derive(Debug)]
@@ -47,7 +58,7 @@ impl Subject for MqttSubject {
     }
 
     fn version(&self) -> String {
-        let broker = Mosquitto::shared().map_or_else(|_| "Mosquitto".to_owned(), Mosquitto::version);
+        let broker = mosquitto().map_or_else(|_| "Mosquitto".to_owned(), Mosquitto::version);
         match self.version {
             Version::V311 => format!("{broker}, MQTT 3.1.1"),
             _ => format!("{broker}, MQTT 5"),
@@ -55,7 +66,7 @@ impl Subject for MqttSubject {
     }
 
     async fn broker(&self, setup: &Setup) -> Result<Box<dyn Broker>, NotRun> {
-        let broker = Mosquitto::shared()?;
+        let broker = mosquitto()?;
         let url = TransportUrl::parse(broker.url()).map_err(|error| NotRun(error.to_string()))?;
         let target = url.address().to_owned();
         let proxy = FaultProxy::start(target.clone()).await.map_err(|error| NotRun(error.to_string()))?;
