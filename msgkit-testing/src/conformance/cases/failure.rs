@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use msgkit::envelope::DeadLetterKind;
 use msgkit::policy::{BreakerPolicy, Unhandled};
+use msgkit::transport::Outgoing;
 use msgkit::{Envelope, HandlerError};
 
 use super::case;
@@ -206,7 +207,9 @@ async fn a_failing_message_holds_up_nobody(bench: &Bench<'_>) -> Proof {
         async move { if fails { Err(HandlerError::retry("once")) } else { Ok(()) } }
     });
     let running = run(bench, [handler]).await;
-    publish(bench, &*running, 0..6).await;
+    // At once, so that the last one is there long before the retry is due.
+    let probes = (0..6).map(|n| Outgoing::to_topic(envelope_of(&Probe::new(n, "k"), bench.clock())));
+    bench.publish_all(&*bench.connect().await, probes.collect()).await;
     bench.until("all of them", || calls.len() >= 7).await;
     assert_eq!(calls.numbers(), [0, 1, 2, 3, 4, 5, 0]);
     drain(bench, running).await;
