@@ -127,5 +127,14 @@ pub(crate) async fn reader(mqtt: &Mqtt, subscription: &Subscription) -> Box<dyn 
     if subscription.group.is_some() {
         mqtt.declare(&declaration(subscription)).await.unwrap();
     }
-    mqtt.subscribe(subscription).await.unwrap()
+    // A connection may break while it takes up a client id; a service tries what is temporary again, and so does this.
+    let trying = async {
+        loop {
+            match mqtt.subscribe(subscription).await {
+                Err(error) if error.is_temporary() => tokio::time::sleep(Duration::from_millis(50)).await,
+                subscribed => break subscribed.unwrap(),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, trying).await.expect("the subscription succeeds")
 }
