@@ -133,6 +133,30 @@ async fn an_inbox_that_cannot_note_costs_no_attempt() {
     kit.finish().await.unwrap();
 }
 
+/// Without later attempts there is nothing to fall back on: the message waits in its lane until the inbox is back.
+#[tokio::test]
+async fn an_inbox_that_cannot_note_condemns_nobody_where_nothing_is_tried_later() {
+    let inbox = Moody::new(false, true);
+    let slot: Arc<dyn Inbox> = inbox.clone();
+    let mut kit = TestKit::start(move || {
+        let spec = HandlerSpec::new("shipping", "shipping")
+            .unwrap()
+            .with(closure(|order: Placed, _: Context| async move { Ok(Shipped { id: order.id }) }))
+            .retry(0, 0);
+        Service::new("shop").inbox(slot.clone()).spec(spec)
+    })
+    .await
+    .unwrap();
+    let sent = kit.publish(&Placed { id: 1 }).await.unwrap();
+    kit.advance(Duration::from_secs(600)).await;
+    assert!(kit.dead_letters("shipping").await.is_empty(), "{:?}", kit.history(sent.id()));
+    inbox.noting.store(false, Ordering::SeqCst);
+    kit.settle().await;
+    assert_eq!(kit.history(sent.id()).last(), Some(&"settled"));
+    assert!(kit.dead_letters("shipping").await.is_empty());
+    kit.finish().await.unwrap();
+}
+
 /// A database of one table, with an outbox.
 #[derive(Debug, Default)]
 struct Database {

@@ -18,6 +18,9 @@ use crate::telemetry::{EventKind, span};
 /// How often a message may go first in an outage before another one does.
 const PROBES: u32 = 3;
 
+/// How long a message waits in an outage where its policy has no delays.
+const OUTAGE_PAUSE: Duration = Duration::from_secs(5);
+
 impl Lane {
     /// Runs attempts until the message is settled, gone back, or parked.
     ///
@@ -207,7 +210,7 @@ impl Lane {
             // Everything fails: that is an outage and not this message's fault, so the attempt does not count.
             work.attempts = work.attempts.saturating_sub(1);
             work.probes += 1;
-            if work.probes < PROBES || policy.delayed.is_none() {
+            if work.probes < PROBES {
                 return Decision::Again;
             }
             // It may be this message after all that fails: another one goes first, while this one waits elsewhere.
@@ -225,7 +228,12 @@ impl Lane {
             return Decision::Again;
         }
         let Some(delayed) = &policy.delayed else {
-            return Decision::Do(Action::Bury { kind, error });
+            // No later attempt is configured; but an outage is not the message's fault, and must not condemn it.
+            return if outage {
+                Decision::Park(retry_after.unwrap_or(OUTAGE_PAUSE))
+            } else {
+                Decision::Do(Action::Bury { kind, error })
+            };
         };
         if !outage {
             work.round += 1;

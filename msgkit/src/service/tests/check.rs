@@ -1,0 +1,116 @@
+//! Configuration, catalog, and what a check says.
+
+use super::*;
+
+#[test]
+fn configuration_goes_over_what_the_code_says_and_must_fit_it() {
+    let build = |text: &str| {
+        let settings = crate::config::Settings::parse(text, "msgkit.toml", []).unwrap();
+        Ok::<_, Error>(Service::from_settings(settings, &crate::Registry::new())?.spec(
+            HandlerSpec::new("g", "g").unwrap().with(closure(|_: Placed, _| async { Ok(()) })).concurrency(2),
+        ))
+    };
+    let base = "[service]\nname = \"shop\"\n[transports.m]\nurl = \"memory://\"\n";
+    let policy =
+        |text: &str| build(&format!("{base}{text}")).unwrap().check().map(|r| r.handlers[0].policy.clone());
+    assert!(policy("").unwrap().starts_with("2 at once"));
+    assert!(policy("[policies.default]\nconcurrency = 3").unwrap().starts_with("3 at once"));
+    let both = "[policies.default]\nconcurrency = 3\n[handlers.g]\nconcurrency = 4";
+    assert!(policy(both).unwrap().starts_with("4 at once"));
+    let error = policy("[handlers.h]\nconcurrency = 4").unwrap_err().to_string();
+    assert!(error.contains("`[handlers.h]`") && error.contains("did you mean `g`?"), "{error}");
+    let error = build(&base.replace("memory:", "memry:")).unwrap_err().to_string();
+    assert!(error.contains("did you mean `memory`?"), "{error}");
+    let error = build(&format!("{base}[transports.m.memory]\ncapacty = 1")).unwrap_err().to_string();
+    assert!(error.contains("[transports.m.memory]") && error.contains("did you mean `capacity`?"), "{error}");
+    let error = policy("[policies.default]\nconcurrency = 0").unwrap_err();
+    assert!(crate::Chain(&error).to_string().contains("use at least 1"));
+}
+
+fn orders_of(team: &str, publishers: &[&str]) -> crate::Namespace {
+    let mut orders =
+        crate::Namespace::new("orders", team, "what is bought", crate::NamespaceClass::Data).unwrap();
+    orders.publishers = publishers.iter().map(|name| Text::from(*name)).collect();
+    orders
+}
+
+#[test]
+fn the_catalog_is_made_from_what_is_registered() {
+    let ship =
+        |order: Placed, _cx: Context| async move { Ok((vec![Shipped { id: order.id }], None::<Placed>)) };
+    let mut spec = HandlerSpec::new("audit", "audit").unwrap().component("shop.audit").publishes::<Shipped>();
+    spec = spec.with(closure(|_: Placed, _cx: Context| async { Ok(()) }));
+    let service =
+        Service::new("shipping").component("shop.shipping").publishes::<Placed>().on("ship", ship).spec(spec);
+    let catalog = service.catalog().unwrap();
+    assert_eq!(catalog.components().collect::<Vec<_>>(), ["shop.audit", "shop.shipping"]);
+    let handlers: Vec<_> = catalog
+        .handlers()
+        .map(|handler| {
+            let published: Vec<_> = handler.published().map(crate::catalog::MessageType::name).collect();
+            (handler.component(), handler.name(), handler.group_name(), published.join(" "))
+        })
+        .collect();
+    assert_eq!(
+        handlers,
+        [
+            ("shop.audit", "audit", Some("audit"), "orders.shipped".to_owned()),
+            // What a handler returns is known, also in a list, an option, a tuple.
+            ("shop.shipping", "ship", Some("ship"), "orders.placed orders.shipped".to_owned()),
+        ]
+    );
+    assert_eq!(catalog.links().len(), 2, "{:?}", catalog.links());
+    assert_eq!(catalog.unheard().len(), 2, "who ships is known to two, and handled by none");
+}
+
+#[test]
+fn a_handler_that_is_switched_off_is_not_in_the_catalog() {
+    let settings = "[service]\nname = \"a\"\n[handlers.ship]\nenabled = false\n";
+    let settings = Settings::parse(settings, "msgkit.toml", []).unwrap();
+    let service = Service::from_settings(settings, &Registry::new()).unwrap();
+    let service = service.on("ship", |_: Placed, _cx: Context| async { Ok(()) });
+    assert_eq!(service.catalog().unwrap().handlers().count(), 0);
+}
+
+#[tokio::test]
+async fn a_check_reports_what_is_warned_of_and_fails_on_what_is_denied() {
+    let service = |publishers: &[&str]| {
+        Service::new("shipping")
+            .publishes::<Placed>()
+            .publishes::<Shipped>()
+            .namespaces([orders_of("sales", publishers)])
+    };
+    let report = service(&[]).check().unwrap();
+    assert_eq!(report.findings.len(), 1);
+    assert!(report.to_string().contains("warn [undeclared_namespace]: topic `shipping`"), "{report}");
+    let error = service(&["shop"]).check().unwrap_err();
+    assert_eq!(error.kind(), crate::ErrorKind::Refused);
+    assert!(
+        error.to_string().contains(
+            "service `shipping` breaks rules of the catalog: deny [forbidden_publisher]: component"
+        ),
+        "{error}"
+    );
+    // Rules are for people who change code: what runs is not stopped, least of all by a date.
+    service(&["shop"]).start().await.unwrap().drain().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_takes_the_day_from_the_services_clock() {
+    use crate::catalog::{Rule, Rules, Waiver};
+    let check = |expires: &str| {
+        let clock = Clock::virtual_from("2026-01-01T00:00:00Z".parse().unwrap());
+        let waiver = Waiver::new(
+            Rule::ForbiddenPublisher,
+            "shipping -> orders",
+            "until it moves",
+            expires.parse().unwrap(),
+        );
+        let service =
+            Service::new("shipping").publishes::<Placed>().namespaces([orders_of("sales", &["shop"])]);
+        service.clock(clock).rules(Rules::default().waive(waiver)).check()
+    };
+    check("2026-01-01").unwrap();
+    let error = check("2025-12-31").unwrap_err().to_string();
+    assert!(error.contains("expired after 2025-12-31"), "{error}");
+}

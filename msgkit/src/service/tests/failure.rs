@@ -1,0 +1,226 @@
+//! The failure pipeline: retries, dead letters, what kills a process.
+
+use super::*;
+
+struct Flaky {
+    fail: u32,
+    calls: Arc<AtomicU32>,
+    ids: Arc<Mutex<Vec<crate::MessageId>>>,
+}
+
+impl Handle<Placed, Shipped> for Flaky {
+    async fn handle(&self, order: Placed, cx: &Context) -> Result<Shipped, HandlerError> {
+        let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        assert_eq!(cx.attempt(), call);
+        if call <= self.fail {
+            return Err("not yet".into());
+        }
+        cx.publish(&Shipped { id: order.id })?;
+        self.ids.lock().unwrap().extend(cx.published().iter().map(|e| e.id().clone()));
+        Ok(Shipped { id: order.id })
+    }
+}
+
+impl crate::Handler for Flaky {
+    fn spec(self: Arc<Self>) -> Result<HandlerSpec, Error> {
+        Ok(HandlerSpec::new("flaky", "flaky")?.handles::<Placed, _, _, _>(&self).retry(1, 3))
+    }
+}
+
+/// Immediate and delayed retries, on native delays and on the core's retry topics alike.
+async fn retries(config: MemoryConfig) {
+    let (memory, clock) = virtual_memory(config);
+    let calls = Arc::new(AtomicU32::new(0));
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("memory", memory.clone())
+        .handler(Flaky { fail: 5, calls: calls.clone(), ids: Arc::default() })
+        .start()
+        .await
+        .unwrap();
+    let began = clock.now();
+    running.publisher().publish(&placed(1)).await.unwrap();
+    until("six calls", || calls.load(Ordering::SeqCst) == 6).await;
+    let took = clock.now().since(began);
+    assert!(took >= Duration::from_secs(3) && took < Duration::from_secs(5), "{took:?}");
+    assert!(letters(&memory, "flaky").await.is_empty());
+    running.drain().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn delayed_retries_come_when_they_are_due() {
+    retries(MemoryConfig::default()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn delayed_retries_by_retry_topics() {
+    retries(MemoryConfig { delay: MemoryDelay::RetryTopics, ..MemoryConfig::default() }).await;
+}
+
+/// A retry copy that its reader holds until it is due is still kept back, and is seen so.
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_its_retry_is_seen_as_delayed() {
+    for delay in [MemoryDelay::Native, MemoryDelay::RetryTopics] {
+        let (memory, clock) = virtual_memory(MemoryConfig { delay, ..MemoryConfig::default() });
+        let spec = HandlerSpec::new("g", "g")
+            .unwrap()
+            .with(closure(|_: Placed, _| async { Err::<(), _>("no".into()) }))
+            .retry(0, 1);
+        let running = Service::new("shop")
+            .clock(clock)
+            .transport("memory", memory.clone())
+            .spec(spec)
+            .start()
+            .await
+            .unwrap();
+        running.publisher().publish(&placed(1)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let status = memory.groups().await.unwrap();
+        assert_eq!((status[0].waiting, status[0].in_hand, status[0].delayed), (0, Some(0), 1));
+        running.drain().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_for_good_is_a_complete_dead_letter_and_replays_to_its_group() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let calls = Arc::new(AtomicU32::new(0));
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("memory", memory.clone())
+        .handler(Flaky { fail: 8, calls: calls.clone(), ids: Arc::default() })
+        .start()
+        .await
+        .unwrap();
+    let publisher = running.publisher();
+    let order = placed(1);
+    let sent = publisher.publish_with(&order, |e| {
+        e.headers_mut().insert("tenant".try_into().unwrap(), "t1").unwrap();
+    });
+    let sent = sent.await.unwrap();
+    until("eight calls", || calls.load(Ordering::SeqCst) == 8).await;
+    until("idle", || memory.is_idle()).await;
+    let letters = letters(&memory, "flaky").await;
+    let [letter] = letters.as_slice() else { panic!("{letters:?}") };
+    let facts = letter.dead_letter().unwrap();
+    assert_eq!(facts.kind, DeadLetterKind::Handler);
+    assert_eq!((facts.attempts, facts.error.as_str()), (8, "not yet"));
+    assert_eq!(
+        (facts.group.as_str(), facts.service.as_str(), facts.handler.as_str()),
+        ("flaky", "shop", "flaky")
+    );
+    assert_eq!(facts.topic, "orders.c1");
+    assert!(facts.last > facts.first);
+    assert_eq!(
+        (letter.id(), letter.payload(), letter.headers().get("tenant")),
+        (sent.id(), sent.payload(), Some("t1"))
+    );
+    running.drain().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn undecodable_and_foreign_bytes_become_dead_letters_untouched() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("memory", memory.clone())
+        .on("g", |_: Placed, _| async { Ok(()) })
+        .start()
+        .await
+        .unwrap();
+    let mut native = NativeHeaders::new();
+    native.push("X-Odd", crate::envelope::NativeValue::Null);
+    memory.publish_foreign(&"orders.x".parse().unwrap(), &b"\xff\x00raw"[..], &native);
+    let mut bad = crate::envelope_of(&placed(1), &Text::from("t"), clock.now()).unwrap();
+    bad.set_payload(Some("{".into()));
+    running.publisher().publish_envelopes(vec![bad]).await.unwrap();
+    until("idle", || memory.is_idle()).await;
+    let letters = letters(&memory, "g").await;
+    assert_eq!(letters.len(), 2);
+    assert_eq!((letters[0].payload(), letters[0].native()), (&b"\xff\x00raw"[..], &native));
+    for letter in &letters {
+        assert_eq!(letter.dead_letter().unwrap().kind, DeadLetterKind::Decode);
+    }
+    running.drain().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn panics_and_timeouts_are_failures_of_one_message() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let handled = Arc::new(AtomicU32::new(0));
+    let count = handled.clone();
+    let spec = HandlerSpec::new("g", "g")
+        .unwrap()
+        .with(closure(move |order: Placed, _| {
+            let count = count.clone();
+            async move {
+                match order.id {
+                    1 => panic!("id {}", order.id),
+                    2 => std::future::pending::<()>().await,
+                    _ => {}
+                }
+                count.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            }
+        }))
+        .retry(0, 0);
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("memory", memory.clone())
+        .spec(spec)
+        .start()
+        .await
+        .unwrap();
+    running.publisher().publish_all(&[placed(1), placed(2), placed(3)]).await.unwrap();
+    until("idle", || memory.is_idle()).await;
+    assert_eq!(handled.load(Ordering::SeqCst), 1);
+    let kinds: Vec<_> = letters(&memory, "g").await.iter().map(|e| e.dead_letter().unwrap().kind).collect();
+    assert_eq!(kinds, [DeadLetterKind::Panic, DeadLetterKind::Timeout]);
+    running.drain().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_kills_the_process_ends_as_a_crash_and_the_innocent_go_on() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let handled: Arc<Mutex<std::collections::BTreeSet<u32>>> = Arc::default();
+    let build = |killed: Arc<tokio::sync::Notify>| {
+        let log = handled.clone();
+        Service::new("shop").clock(clock).transport("memory", memory.connection()).on(
+            "g",
+            move |order: Placed, _: Context| {
+                let (log, killed) = (log.clone(), killed.clone());
+                async move {
+                    if order.id == 3 {
+                        killed.notify_one();
+                        std::future::pending::<()>().await;
+                    }
+                    log.lock().unwrap().insert(order.id);
+                    Ok(())
+                }
+            },
+        )
+    };
+    let killed = Arc::new(tokio::sync::Notify::new());
+    let mut running = build(killed.clone()).start().await.unwrap();
+    running.publisher().publish_all(&(0..10).map(placed).collect::<Vec<_>>()).await.unwrap();
+    let mut crashes = 0;
+    loop {
+        tokio::select! {
+            () = killed.notified() => {
+                crashes += 1;
+                assert!(crashes < 20, "never condemned");
+                // The process dies: connections break first, so that nothing is given back in good order.
+                memory.disconnect();
+                running.crash().await;
+                running = build(killed.clone()).start().await.unwrap();
+            }
+            () = tokio::time::sleep(Duration::from_secs(5)) => break,
+        }
+    }
+    assert_eq!(crashes, 5 + 2, "five starts, then two alone");
+    assert_eq!(handled.lock().unwrap().len(), 9, "{handled:?}");
+    let letters = letters(&memory, "g").await;
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].dead_letter().unwrap().kind, DeadLetterKind::Crash);
+    running.drain().await.unwrap();
+}

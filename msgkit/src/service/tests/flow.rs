@@ -1,0 +1,179 @@
+//! Messages on their way through handlers, in order, and what a drain and a pause do.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_message_flows_through_two_handlers() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = seen.clone();
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("memory", memory.clone())
+        .on("shipping", |order: Placed, _| async move { Ok(Shipped { id: order.id }) })
+        .on("mail", move |shipped: Shipped, cx: Context| {
+            log.lock().unwrap().push((shipped.id, cx.envelope().hop(), cx.envelope().clone()));
+            async { Ok(()) }
+        })
+        .start()
+        .await
+        .unwrap();
+    let first = running.publisher().publish(&placed(7)).await.unwrap();
+    until("mail", || !seen.lock().unwrap().is_empty()).await;
+    until("idle", || memory.is_idle()).await;
+    let (id, hop, envelope) = seen.lock().unwrap()[0].clone();
+    assert_eq!((id, hop), (7, 1));
+    assert_eq!(envelope.causation_id(), Some(first.id()));
+    assert_eq!(envelope.correlation_id(), first.id());
+    assert_eq!(envelope.trace().parent.trace_id(), first.trace().parent.trace_id());
+    running.drain().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_stay_in_order_over_lanes_and_hold_keeps_those_behind() {
+    for order in [Order::Key(OnFailure::Overtake), Order::Key(OnFailure::Hold)] {
+        let (memory, clock) = virtual_memory(MemoryConfig::default());
+        let seen: Arc<Mutex<Vec<(String, u32)>>> = Arc::default();
+        let (log, failed) = (seen.clone(), Arc::new(AtomicU32::new(0)));
+        let spec = HandlerSpec::new("g", "g")
+            .unwrap()
+            .with(closure(move |order: Placed, _| {
+                let (log, failed) = (log.clone(), failed.clone());
+                async move {
+                    tokio::time::sleep(Duration::from_millis(fastrand::u64(0..5))).await;
+                    if order.id == 5 && order.customer == "a" && failed.fetch_add(1, Ordering::SeqCst) < 2 {
+                        return Err("once more".into());
+                    }
+                    log.lock().unwrap().push((order.customer, order.id));
+                    Ok(())
+                }
+            }))
+            .order(order)
+            .concurrency(4)
+            .overrides(|p| {
+                p.immediate = Some(0);
+                p.delayed = Some(Some(Delayed::new(Duration::from_secs(1), 3)));
+            });
+        let running = Service::new("shop")
+            .clock(clock)
+            .transport("memory", memory.clone())
+            .spec(spec)
+            .start()
+            .await
+            .unwrap();
+        for id in 0..20 {
+            for customer in ["a", "b", "c", "d", "e"] {
+                running.publisher().publish(&Placed { id, customer: customer.into() }).await.unwrap();
+            }
+        }
+        until("all handled", || seen.lock().unwrap().len() == 100).await;
+        until("idle", || memory.is_idle()).await;
+        let seen = seen.lock().unwrap().clone();
+        for customer in ["a", "b", "c", "d", "e"] {
+            let mut ids: Vec<u32> = seen.iter().filter(|(c, _)| c == customer).map(|(_, id)| *id).collect();
+            if customer == "a" && order == Order::Key(OnFailure::Overtake) {
+                assert_eq!(ids.pop(), Some(5), "the failed one is overtaken");
+                assert_eq!(ids, (0..20).filter(|id| *id != 5).collect::<Vec<_>>());
+            } else {
+                assert_eq!(ids, (0..20).collect::<Vec<_>>(), "{customer} {order:?}");
+            }
+        }
+        running.drain().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_costs_no_attempt_and_gives_back_what_is_not_done() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let started = Arc::new(AtomicU32::new(0));
+    let count = started.clone();
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("memory", memory.connection())
+        .drain_deadline(Duration::from_secs(1))
+        .on("g", move |_: Placed, cx: Context| {
+            assert_eq!(cx.attempt(), 1);
+            count.fetch_add(1, Ordering::SeqCst);
+            async { std::future::pending::<Result<(), HandlerError>>().await }
+        })
+        .start()
+        .await
+        .unwrap();
+    running.publisher().publish_all(&[placed(1), placed(2), placed(3)]).await.unwrap();
+    until("started", || started.load(Ordering::SeqCst) == 1).await;
+    running.drain().await.unwrap();
+    assert_eq!(started.load(Ordering::SeqCst), 1);
+    let handled: Arc<Mutex<Vec<(u32, u32)>>> = Arc::default();
+    let log = handled.clone();
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("memory", memory.connection())
+        .on("g", move |order: Placed, cx: Context| {
+            log.lock().unwrap().push((order.id, cx.attempt()));
+            async { Ok(()) }
+        })
+        .start()
+        .await
+        .unwrap();
+    until("handled", || handled.lock().unwrap().len() == 3).await;
+    assert_eq!(*handled.lock().unwrap(), [(1, 1), (2, 1), (3, 1)]);
+    running.drain().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn pause_resume_attach_detach() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let count = Arc::new(AtomicU32::new(0));
+    let counter = count.clone();
+    let spec = || {
+        let counter = counter.clone();
+        HandlerSpec::new("g", "g").unwrap().with(closure(move |_: Placed, _| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            async { Ok(()) }
+        }))
+    };
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("memory", memory.clone())
+        .spec(spec())
+        .start()
+        .await
+        .unwrap();
+    running.pause("g").await.unwrap();
+    running.publisher().publish(&placed(1)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(count.load(Ordering::SeqCst), 0);
+    running.resume("g").await.unwrap();
+    until("resumed", || count.load(Ordering::SeqCst) == 1).await;
+    running.detach("g").await.unwrap();
+    running.publisher().publish(&placed(2)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(count.load(Ordering::SeqCst), 1);
+    assert!(running.pause("g").await.unwrap_err().to_string().contains("no handler is named `g`"));
+    running.attach(spec()).await.unwrap();
+    until("attached", || count.load(Ordering::SeqCst) == 2).await;
+    running.drain().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_handler_returns_shares_one_destination_whatever_its_dynamic_segments() {
+    let places = Arc::new(Mutex::new(Vec::new()));
+    let seen = places.clone();
+    let running = Service::new("shop")
+        .on("order", |shipped: Shipped, _cx: Context| async move { Ok(placed(shipped.id)) })
+        .observe(move |event: &crate::telemetry::Event<'_>| {
+            if let crate::telemetry::EventKind::Published { to: Destination::Topic { topic, place } } =
+                &event.kind
+            {
+                seen.lock().unwrap().push((topic.to_string(), place.as_ref().map(ToString::to_string)));
+            }
+        })
+        .start()
+        .await
+        .unwrap();
+    running.publisher().publish(&Shipped { id: 1 }).await.unwrap();
+    until("it is published", || places.lock().unwrap().len() == 2).await;
+    running.drain().await.unwrap();
+    let wanted = [("shipping".to_owned(), None), ("orders.c1".to_owned(), Some("orders._".to_owned()))];
+    assert_eq!(*places.lock().unwrap(), wanted);
+}

@@ -1,0 +1,280 @@
+//! What does not answer - a transport, a database - costs no message.
+
+use super::*;
+use crate::policy::BreakerPolicy;
+use crate::transport::{
+    Capabilities, Declaration, Deliveries, Health, Outgoing, PublishError, Publisher, Subscriber,
+    Subscription, TransportError, TransportErrorKind,
+};
+
+/// While copies cannot be confirmed the original stays in hand, unsettled; the lane tries again with pauses, not in a spin.
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_is_not_confirmed_keeps_the_original() {
+    for delayed in [0, 1] {
+        let (memory, clock) = virtual_memory(MemoryConfig::default());
+        let faulty = Faulty::new(&memory);
+        faulty.copies.store(5, Ordering::SeqCst);
+        let tries = Arc::new(AtomicU32::new(0));
+        let counter = tries.clone();
+        let spec = HandlerSpec::new("g", "g")
+            .unwrap()
+            .with(closure(|_: Placed, _| async { Err::<(), _>("no".into()) }))
+            .retry(0, delayed);
+        let running = Service::new("shop")
+            .clock(clock)
+            .transport("memory", faulty.clone())
+            .observe(move |event: &crate::telemetry::Event<'_>| {
+                if event.kind.name() == "copy_failed" {
+                    counter.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+            .spec(spec)
+            .start()
+            .await
+            .unwrap();
+        let began = clock.now();
+        let sent = running.publisher().publish(&placed(1)).await.unwrap();
+        until("five tries", || tries.load(Ordering::SeqCst) == 5).await;
+        assert!(clock.now().since(began) >= Duration::from_millis(1500), "the lane pauses between tries");
+        let status = memory.groups().await.unwrap();
+        assert_eq!(
+            (status[0].waiting, status[0].in_hand, status[0].delayed),
+            (0, Some(1), 0),
+            "still in custody"
+        );
+        assert!(letters(&memory, "g").await.is_empty());
+        until("dead letter", || faulty.copies.load(Ordering::SeqCst) == 0 && memory.is_idle()).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        until("idle", || memory.is_idle()).await;
+        let letters = letters(&memory, "g").await;
+        assert_eq!(letters.iter().map(crate::Envelope::id).collect::<Vec<_>>(), [sent.id()]);
+        running.drain().await.unwrap();
+    }
+}
+
+/// A drain while a copy cannot be confirmed gives the message back instead of losing it.
+#[tokio::test(start_paused = true)]
+async fn a_drain_during_an_unconfirmed_copy_gives_the_message_back() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let faulty = Faulty::new(&memory);
+    faulty.copies.store(u32::MAX, Ordering::SeqCst);
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("memory", faulty.clone())
+        .spec(
+            HandlerSpec::new("g", "g")
+                .unwrap()
+                .with(closure(|_: Placed, _| async { Err::<(), _>("no".into()) }))
+                .retry(0, 0),
+        )
+        .start()
+        .await
+        .unwrap();
+    running.publisher().publish(&placed(1)).await.unwrap();
+    until("a failed copy", || faulty.copies.load(Ordering::SeqCst) < u32::MAX).await;
+    running.drain().await.unwrap();
+    let status = memory.groups().await.unwrap();
+    assert_eq!((status[0].waiting, status[0].in_hand), (1, Some(0)));
+}
+
+/// In an outage the breaker holds the message instead of burning its attempts.
+#[tokio::test(start_paused = true)]
+async fn an_outage_burns_no_attempts() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let down = Arc::new(AtomicU32::new(1));
+    let calls = Arc::new(AtomicU32::new(0));
+    let (outage, counter) = (down.clone(), calls.clone());
+    let spec = HandlerSpec::new("g", "g")
+        .unwrap()
+        .with(closure(move |_: Placed, _| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            let down = outage.load(Ordering::SeqCst) == 1;
+            async move { if down { Err("the database is down".into()) } else { Ok(()) } }
+        }))
+        .retry(1, 1)
+        .overrides(|policy| {
+            policy.breaker = Some(Some(BreakerPolicy { failures: 3, ..Default::default() }));
+        });
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("memory", memory.clone())
+        .spec(spec)
+        .start()
+        .await
+        .unwrap();
+    running.publisher().publish_all(&[placed(1), placed(2)]).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let during = calls.load(Ordering::SeqCst);
+    assert!(during < 30, "ten minutes of outage cost {during} calls");
+    assert!(letters(&memory, "g").await.is_empty());
+    down.store(0, Ordering::SeqCst);
+    until("all handled", || memory.is_idle()).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    until("all handled", || memory.is_idle()).await;
+    assert!(letters(&memory, "g").await.is_empty(), "nobody is condemned for an outage");
+    running.drain().await.unwrap();
+}
+
+/// A database that is down condemns nobody either where a policy has no later attempts.
+#[tokio::test(start_paused = true)]
+async fn without_delays_an_outage_lets_the_others_pass() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let handled: Arc<Mutex<Vec<u32>>> = Arc::default();
+    let log = handled.clone();
+    let spec = HandlerSpec::new("g", "g")
+        .unwrap()
+        .with(closure(move |order: Placed, _| {
+            let log = log.clone();
+            async move {
+                if order.id == 1 {
+                    return Err("no such customer".into());
+                }
+                log.lock().unwrap().push(order.id);
+                Ok(())
+            }
+        }))
+        .retry(1, 0)
+        .overrides(|policy| {
+            policy.breaker = Some(Some(BreakerPolicy { failures: 1, ..Default::default() }));
+        });
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("memory", memory.clone())
+        .spec(spec)
+        .start()
+        .await
+        .unwrap();
+    running
+        .publisher()
+        .publish_all(&[placed(1), Placed { customer: "c2".to_owned(), ..placed(2) }])
+        .await
+        .unwrap();
+    // It cannot be told from an outage at first; but the other one is let through in minutes, not after the patience.
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(*handled.lock().unwrap(), [2]);
+    tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
+    let letters = letters(&memory, "g").await;
+    assert_eq!(letters.iter().map(|letter| letter.dead_letter().unwrap().attempts).collect::<Vec<_>>(), [2]);
+    running.drain().await.unwrap();
+}
+
+/// Where nothing else comes nobody can tell an outage from a message that always fails: after the breaker's patience its
+/// attempts count, and they never pass the cap.
+#[tokio::test(start_paused = true)]
+async fn what_always_fails_ends_as_a_dead_letter_behind_an_open_breaker() {
+    for (immediate, rounds) in [(0, 0), (2, 0), (1, 2)] {
+        let (memory, clock) = virtual_memory(MemoryConfig::default());
+        let patience = Duration::from_secs(120);
+        let spec = HandlerSpec::new("g", "g")
+            .unwrap()
+            .with(closure(|_: Placed, _| async { Err::<(), _>("no".into()) }))
+            .retry(immediate, rounds)
+            .overrides(move |policy| {
+                let breaker = BreakerPolicy { failures: 2, patience, ..Default::default() };
+                policy.breaker = Some(Some(breaker));
+            });
+        let running = Service::new("shop")
+            .clock(clock)
+            .transport("memory", memory.clone())
+            .spec(spec)
+            .start()
+            .await
+            .unwrap();
+        running.publisher().publish_all(&[placed(1), placed(2)]).await.unwrap();
+        tokio::time::sleep(patience / 2).await;
+        assert!(letters(&memory, "g").await.len() < 2, "the breaker has patience");
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        let letters = letters(&memory, "g").await;
+        let cap = (1 + immediate) * (1 + rounds);
+        let attempts: Vec<_> = letters.iter().map(|letter| letter.dead_letter().unwrap().attempts).collect();
+        assert_eq!(attempts.len(), 2, "retry({immediate}, {rounds})");
+        assert!(attempts.iter().all(|attempts| *attempts <= cap), "{attempts:?} over {cap}");
+        running.drain().await.unwrap();
+    }
+}
+
+/// A subscription that ends, against the contract, is begun again: its handler may not stop without a word.
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_ends_by_itself_is_begun_again() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let faulty = Faulty::new(&memory);
+    faulty.endings.store(3, Ordering::SeqCst);
+    let handled = Arc::new(AtomicU32::new(0));
+    let counter = handled.clone();
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("memory", faulty.clone())
+        .on("g", move |_: Placed, _| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            async { Ok(()) }
+        })
+        .start()
+        .await
+        .unwrap();
+    running.publisher().publish(&placed(1)).await.unwrap();
+    until("handled", || handled.load(Ordering::SeqCst) == 1).await;
+    assert_eq!(faulty.endings.load(Ordering::SeqCst), 0);
+    running.drain().await.unwrap();
+}
+
+/// A transport on which copies cannot be published for a while, and whose subscriptions end by themselves for a while.
+#[derive(Debug, Clone)]
+struct Faulty {
+    memory: Memory,
+    copies: Arc<AtomicU32>,
+    endings: Arc<AtomicU32>,
+}
+
+impl Faulty {
+    fn new(memory: &Memory) -> Self {
+        Self { memory: memory.connection(), copies: Arc::default(), endings: Arc::default() }
+    }
+}
+
+/// Takes one from a count of faults that are left.
+fn take(faults: &AtomicU32) -> bool {
+    faults.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+}
+
+#[async_trait::async_trait]
+impl Publisher for Faulty {
+    async fn publish(&self, batch: Vec<Outgoing>) -> Result<(), PublishError> {
+        let copy = batch.iter().any(|message| !matches!(message.to, Destination::Topic { .. }));
+        if copy && take(&self.copies) {
+            return Err(PublishError::all(batch, || {
+                TransportError::new(TransportErrorKind::Unavailable, "down")
+            }));
+        }
+        self.memory.publish(batch).await
+    }
+}
+
+#[async_trait::async_trait]
+impl Subscriber for Faulty {
+    async fn subscribe(&self, subscription: &Subscription) -> Result<Box<dyn Deliveries>, TransportError> {
+        let mut deliveries = self.memory.subscribe(subscription).await?;
+        if take(&self.endings) {
+            deliveries.stop();
+        }
+        Ok(deliveries)
+    }
+}
+
+#[async_trait::async_trait]
+impl Transport for Faulty {
+    fn system(&self) -> &'static str {
+        self.memory.system()
+    }
+    fn capabilities(&self) -> Capabilities {
+        self.memory.capabilities()
+    }
+    async fn declare(&self, declarations: &[Declaration]) -> Result<(), TransportError> {
+        self.memory.declare(declarations).await
+    }
+    async fn health(&self) -> Health {
+        self.memory.health().await
+    }
+    async fn close(&self) -> Result<(), TransportError> {
+        self.memory.close().await
+    }
+}
