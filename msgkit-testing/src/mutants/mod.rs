@@ -6,7 +6,21 @@
 //! A [`Mutant`] is anything that can be put in the place of a right transport or pipeline; [`judge`] tells which case
 //! rejects it.
 
+/// All that a decorator of these rooms has to say of itself.
+macro_rules! debug {
+    ($($name:ident),* $(,)?) => {
+        $(impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(stringify!($name))
+            }
+        })*
+    };
+}
+
 mod pipelines;
+mod receiving;
+mod sending;
+mod steps;
 mod transports;
 
 use std::fmt;

@@ -1,6 +1,5 @@
 //! Broken pipelines: msgkit's own with one of its rules taken away.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,14 +7,16 @@ use async_trait::async_trait;
 use msgkit::envelope::MessageId;
 use msgkit::handler::Disposition;
 use msgkit::policy::{OnFailure, Order, Unhandled};
-use msgkit::transport::{Delivery, Destination, Incoming, Outgoing, PublishError, Transport};
-use msgkit::{Envelope, Error, HandlerError, Message, Timestamp};
+use msgkit::transport::{Destination, Outgoing, Transport};
+use msgkit::{Envelope, Error, HandlerError, Timestamp};
 
 use super::Mutant;
+use super::sending::Edits;
+use super::steps::{BuriesTwice, KeysByType, Numbers, Reads, SettlesAll, Spins, Trusts, is_said};
 use crate::conformance::{
-    Answer, Call, Function, Job, JobHandler, MsgkitPipeline, Pipeline, Probe, RunningPipeline, Said, Takes,
+    Answer, Call, Function, Job, JobHandler, MsgkitPipeline, Pipeline, Probe, RunningPipeline, Takes,
 };
-use crate::decorate::{Decorate, Decorated};
+use crate::decorate::Decorated;
 
 /// A mutant that is a pipeline: msgkit's own on a job that was changed, with a handle that was changed.
 struct BrokenPipeline {
@@ -448,118 +449,6 @@ fn reads(job: Job, change: fn(&mut Envelope)) -> Job {
     with(job, |inner| Arc::new(Decorated::new(inner, Reads(change))))
 }
 
-struct Edits(fn(&mut Outgoing));
-
-#[async_trait]
-impl Decorate for Edits {
-    async fn publish(&self, inner: &dyn Transport, mut batch: Vec<Outgoing>) -> Result<(), PublishError> {
-        batch.iter_mut().for_each(self.0);
-        inner.publish(batch).await
-    }
-}
-
-struct Reads(fn(&mut Envelope));
-
-impl Decorate for Reads {
-    fn show(&self, delivery: &Delivery) -> (Incoming, u32) {
-        let mut message = delivery.message().clone();
-        if let Incoming::Envelope(envelope) = &mut message {
-            (self.0)(envelope);
-        }
-        (message, delivery.count())
-    }
-}
-
-/// Takes a refused publish for success.
-struct Trusts(fn(&Destination) -> bool);
-
-#[async_trait]
-impl Decorate for Trusts {
-    async fn publish(&self, inner: &dyn Transport, batch: Vec<Outgoing>) -> Result<(), PublishError> {
-        let trusted = batch.iter().all(|message| (self.0)(&message.to));
-        match inner.publish(batch).await {
-            Err(_) if trusted => Ok(()),
-            other => other,
-        }
-    }
-}
-
-struct Spins;
-
-#[async_trait]
-impl Decorate for Spins {
-    async fn publish(&self, inner: &dyn Transport, mut batch: Vec<Outgoing>) -> Result<(), PublishError> {
-        let mut turns = 0;
-        loop {
-            match inner.publish(batch).await {
-                Err(error) if turns < 1000 => {
-                    batch = error.into_rejected().into_iter().map(|rejected| rejected.message).collect();
-                    turns += 1;
-                }
-                other => return other,
-            }
-        }
-    }
-}
-
-struct BuriesTwice;
-
-#[async_trait]
-impl Decorate for BuriesTwice {
-    async fn publish(&self, inner: &dyn Transport, mut batch: Vec<Outgoing>) -> Result<(), PublishError> {
-        let again: Vec<Outgoing> = batch
-            .iter()
-            .filter(|message| matches!(message.to, Destination::DeadLetter(_)))
-            .cloned()
-            .collect();
-        batch.extend(again);
-        inner.publish(batch).await
-    }
-}
-
-/// Ids of cause and number alone: a handler's messages are published in one batch.
-struct Numbers;
-
-#[async_trait]
-impl Decorate for Numbers {
-    async fn publish(&self, inner: &dyn Transport, mut batch: Vec<Outgoing>) -> Result<(), PublishError> {
-        for (number, message) in (0..u8::MAX).zip(&mut batch) {
-            if let (true, Some(cause)) = (is_said(message), message.envelope.causation_id()) {
-                let id = MessageId::derived(&[cause.to_string().as_bytes(), &[number]]);
-                message.envelope.set_id(id);
-            }
-        }
-        inner.publish(batch).await
-    }
-}
-
-/// Whether a handler has published it.
-fn is_said(message: &Outgoing) -> bool {
-    message.envelope.kind() == Said::NAME
-}
-
-struct KeysByType;
-
-impl Decorate for KeysByType {
-    fn show(&self, delivery: &Delivery) -> (Incoming, u32) {
-        let mut message = delivery.message().clone();
-        if let Incoming::Envelope(envelope) = &mut message
-            && let Some(key) = envelope.key().map(|key| format!("{key} {}", envelope.kind()))
-        {
-            envelope.set_key(Some(key.into()));
-        }
-        (message, delivery.count())
-    }
-}
-
-struct SettlesAll;
-
-impl Decorate for SettlesAll {
-    fn give_back(&self, delivery: Delivery) {
-        delivery.ack();
-    }
-}
-
 async fn publish_directly(transport: &dyn Transport, answer: &Answer, cause: &Envelope) {
     let mut batch = Vec::new();
     for said in &answer.said {
@@ -625,15 +514,3 @@ impl RunningPipeline for Handle {
         self.inner.crash().await;
     }
 }
-
-macro_rules! debug {
-    ($($name:ident),*) => {
-        $(impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(stringify!($name))
-            }
-        })*
-    };
-}
-
-debug!(Edits, Reads, Trusts, Spins, BuriesTwice, Numbers, KeysByType, SettlesAll);

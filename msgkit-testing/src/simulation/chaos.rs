@@ -9,13 +9,13 @@ use async_trait::async_trait;
 use fastrand::Rng;
 use msgkit::memory::Memory;
 use msgkit::transport::{
-    Deliveries, Delivery, Destination, Incoming, Outgoing, PublishError, Settle, Token, Transport,
-    TransportError, TransportErrorKind,
+    Deliveries, Delivery, Destination, Outgoing, PublishError, Token, Transport, TransportError,
+    TransportErrorKind,
 };
 use tokio::sync::Notify;
 
 use super::plan::{Fault, Plan, Stage};
-use crate::decorate::Decorate;
+use crate::decorate::{Decorate, Nobody};
 
 /// How long a destination that is down stays so.
 const DOWN: Duration = Duration::from_secs(60);
@@ -173,23 +173,6 @@ impl fmt::Debug for Chaos {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Chaos").finish_non_exhaustive()
     }
-}
-
-/// Whoever gets a doubled message settles nothing by it.
-struct Nobody;
-
-impl fmt::Debug for Nobody {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Nobody")
-    }
-}
-
-impl Settle for Nobody {
-    fn done(&self, tokens: &mut Vec<Token>) {
-        tokens.clear();
-    }
-
-    fn returned(&self, _: Token, _: Incoming) {}
 }
 
 #[async_trait]

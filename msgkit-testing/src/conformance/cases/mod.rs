@@ -2,6 +2,7 @@
 //!
 //! The first rooms look at the transport alone; the last ones run handlers on it, by the pipeline under test.
 
+mod copies;
 mod delay;
 mod delivery;
 mod envelope;
@@ -57,5 +58,5 @@ pub fn of_transports() -> Vec<Case> {
 /// The cases that run handlers.
 #[must_use]
 pub fn of_pipelines() -> Vec<Case> {
-    [failure::CASES, flow::CASES, lifecycle::CASES].concat()
+    [failure::CASES, copies::CASES, flow::CASES, lifecycle::CASES].concat()
 }
