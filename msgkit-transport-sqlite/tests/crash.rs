@@ -1,31 +1,28 @@
 //! Several processes on one file, and what is left when one of them is killed.
 //!
-//! The test starts itself again as a child, which says on its standard output how far it is and reads from its standard
-//! input when to go on; the test kills it with SIGKILL at the chosen point.
+//! The test kills a child of its own with SIGKILL at the chosen point (`process`).
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
 
+mod process;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use msgkit::transport::{Acks, Deliveries, Delivery, Operate, Publisher, Subscriber, Transport};
 use msgkit_transport_sqlite::Sqlite;
+use process::{Process, say};
 use support::{declaration, message, open, receive, subscription, text};
 
 /// Short, so that the dead are found soon; long for a machine under load that lets no process run.
 const OPTIONS: &str = "lease = \"2s\"";
-const ROLE: &str = "MSGKIT_SQLITE_TEST_ROLE";
-const FILE: &str = "MSGKIT_SQLITE_TEST_FILE";
 const GROUP: &str = "workers";
 
 /// Not a test of its own: what the children run.
 #[tokio::test]
 async fn child() {
-    let (Ok(role), Ok(file)) = (std::env::var(ROLE), std::env::var(FILE)) else { return };
-    let sqlite = open(Path::new(&file), OPTIONS);
+    let Some((role, file)) = process::role() else { return };
+    let sqlite = open(&file, OPTIONS);
     match role.as_str() {
         "publish" => publish_for_ever(&sqlite).await,
         "hold" => hold(&sqlite).await,
@@ -33,11 +30,6 @@ async fn child() {
         "compete" => compete(&sqlite).await,
         other => panic!("no role {other}"),
     }
-}
-
-fn say(line: &str) {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "> {line}").and_then(|()| out.flush()).expect("the test listens");
 }
 
 /// Publishes batches from four tasks and tells of each one that is confirmed.
@@ -96,52 +88,6 @@ async fn compete(sqlite: &Sqlite) {
     deliveries.close().await.unwrap();
     sqlite.close().await.unwrap();
     say("left");
-}
-
-/// A child, killed when it is dropped.
-struct Process {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-    input: Option<ChildStdin>,
-}
-
-impl Process {
-    fn start(role: &str, file: &Path) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["child", "--exact", "--nocapture", "--test-threads=1"])
-            .env(ROLE, role)
-            .env(FILE, file)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let input = child.stdin.take();
-        Self { child, lines, input }
-    }
-
-    /// What it says next; `None` where it is dead.
-    fn next(&mut self) -> Option<String> {
-        self.lines.by_ref().find_map(|line| match line {
-            Ok(line) => line.split_once("> ").map(|(_, said)| Some(said.to_owned())),
-            Err(_) => Some(None),
-        })?
-    }
-
-    /// SIGKILL; gives what it had said and nobody had read.
-    fn kill(mut self) -> Vec<String> {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        std::iter::from_fn(|| self.next()).collect()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// Everything that lies in the group, with its count of starts; settled.

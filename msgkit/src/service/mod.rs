@@ -17,6 +17,8 @@ mod plan;
 mod publish;
 mod quarantine;
 mod running;
+#[cfg(feature = "runtime")]
+mod shutdown;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -35,6 +37,8 @@ use self::publish::{Route, Routes};
 use self::quarantine::Quarantine;
 use self::running::Core;
 pub use self::running::Running;
+#[cfg(feature = "runtime")]
+pub use self::shutdown::{Shutdown, shutdown_signal};
 use crate::config::{HandlerSettings, Settings};
 use crate::envelope::Clock;
 use crate::error::Error;
@@ -361,13 +365,21 @@ impl Service {
         &self.name
     }
 
-    /// Starts it and runs it until SIGINT or SIGTERM, then drains.
+    /// Starts it and runs it until SIGINT or SIGTERM, then drains. A signal that comes while it starts breaks off the start.
     ///
     /// # Errors
     /// As [`Service::start`] and [`Running::drain`].
     #[cfg(feature = "runtime")]
     pub async fn run(self) -> Result<(), Error> {
-        self.start().await?.until_shutdown().await
+        let mut shutdown = Shutdown::listen();
+        let running = tokio::select! {
+            biased;
+            running = self.start() => running?,
+            () = shutdown.requested() => return Ok(()),
+        };
+        shutdown.requested().await;
+        tracing::info!("draining");
+        running.drain().await
     }
 
     fn resolver(&self) -> Result<Resolver, Error> {
@@ -564,21 +576,4 @@ impl fmt::Debug for Service {
             .field("handlers", &self.handlers.iter().map(HandlerSpec::name).collect::<Vec<_>>())
             .finish_non_exhaustive()
     }
-}
-
-/// Waits for SIGINT or, where there is one, SIGTERM.
-#[cfg(feature = "runtime")]
-pub async fn shutdown_signal() {
-    let interrupt = tokio::signal::ctrl_c();
-    #[cfg(unix)]
-    {
-        if let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            tokio::select! {
-                _ = interrupt => {}
-                _ = terminate.recv() => {}
-            }
-            return;
-        }
-    }
-    let _ = interrupt.await;
 }

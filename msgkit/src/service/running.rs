@@ -186,7 +186,8 @@ impl Running {
         result
     }
 
-    /// Runs until SIGINT or SIGTERM, then drains.
+    /// Runs until SIGINT or SIGTERM, then drains. A signal that came before ends the process at once, as the system has it;
+    /// [`Service::run`](super::Service::run) and [`Shutdown`](super::Shutdown) listen from the start.
     ///
     /// # Errors
     /// As [`Running::drain`].
