@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use msgkit::config::{Settings, duration, nearest, scalar};
+use msgkit::config::{Settings, duration, nearest};
 use msgkit::transport::TransportUrl;
 use msgkit::{Pattern, Policy, Topic};
 
@@ -14,7 +14,7 @@ pub fn check(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     for line in text.lines().take(20) {
         check_duration(line);
-        check_scalar(line);
+        check_nearest(line);
     }
     let (toml, environment) = text.split_once("\n---\n").unwrap_or((text, ""));
     let environment: Vec<(String, String)> = environment
@@ -89,14 +89,7 @@ fn check_duration(line: &str) {
     }
 }
 
-fn check_scalar(line: &str) {
-    match scalar(line) {
-        toml::Value::Boolean(value) => assert_eq!(line, value.to_string()),
-        toml::Value::Integer(value) => assert_eq!(line.parse(), Ok(value)),
-        toml::Value::Float(value) => assert!(value.is_finite()),
-        toml::Value::String(value) => assert_eq!(line, value),
-        other => panic!("{line:?} is {other:?}"),
-    }
+fn check_nearest(line: &str) {
     if line.len() <= 100 {
         let known = ["service", "transports", "routes"];
         assert!(nearest(line, known).is_none_or(|near| known.contains(&near)));

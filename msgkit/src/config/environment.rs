@@ -1,6 +1,5 @@
 //! Configuration from the environment: `MSGKIT__TRANSPORTS__EDGE__URL` is `[transports.edge] url`.
 
-use super::read::scalar;
 use crate::error::Error;
 
 /// What the variables begin with.
@@ -31,17 +30,12 @@ fn set(table: &mut toml::Table, path: &[String], name: &str, value: &str) -> Res
     let Some((first, rest)) = path.split_first() else { return Ok(()) };
     let key = table.keys().find(|key| alike(key, first)).cloned().unwrap_or_else(|| first.clone());
     if rest.is_empty() {
-        let typed = match table.get(&key) {
-            Some(toml::Value::Table(_) | toml::Value::Array(_)) => {
-                return Err(Error::config(format!(
-                    "environment variable {name} names a table; name one key in it"
-                )));
-            }
-            // What is text in the file stays text, though it looks like a number.
-            Some(toml::Value::String(_)) => toml::Value::String(value.to_owned()),
-            _ => scalar(value),
-        };
-        table.insert(key, typed);
+        if let Some(toml::Value::Table(_) | toml::Value::Array(_)) = table.get(&key) {
+            return Err(Error::config(format!(
+                "environment variable {name} names a table; name one key in it"
+            )));
+        }
+        table.insert(key, toml::Value::String(value.to_owned()));
         return Ok(());
     }
     match table.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new())) {

@@ -11,8 +11,9 @@ mod read;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod text;
 
 pub use self::catalog::CatalogSettings;
 pub(crate) use self::read::{choice, parse_table, unknown_key};
-pub use self::read::{from_table, nearest, scalar};
+pub use self::read::{from_table, nearest};
 pub use self::settings::{HandlerSettings, Settings, TransportSettings};

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::read::{choice, from_table, without_value};
+use super::text::Lenient;
 use crate::error::Error;
 use crate::handler::PolicyOverrides;
 use crate::policy::{BreakerPolicy, Delayed, OnFailure, Order, Unhandled};
@@ -83,6 +84,8 @@ fn switched<T>(
     match value {
         None => Ok(None),
         Some(toml::Value::Boolean(false)) => Ok(Some(None)),
+        // From the environment everything comes as text.
+        Some(toml::Value::String(text)) if text == "false" => Ok(Some(None)),
         Some(toml::Value::Table(table)) => Ok(Some(Some(read(table, &format!("{place} `{key}`"))?))),
         Some(_) => Err(Error::config(format!("{place}: `{key}` is a table of options, or `false` for none"))),
     }
@@ -124,8 +127,8 @@ pub(super) fn take_scalar<T: DeserializeOwned>(
     table
         .remove(key)
         .map(|value| {
-            value.try_into().map_err(|error: toml::de::Error| {
-                let what = without_value(error.message());
+            T::deserialize(Lenient(value)).map_err(|error| {
+                let what = without_value(&error.message);
                 Error::config(format!("{place}: `{key}` has the wrong type: {what}"))
             })
         })

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use serde::de::DeserializeOwned;
 
+use super::text::{Lenient, ReadError};
 use crate::error::Error;
 
 /// The known name that is most like `name`, where one is like it at all.
@@ -17,28 +18,12 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
         .map(|(_, candidate)| candidate)
 }
 
-/// A value that came as text (environment, query of a URL), typed as TOML would: truth values and numbers are such.
-#[must_use]
-pub fn scalar(text: &str) -> toml::Value {
-    if let Ok(value) = text.parse::<bool>() {
-        toml::Value::Boolean(value)
-    } else if let Ok(value) = text.parse::<i64>() {
-        toml::Value::Integer(value)
-    } else if let Some(value) =
-        text.parse::<f64>().ok().filter(|value| value.is_finite() && text.contains('.'))
-    {
-        toml::Value::Float(value)
-    } else {
-        toml::Value::String(text.to_owned())
-    }
-}
-
 /// Reads `table`, which stands at `place`, into a `serde` struct with `#[serde(deny_unknown_fields)]`.
 ///
 /// # Errors
 /// [`ErrorKind::Config`](crate::ErrorKind::Config) naming the place, the key, and for an unknown key the nearest known one.
 pub fn from_table<T: DeserializeOwned>(table: toml::Table, place: &str) -> Result<T, Error> {
-    table.try_into().map_err(|error: toml::de::Error| explain(&error, place))
+    T::deserialize(Lenient(toml::Value::Table(table))).map_err(|error| explain(&error, place))
 }
 
 /// The TOML that came from `origin`.
@@ -69,8 +54,8 @@ pub(crate) fn choice<T: Copy>(place: &str, key: &str, text: &str, known: &[(&str
 }
 
 /// Turns serde's "unknown field `x`, expected one of …" into a sentence with the nearest known name.
-fn explain(error: &toml::de::Error, place: &str) -> Error {
-    let message = error.message();
+fn explain(error: &ReadError, place: &str) -> Error {
+    let message = error.message.as_str();
     if let Some(rest) =
         message.strip_prefix("unknown field `").or_else(|| message.strip_prefix("unknown variant `"))
         && let Some((unknown, expected)) = rest.split_once('`')
@@ -84,10 +69,7 @@ fn explain(error: &toml::de::Error, place: &str) -> Error {
         };
         return Error::config(format!("{place} has the unknown {what} `{unknown}`; {hint}"));
     }
-    // "… in `key`" is how the error says at its end where it is.
-    let whole = error.to_string();
-    let key = whole.lines().next_back().and_then(|line| line.strip_prefix("in `")?.strip_suffix('`'));
-    let key = key.map_or_else(String::new, |key| format!("`{key}`: "));
+    let key = error.path().map_or_else(String::new, |key| format!("`{key}`: "));
     Error::config(format!("{place}: {key}{}", without_value(message)))
 }
 

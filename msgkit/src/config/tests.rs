@@ -144,6 +144,17 @@ fn the_environment_wins_and_is_read_as_strictly() {
     assert_eq!(settings.handlers["storage"].overrides.concurrency, Some(3));
     let settings = with_env("MSGKIT__SERVICE__NAME", "7").unwrap();
     assert_eq!(settings.name, "7");
+    // Only who reads a value knows whether digits are a number.
+    for name in ["MSGKIT__TRANSPORTS__EDGE__DEAD_LETTERS", "MSGKIT__HANDLERS__STORAGE__POLICY"] {
+        let message = crate::Chain(&with_env(name, "007").unwrap_err()).to_string();
+        assert!(message.contains("`007`"), "{message}");
+    }
+    let settings = with_env("MSGKIT__HANDLERS__STORAGE__ENABLED", "false").unwrap();
+    assert_eq!(settings.handlers["storage"].enabled, Some(false));
+    let settings = with_env("MSGKIT__HANDLERS__STORAGE__BREAKER", "false").unwrap();
+    assert!(matches!(settings.handlers["storage"].overrides.breaker, Some(None)));
+    let message = with_env("MSGKIT__HANDLERS__STORAGE__CONCURRENCY", "three").unwrap_err().to_string();
+    assert!(message.ends_with("`concurrency`: invalid type, expected usize"), "{message}");
     for (name, wanted) in [
         ("MSGKIT__SERVICE__NAM", "did you mean `name`?"),
         ("MSGKIT__TRANSPORT__A__URL", "did you mean `transports`?"),

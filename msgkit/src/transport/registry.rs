@@ -148,7 +148,7 @@ impl Options {
     /// [`ErrorKind::Config`](crate::ErrorKind::Config): an unknown key names the nearest known one, a wrong value its key.
     pub fn read<T: DeserializeOwned>(mut self, url: &TransportUrl) -> Result<T, Error> {
         for (name, value) in url.query() {
-            self.table.insert(name.to_owned(), crate::config::scalar(value));
+            self.table.insert(name.to_owned(), toml::Value::String(value.to_owned()));
         }
         crate::config::from_table(self.table, &self.place)
     }
