@@ -47,8 +47,11 @@ struct Run {
     seed: Option<u64>,
 }
 
+const LOG: &str = "warn,lapin=off";
+
 fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter("warn").with_ansi(false).init();
+    // The transports say in their own words what the client library says of a broken connection.
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(LOG).with_ansi(false).init();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return refuse(&error.into()),

@@ -322,6 +322,9 @@ impl Run {
         let left = self.left(subject).await?;
         let dead = dead_letters(letters).await?;
         let journals = self.book.take()?;
+        let order = subject.capabilities().key_order;
+        letters.close().await?;
+        subject.close().await?;
         Ok(Evidence {
             total: self.plan.messages,
             again: self.book.progress.borrow().again,
@@ -330,7 +333,7 @@ impl Run {
             late,
             left,
             unwritten: std::mem::take(&mut self.unwritten),
-            order: subject.capabilities().key_order,
+            order,
             alone: self.alone,
             faults: self.faults.clone(),
         })
