@@ -16,13 +16,18 @@ function message(payload, { contentType, userProperties }) {
   return { PUBLISH: { "Content Type": contentType }, headers: { ...userProperties }, body, payload: body };
 }
 
+/** The library lists attributes that an event does not have as undefined. */
+function present(attributes) {
+  return Object.entries(attributes).filter(([, value]) => value !== undefined);
+}
+
 function tell(payload, properties) {
   const raw = message(payload, properties);
   if (!MQTT.isEvent(raw)) throw new Error(`no event: ${JSON.stringify(properties)}`);
   const structured = properties.contentType.startsWith("application/cloudevents");
   const { data, data_base64, ...attributes } = MQTT.toEvent(raw);
   const line = { mode: structured ? "structured" : "binary", attributes: {} };
-  for (const [key, value] of Object.entries(attributes)) line.attributes[key] = String(value);
+  for (const [key, value] of present(attributes)) line.attributes[key] = String(value);
   if (attributes.datacontenttype === "application/json") {
     line.data = typeof data === "string" ? JSON.parse(data) : data;
     if (!structured) line.payload = payload.toString("base64");
@@ -47,10 +52,12 @@ async function write() {
     const data = type === "application/json" ? JSON.parse(payload) : type.startsWith("text/") ? payload.toString() : payload;
     const event = new CloudEvent({ ...line.attributes, data });
     const made = line.mode === "structured" ? MQTT.structured(event) : MQTT.binary(event);
-    const body = Buffer.isBuffer(made.body) || typeof made.body === "string" ? made.body : JSON.stringify(made.body);
-    const userProperties = {};
-    for (const [key, value] of Object.entries(made.headers)) userProperties[key] = String(value);
-    const properties = { contentType: made.PUBLISH["Content Type"], userProperties };
+    const raw = made.body instanceof Uint8Array ? Buffer.from(made.body) : made.body;
+    const body = Buffer.isBuffer(raw) || typeof raw === "string" ? raw : JSON.stringify(raw);
+    const properties = { contentType: made.PUBLISH["Content Type"] };
+    // An empty list of user properties makes npm `mqtt` 5.16 wait for ever.
+    const headers = present(made.headers).map(([key, value]) => [key, String(value)]);
+    if (headers.length > 0) properties.userProperties = Object.fromEntries(headers);
     await client.publishAsync(topic, body, { qos: 1, properties });
   }
   console.log("done");

@@ -125,6 +125,10 @@ pub async fn certify(
     };
     scenario.run(&mut run).await?;
     let evidence = run.rest(&*subject, &*kept).await?;
+    if !Arc::ptr_eq(&subject, &kept) {
+        kept.close().await?;
+    }
+    subject.close().await?;
     let mut ledger = Ledger::of(&evidence);
     ledger.title =
         format!("{} · {version} · {} messages · seed {}", scenario.name(), plan.messages, plan.seed);
@@ -302,7 +306,7 @@ impl Run {
 /// The end of a run.
 impl Run {
     /// Lets everything come to rest, and gathers what is left.
-    async fn rest(mut self, subject: &dyn Transport, letters: &dyn Transport) -> Result<Evidence, Failure> {
+    async fn rest(&mut self, subject: &dyn Transport, letters: &dyn Transport) -> Result<Evidence, Failure> {
         self.reach(self.plan.messages).await?;
         let mut late = BTreeSet::new();
         if !self.settled(letters).await? {
@@ -323,8 +327,6 @@ impl Run {
         let dead = dead_letters(letters).await?;
         let journals = self.book.take()?;
         let order = subject.capabilities().key_order;
-        letters.close().await?;
-        subject.close().await?;
         Ok(Evidence {
             total: self.plan.messages,
             again: self.book.progress.borrow().again,
