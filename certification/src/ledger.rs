@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use msgkit::transport::KeyOrder;
@@ -67,6 +68,8 @@ pub struct Ledger {
     pub ordered: bool,
     /// What was broken, and how many duplicates that explains.
     pub faults: Faults,
+    /// Where journals and logs of the members are, of a run that went wrong.
+    pub kept: Option<PathBuf>,
 }
 
 impl Ledger {
@@ -172,6 +175,9 @@ impl fmt::Display for Ledger {
         line("duplicated", self.duplicated, format!("in flight were at most {}", self.faults.bound()))?;
         let order = if self.ordered { "" } else { "several members: the transport promises no order" };
         line("out of order", self.disorder, order.to_owned())?;
+        if let Some(kept) = &self.kept {
+            writeln!(f, "  journals and logs: {}", kept.display())?;
+        }
         write!(f, "  broken: {}; {:.0} s", self.faults, self.took.as_secs_f64())
     }
 }

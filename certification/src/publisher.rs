@@ -7,13 +7,15 @@ use msgkit::transport::{Outgoing, Transport, TransportErrorKind};
 use msgkit::{Clock, Text};
 use tokio::sync::watch;
 
-use crate::Failure;
+use crate::{Broker, Failure};
 use crate::message::{Fate, Numbered};
 
 /// How many messages are published at once: the most whose fate a broken connection leaves open.
 pub(crate) const BATCH: u64 = 20;
 /// How far the publisher runs ahead of the members, so that a fault meets both at work.
-const AHEAD: u64 = 500;
+const LEAD: u64 = 500;
+/// The same where the broker sends whatever waits: the lead is then what members have in hand, so it is short.
+const SHORT_LEAD: u64 = 2 * BATCH;
 /// How long it waits after a failure before it tries again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -28,16 +30,22 @@ pub(crate) struct Progress {
     pub(crate) handled: u64,
 }
 
-/// Publishes the messages below `total`.
+/// How far the publisher may run ahead on `broker`.
+pub(crate) fn lead(broker: &dyn Broker) -> u64 {
+    if broker.sends_more_than_is_asked_for() { SHORT_LEAD } else { LEAD }
+}
+
+/// Publishes the messages below `total`, at most `lead` ahead of what was handled.
 pub(crate) async fn publish(
     transport: Arc<dyn Transport>,
     total: u64,
+    lead: u64,
     progress: watch::Sender<Progress>,
 ) -> Result<(), Failure> {
     let mut seen = progress.subscribe();
     let mut next = 0;
     while next < total {
-        let ahead = |progress: &Progress| next < progress.handled + Fate::condemned(next) + AHEAD;
+        let ahead = |progress: &Progress| next < progress.handled + Fate::condemned(next) + lead;
         if seen.wait_for(ahead).await.is_err() {
             return Err(Failure::broken("the run has ended before its publisher"));
         }

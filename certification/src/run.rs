@@ -61,7 +61,7 @@ pub struct Run {
     book: Arc<Book>,
     publisher: JoinHandle<Result<(), Failure>>,
     reader: AbortHandle,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 /// What is known of the run's progress.
@@ -105,8 +105,10 @@ pub async fn certify(
         group.join(None).await?;
         book.open(&mut group);
     }
+    let lead = publisher::lead(&*broker);
+    let unasked = if broker.sends_more_than_is_asked_for() { lead + BATCH } else { 0 };
     let publisher =
-        tokio::spawn(publisher::publish(subject.clone(), plan.messages, book.progress.clone()));
+        tokio::spawn(publisher::publish(subject.clone(), plan.messages, lead, book.progress.clone()));
     let reader = tokio::spawn(read(book.clone())).abort_handle();
     let mut run = Run {
         plan: plan.clone(),
@@ -116,12 +118,12 @@ pub async fn certify(
         letters,
         alone: scenario.members() == 1,
         group,
-        faults: Faults::default(),
+        faults: Faults::new(unasked),
         unwritten: BTreeSet::new(),
         book,
         publisher,
         reader,
-        _directory: directory,
+        directory,
     };
     scenario.run(&mut run).await?;
     let evidence = run.rest(&*subject, &*kept).await?;
@@ -133,6 +135,10 @@ pub async fn certify(
     ledger.title =
         format!("{} · {version} · {} messages · seed {}", scenario.name(), plan.messages, plan.seed);
     ledger.took = begun.elapsed();
+    if !ledger.problems().is_empty() {
+        run.directory.disable_cleanup(true);
+        ledger.kept = Some(run.directory.path().to_owned());
+    }
     Ok(ledger)
 }
 

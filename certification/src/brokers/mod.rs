@@ -41,6 +41,11 @@ pub trait Broker: fmt::Debug + Send + Sync {
         false
     }
 
+    /// Whether it sends a member more than the member has asked for at once, so that all that waits may be in hand.
+    fn sends_more_than_is_asked_for(&self) -> bool {
+        false
+    }
+
     /// Whether what is published while members come or go may come twice.
     fn doubles_while_members_change(&self) -> bool {
         false

@@ -61,6 +61,12 @@ impl Broker for MosquittoBroker {
         true
     }
 
+    /// Mosquitto 2.0 counts the messages under way only up to the one that is acknowledged, and so sends a whole window
+    /// more for each acknowledgement (eclipse-mosquitto/mosquitto#2301).
+    fn sends_more_than_is_asked_for(&self) -> bool {
+        true
+    }
+
     fn doubles_while_members_change(&self) -> bool {
         true
     }
