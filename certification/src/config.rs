@@ -30,10 +30,9 @@ pub(crate) fn text(place: &Place, letters: &Letters) -> Result<String, Failure> 
     .to_owned();
     let (at, apart) = match letters {
         Letters::Own => (String::new(), String::new()),
-        Letters::Apart(url) => (
-            format!("dead_letters = \"{APART}\"\n"),
-            format!("[transports.{APART}]\nurl = \"{url}\"\n"),
-        ),
+        Letters::Apart(url) => {
+            (format!("dead_letters = \"{APART}\"\n"), format!("[transports.{APART}]\nurl = \"{url}\"\n"))
+        }
     };
     Ok(format!(
         "[service]\nname = \"certification\"\n\
@@ -44,8 +43,17 @@ pub(crate) fn text(place: &Place, letters: &Letters) -> Result<String, Failure> 
     ))
 }
 
-/// A connection to the broker, and one to where the dead letters are.
-pub(crate) fn open(text: &str) -> Result<(Arc<dyn Transport>, Arc<dyn Transport>), Failure> {
+/// The transports of a configuration.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// Of the broker that is certified.
+    pub(crate) subject: Arc<dyn Transport>,
+    /// Of where the dead letters are; the same one where the broker keeps them itself.
+    pub(crate) letters: Arc<dyn Transport>,
+}
+
+/// What `text` configures. Nothing is connected before its first use.
+pub(crate) fn open(text: &str) -> Result<Opened, Failure> {
     let registry = crate::registry();
     let mut opened = Vec::new();
     for transport in Settings::parse(text, "the run's configuration", [])?.transports {
@@ -54,5 +62,5 @@ pub(crate) fn open(text: &str) -> Result<(Arc<dyn Transport>, Arc<dyn Transport>
     let find = |name: &str| opened.iter().find(|(known, _)| known == name).map(|(_, found)| found.clone());
     let subject = find(SUBJECT).ok_or_else(|| Failure::broken("the configuration has lost its transport"))?;
     let letters = find(APART).unwrap_or_else(|| subject.clone());
-    Ok((subject, letters))
+    Ok(Opened { subject, letters })
 }

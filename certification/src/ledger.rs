@@ -165,7 +165,10 @@ impl fmt::Display for Ledger {
         line("dead letters", self.dead, String::new())?;
         line("lost", self.lost.len() as u64, numbers(&self.lost))?;
         if !self.unwritten.is_empty() {
-            let why = format!("confirmed last, and not written, when the broker was killed: {}", numbers(&self.unwritten));
+            let why = format!(
+                "confirmed last, and not written, when the broker was killed: {}",
+                numbers(&self.unwritten)
+            );
             line("unwritten", self.unwritten.len() as u64, why)?;
         }
         line("stuck", self.stuck, String::new())?;

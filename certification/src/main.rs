@@ -83,7 +83,10 @@ impl Run {
         let scenarios = scenarios::all();
         let known: Vec<&str> = scenarios.iter().map(|scenario| scenario.name()).collect();
         if let Some(fault) = self.fault.as_deref().filter(|fault| !known.contains(fault)) {
-            return Err(Failure::broken(format!("no scenario is called `{fault}`; there are {}", known.join(", "))));
+            return Err(Failure::broken(format!(
+                "no scenario is called `{fault}`; there are {}",
+                known.join(", ")
+            )));
         }
         let mut started: BTreeMap<String, Arc<dyn Broker>> = BTreeMap::new();
         let mut start = |name: &str| -> Result<Arc<dyn Broker>, Failure> {
@@ -123,7 +126,11 @@ impl Run {
                         failed += usize::from(!ledger.problems().is_empty());
                     }
                     Err(failure) => {
-                        println!("{} · {name} · seed {}\n  BROKE OFF: {failure}\n", scenario.name(), plan.seed);
+                        println!(
+                            "{} · {name} · seed {}\n  BROKE OFF: {failure}\n",
+                            scenario.name(),
+                            plan.seed
+                        );
                         failed += 1;
                     }
                 }

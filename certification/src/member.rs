@@ -20,7 +20,7 @@ use crate::message::{Fate, Numbered};
 pub(crate) const GROUP: &str = "certified";
 /// The most messages that a member has in hand, of each of its subscriptions.
 pub(crate) const IN_FLIGHT: usize = 16;
-/// A member's subscriptions: the group's, and that of its delayed copies where the core keeps delays.
+/// A member's subscriptions that carry messages: the group's, and that of its first delay where the core keeps delays.
 pub(crate) const SUBSCRIPTIONS: usize = 2;
 /// What a member prints when it is subscribed.
 pub(crate) const READY: &str = "ready";
@@ -89,7 +89,9 @@ impl Member {
         if let Some((Death::AfterAck, at)) = dies {
             let settled = AtomicU64::new(0);
             service = service.observe(move |event: &Event<'_>| {
-                if matches!(event.kind, EventKind::Settled) && settled.fetch_add(1, Ordering::Relaxed) + 1 == at {
+                if matches!(event.kind, EventKind::Settled)
+                    && settled.fetch_add(1, Ordering::Relaxed) + 1 == at
+                {
                     die();
                 }
             });

@@ -7,8 +7,8 @@ use msgkit::transport::{Outgoing, Transport, TransportErrorKind};
 use msgkit::{Clock, Text};
 use tokio::sync::watch;
 
-use crate::{Broker, Failure};
 use crate::message::{Fate, Numbered};
+use crate::{Broker, Failure};
 
 /// How many messages are published at once: the most whose fate a broken connection leaves open.
 pub(crate) const BATCH: u64 = 20;
@@ -58,7 +58,8 @@ pub(crate) async fn publish(
         }
         while let Err(error) = transport.publish(batch).await {
             // Nobody there to take it: the members are on their way back.
-            let will_pass = |kind: TransportErrorKind| kind.is_temporary() || kind == TransportErrorKind::Unrouted;
+            let will_pass =
+                |kind: TransportErrorKind| kind.is_temporary() || kind == TransportErrorKind::Unrouted;
             if !error.rejected().iter().all(|rejected| will_pass(rejected.error.kind())) {
                 return Err(Failure::broken(format!("the publisher is refused: {}", msgkit::Chain(&error))));
             }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::sleep;
 
-use crate::config::{self, Letters};
+use crate::config::{self, Letters, Opened};
 use crate::faults::Faults;
 use crate::group::Group;
 use crate::journal::Reader;
@@ -97,7 +97,7 @@ pub async fn certify(
     };
     let text = configuration(&place, letters.as_ref(), &directory)?;
     std::fs::write(directory.path().join("config.toml"), &text)?;
-    let (subject, kept) = config::open(&text)?;
+    let Opened { subject, letters: kept } = config::open(&text)?;
 
     let mut group = Group::new(&plan.program, directory.path());
     let book = Arc::new(Book::default());
@@ -148,8 +148,7 @@ fn configuration(place: &Place, letters: Option<&Place>, directory: &TempDir) ->
         return config::text(place, &Letters::Apart(letters.url.clone()));
     }
     let own = config::text(place, &Letters::Own)?;
-    let (subject, _) = config::open(&own)?;
-    if subject.capabilities().keeps_unread {
+    if config::open(&own)?.subject.capabilities().keeps_unread {
         return Ok(own);
     }
     let file = directory.path().join("letters.db");
@@ -448,7 +447,9 @@ async fn dead_letters(letters: &dyn Transport) -> Result<Vec<(u64, String)>, Fai
     for letter in operate.dead_letters(&group, None, 1_000_000).await? {
         let envelope = letter.message.envelope();
         let number = envelope.and_then(|envelope| Some(Numbered::decode(envelope).ok()?.n));
-        let why = envelope.and_then(|envelope| envelope.dead_letter()).map(|facts| format!("{} {}", facts.kind, facts.error));
+        let why = envelope
+            .and_then(|envelope| envelope.dead_letter())
+            .map(|facts| format!("{} {}", facts.kind, facts.error));
         match number {
             Some(n) => all.push((n, why.unwrap_or_default())),
             None => return Err(Failure::broken(format!("a dead letter that nobody published: {letter:?}"))),

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use msgkit_certification::{Broker, Failure, FailureKind, Ledger, Plan, Scenario, brokers, certify, scenarios};
+use msgkit_certification::{
+    Broker, Failure, FailureKind, Ledger, Plan, Scenario, brokers, certify, scenarios,
+};
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -40,7 +42,8 @@ fn judge(outcome: Result<Ledger, Failure>) -> Result<Completion, Failed> {
 
 fn run(name: &'static str, scenario: &dyn Scenario) -> Result<Ledger, Failure> {
     // Whoever needs both takes this one first.
-    let _letters = (scenario.keeps_letters_apart() || name == brokers::LETTERS).then(|| alone(brokers::LETTERS));
+    let _letters =
+        (scenario.keeps_letters_apart() || name == brokers::LETTERS).then(|| alone(brokers::LETTERS));
     let _subject = (name != brokers::LETTERS).then(|| alone(name));
     let broker = started(name)?;
     let letters = scenario.keeps_letters_apart().then(|| started(brokers::LETTERS)).transpose()?;

@@ -91,9 +91,12 @@ impl Event {
         let event = |(at, (content_type, payload)): (usize, (&str, &[u8]))| {
             let mut attributes: BTreeMap<String, String> =
                 COMMON.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-            for (name, value) in
-                [("id", &*format!("event {at}")), ("type", kind), ("topic", topic), ("datacontenttype", content_type)]
-            {
+            for (name, value) in [
+                ("id", &*format!("event {at}")),
+                ("type", kind),
+                ("topic", topic),
+                ("datacontenttype", content_type),
+            ] {
                 attributes.insert(name.to_owned(), value.to_owned());
             }
             Self { attributes, payload: payload.to_vec() }
@@ -138,7 +141,8 @@ impl Event {
     /// Compares it with what a foreign client has read.
     pub(crate) fn assert_read(&self, line: &str) {
         let read: Value = serde_json::from_str(line).unwrap();
-        let attributes: BTreeMap<String, String> = serde_json::from_value(read["attributes"].clone()).unwrap();
+        let attributes: BTreeMap<String, String> =
+            serde_json::from_value(read["attributes"].clone()).unwrap();
         assert_same(&attributes, &self.attributes, &[], line);
         if self.is_json() {
             assert_eq!(read["data"], serde_json::from_slice::<Value>(&self.payload).unwrap(), "{line}");
@@ -181,7 +185,9 @@ fn assert_same(
         let same = if is_time { instant(other) == instant(value) } else { other == value };
         assert!(same, "`{name}` is `{other}` instead of `{value}`: {place}");
     }
-    let strange: Vec<&String> =
-        found.keys().filter(|name| !expected.contains_key(*name) && !added.contains(&name.as_str())).collect();
+    let strange: Vec<&String> = found
+        .keys()
+        .filter(|name| !expected.contains_key(*name) && !added.contains(&name.as_str()))
+        .collect();
     assert!(strange.is_empty(), "nobody sent {strange:?}: {place}");
 }

@@ -106,7 +106,8 @@ struct Place {
 
 impl Place {
     fn of(client: Client) -> Result<Self, BrokerError> {
-        let address_of = |url: &str| TransportUrl::parse(url).expect("a broker's own address").address().to_owned();
+        let address_of =
+            |url: &str| TransportUrl::parse(url).expect("a broker's own address").address().to_owned();
         if client.speaks_amqp() {
             let host = RabbitMq::shared()?.vhost("foreign")?;
             let (url, address) = (host.url().to_owned(), address_of(host.url()));
