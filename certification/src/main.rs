@@ -1,13 +1,12 @@
 //! `certify`: runs scenarios on real brokers and prints a ledger for each.
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use msgkit_certification::brokers::{self, Started};
 use msgkit_certification::member::Member;
-use msgkit_certification::{Broker, Failure, Plan, brokers, certify, scenarios};
+use msgkit_certification::{Failure, Plan, certify, scenarios};
 
 /// Certifies msgkit's transports on real brokers.
 #[derive(Debug, Parser)]
@@ -88,15 +87,7 @@ impl Run {
                 known.join(", ")
             )));
         }
-        let mut started: BTreeMap<String, Arc<dyn Broker>> = BTreeMap::new();
-        let mut start = |name: &str| -> Result<Arc<dyn Broker>, Failure> {
-            if let Some(broker) = started.get(name) {
-                return Ok(broker.clone());
-            }
-            let broker = brokers::named(name)?;
-            started.insert(name.to_owned(), broker.clone());
-            Ok(broker)
-        };
+        let mut started = Started::default();
         let names: Vec<&str> = match &self.broker {
             Some(name) => vec![name],
             None => brokers::NAMES.to_vec(),
@@ -107,8 +98,9 @@ impl Run {
                 if self.fault.as_deref().is_some_and(|fault| fault != scenario.name()) {
                     continue;
                 }
-                let broker = start(name)?;
-                let letters = scenario.keeps_letters_apart().then(|| start(brokers::LETTERS)).transpose()?;
+                let broker = started.broker(name)?;
+                let letters =
+                    scenario.keeps_letters_apart().then(|| started.broker(brokers::LETTERS)).transpose()?;
                 let plan = Plan {
                     messages: self.messages,
                     times: self.times,
@@ -132,6 +124,8 @@ impl Run {
                             plan.seed
                         );
                         failed += 1;
+                        // It may be what broke, and the next run is to have one that works.
+                        started.end(name);
                     }
                 }
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use msgkit::transport::{Outgoing, Transport, TransportErrorKind};
 use msgkit::{Clock, Text};
 use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 
 use crate::message::{Fate, Numbered};
 use crate::{Broker, Failure};
@@ -16,6 +17,8 @@ pub(crate) const BATCH: u64 = 20;
 const LEAD: u64 = 500;
 /// The same where the broker sends whatever waits: the lead is then what members have in hand, so it is short.
 const SHORT_LEAD: u64 = 2 * BATCH;
+/// How long the members may be behind until it goes on nevertheless; longer than any outage.
+const STANDSTILL: Duration = Duration::from_secs(60);
 /// How long it waits after a failure before it tries again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -28,6 +31,8 @@ pub(crate) struct Progress {
     pub(crate) again: u64,
     /// Different messages that members have handled.
     pub(crate) handled: u64,
+    /// How many messages may be published until the scenario is further.
+    pub(crate) limit: u64,
 }
 
 /// How far the publisher may run ahead on `broker`.
@@ -43,11 +48,18 @@ pub(crate) async fn publish(
     progress: watch::Sender<Progress>,
 ) -> Result<(), Failure> {
     let mut seen = progress.subscribe();
-    let mut next = 0;
+    let (mut next, mut given_up) = (0, 0);
     while next < total {
-        let ahead = |progress: &Progress| next < progress.handled + Fate::condemned(next) + lead;
-        if seen.wait_for(ahead).await.is_err() {
-            return Err(Failure::broken("the run has ended before its publisher"));
+        let missing = |progress: &Progress| (next - Fate::condemned(next)).saturating_sub(progress.handled);
+        let may = |progress: &Progress| next < progress.limit && missing(progress) < given_up + lead;
+        match timeout(STANDSTILL, seen.wait_for(may)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return Err(Failure::broken("the run has ended before its publisher")),
+            Err(_) => {
+                // Lost, or stuck: the ledger will show it.
+                given_up = missing(&progress.borrow());
+                continue;
+            }
         }
         let end = (next + BATCH).min(total);
         let mut batch = Vec::new();
@@ -65,7 +77,7 @@ pub(crate) async fn publish(
             }
             batch = error.into_rejected().into_iter().map(|rejected| rejected.message).collect();
             progress.send_modify(|progress| progress.again += batch.len() as u64);
-            tokio::time::sleep(PAUSE).await;
+            sleep(PAUSE).await;
         }
         next = end;
         progress.send_modify(|progress| progress.confirmed = next);

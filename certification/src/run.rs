@@ -176,16 +176,24 @@ impl Run {
 
     /// When `times` faults are to happen: after so many confirmed messages each, spread over the run.
     pub fn moments(&mut self, times: u32) -> Vec<u64> {
-        let (begin, end) = (self.plan.messages / 20, self.plan.messages * 17 / 20);
+        let (begin, end) = (self.plan.messages / 20, self.plan.messages * 3 / 4);
         let share = (end - begin) / u64::from(times.max(1));
         (0..u64::from(times)).map(|at| begin + share * at + self.rng.u64(0..share.max(1))).collect()
     }
 
-    /// Waits until so many messages are confirmed.
+    /// Lets the publisher go on to a tenth of the run beyond `confirmed`, and no further before the scenario is: whatever
+    /// happens happens while messages flow, however slow the machine is.
+    fn flow_beyond(&self, confirmed: u64) {
+        let limit = confirmed + self.plan.messages / 10;
+        self.book.progress.send_modify(|progress| progress.limit = progress.limit.max(limit));
+    }
+
+    /// Waits until so many messages are confirmed. More follow.
     ///
     /// # Errors
     /// [`Failure`] where the flow has come to a standstill, the publisher was refused, or a member has ended by itself.
     pub async fn reach(&mut self, confirmed: u64) -> Result<(), Failure> {
+        self.flow_beyond(confirmed);
         let mut last = (self.confirmed(), Instant::now());
         while self.confirmed() < confirmed {
             self.look_around().await?;
@@ -277,6 +285,7 @@ impl Run {
     /// # Errors
     /// [`Failure`] where it does not get there.
     pub async fn fallen(&mut self, what: &str) -> Result<(), Failure> {
+        self.flow_beyond(self.confirmed());
         self.group.fallen().await?;
         self.faults.member(what);
         Ok(())

@@ -3,13 +3,12 @@
 //! Runs of one broker go one after the other, because they restart it. `MSGKIT_CERTIFY_SEED=n` repeats a run's moments.
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use msgkit_certification::{
-    Broker, Failure, FailureKind, Ledger, Plan, Scenario, brokers, certify, scenarios,
-};
+use msgkit_certification::brokers::{self, Started};
+use msgkit_certification::{Failure, FailureKind, Ledger, Plan, Scenario, certify, scenarios};
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -41,12 +40,16 @@ fn judge(outcome: Result<Ledger, Failure>) -> Result<Completion, Failed> {
 }
 
 fn run(name: &'static str, scenario: &dyn Scenario) -> Result<Ledger, Failure> {
-    // Whoever needs both takes this one first.
-    let _letters =
-        (scenario.keeps_letters_apart() || name == brokers::LETTERS).then(|| alone(brokers::LETTERS));
-    let _subject = (name != brokers::LETTERS).then(|| alone(name));
-    let broker = started(name)?;
-    let letters = scenario.keeps_letters_apart().then(|| started(brokers::LETTERS)).transpose()?;
+    // Whoever needs both brokers takes this one first.
+    let apart = scenario.keeps_letters_apart();
+    let mut letters = (apart && name != brokers::LETTERS).then(|| alone(brokers::LETTERS));
+    let mut own = alone(name);
+    let broker = own.broker(name)?;
+    let letters = match (apart, &mut letters) {
+        (false, _) => None,
+        (true, Some(letters)) => Some(letters.broker(brokers::LETTERS)?),
+        (true, None) => Some(broker.clone()),
+    };
     let seed = std::env::var("MSGKIT_CERTIFY_SEED").ok().and_then(|seed| seed.parse().ok());
     let plan = Plan {
         messages: 2_000,
@@ -55,23 +58,18 @@ fn run(name: &'static str, scenario: &dyn Scenario) -> Result<Ledger, Failure> {
         seed: seed.unwrap_or_else(|| fastrand::u64(0..1_000_000)),
         program: env!("CARGO_BIN_EXE_certify").into(),
     };
-    let runtime = tokio::runtime::Runtime::new().map_err(Failure::from)?;
-    runtime
-        .block_on(certify(scenario, broker, letters, &plan))
-        .map_err(|failure| failure.at(&format!("seed {}", plan.seed)))
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(certify(scenario, broker, letters, &plan)).map_err(|failure| {
+        // It may be the broker that broke, and the next run is to have one that works.
+        own.end(name);
+        failure.at(&format!("seed {}", plan.seed))
+    })
 }
 
-/// Keeps all other runs from the broker.
-fn alone(name: &str) -> MutexGuard<'static, ()> {
-    static TURNS: [Mutex<()>; brokers::NAMES.len()] = [const { Mutex::new(()) }; brokers::NAMES.len()];
+/// The broker of that name, for nobody else until this is dropped. It ends with this process.
+fn alone(name: &str) -> MutexGuard<'static, Started> {
+    static TURNS: [LazyLock<Mutex<Started>>; brokers::NAMES.len()] =
+        [const { LazyLock::new(Mutex::default) }; brokers::NAMES.len()];
     let index = brokers::NAMES.iter().position(|known| *known == name).unwrap_or_default();
     TURNS[index].lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The broker that all runs have in common. It ends with this process.
-fn started(name: &str) -> Result<Arc<dyn Broker>, Failure> {
-    type Slot = OnceLock<Result<Arc<dyn Broker>, Failure>>;
-    static STARTED: [Slot; brokers::NAMES.len()] = [const { OnceLock::new() }; brokers::NAMES.len()];
-    let index = brokers::NAMES.iter().position(|known| *known == name).unwrap_or_default();
-    STARTED[index].get_or_init(|| brokers::named(name)).clone()
 }

@@ -4,6 +4,7 @@ mod mosquitto;
 mod rabbitmq;
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -85,6 +86,30 @@ pub fn named(name: &str) -> Result<Arc<dyn Broker>, Failure> {
         "mosquitto" => Ok(Arc::new(MosquittoBroker::start()?)),
         "rabbitmq" => Ok(Arc::new(RabbitMqBroker::start()?)),
         _ => Err(Failure::broken(format!("no broker is called `{name}`; there are {}", NAMES.join(", ")))),
+    }
+}
+
+/// The brokers that run, each started when it is first asked for.
+#[derive(Debug, Default)]
+pub struct Started(BTreeMap<String, Arc<dyn Broker>>);
+
+impl Started {
+    /// The broker called `name`.
+    ///
+    /// # Errors
+    /// As [`named`].
+    pub fn broker(&mut self, name: &str) -> Result<Arc<dyn Broker>, Failure> {
+        if let Some(broker) = self.0.get(name) {
+            return Ok(broker.clone());
+        }
+        let broker = named(name)?;
+        self.0.insert(name.to_owned(), broker.clone());
+        Ok(broker)
+    }
+
+    /// Lets go of it; the next who asks gets a new one.
+    pub fn end(&mut self, name: &str) {
+        self.0.remove(name);
     }
 }
 

@@ -18,7 +18,7 @@ impl Scenario for MembersKilledAfterAck {
     async fn run(&self, run: &mut Run) -> Result<(), Failure> {
         for moment in run.moments(run.plan().times) {
             run.reach(moment).await?;
-            let at = run.rng().u64(1..20);
+            let at = run.rng().u64(1..10);
             run.join(Some((Death::AfterAck, at))).await?;
             run.fallen("member killed after ack").await?;
         }
