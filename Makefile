@@ -14,7 +14,7 @@ TABLE := $(RUN) run -q -p msgkit-testing --profile $(PROFILE) --example guarante
 FUZZED := structured attributes trace names config url ingest stored
 MINUTES ?= 1
 
-.PHONY: demo test lint fmt clippy docs unit deny dashboard bench bench-gate tools brokers guarantees guarantees-check conformance mutants simulate \
+.PHONY: demo test lint fmt clippy docs unit deny dashboard bench bench-gate tools brokers foreign certify guarantees guarantees-check conformance mutants simulate \
 	fuzz fuzz-check fuzz-tools $(FUZZED:%=fuzz-%)
 
 ## Runs the device platform; it prints its address.
@@ -22,7 +22,7 @@ demo:
 	$(CARGO) run -p device-platform
 
 ## Everything: style, lints, documentation, all tests. Installs what is missing; fails where something did not run.
-test: brokers lint unit guarantees-check fuzz-check dashboard
+test: brokers foreign lint unit guarantees-check fuzz-check dashboard
 	@echo "make test: all ran"
 
 ## Style, lints, documentation, licences.
@@ -81,6 +81,30 @@ tools:
 ## The brokers that the tests start (Debian packages), without the services that come with them.
 brokers:
 	@.ci/brokers
+
+## The libraries of others that the tests talk to: Python (venv) and npm packages, below target/foreign.
+FOREIGN := target/foreign
+foreign: $(FOREIGN)/python/installed $(FOREIGN)/node/installed
+
+$(FOREIGN)/python/installed: certification/foreign/requirements.txt
+	python3 -m venv $(@D)
+	$(@D)/bin/pip install -q -r $<
+	@touch $@
+
+$(FOREIGN)/node/installed: certification/foreign/package.json
+	@mkdir -p $(@D)
+	cp $< $(@D)/
+	npm install --prefix $(@D) --no-audit --no-fund --no-package-lock
+	@touch $@
+
+## The brokers killed, restarted and cut off, members killed and exchanged, under MESSAGES messages: a ledger for each fault.
+## `make certify BROKER=rabbitmq FAULT=broker_killed SEED=7` is one of them. Each fault happens TIMES times; OUTAGE is in seconds.
+MESSAGES ?= 20000
+TIMES ?= 5
+OUTAGE ?= 30
+certify: brokers
+	$(RUN) run -q -p msgkit-certification --profile $(PROFILE) --bin certify -- run --messages $(MESSAGES) --times $(TIMES) \
+		--outage $(OUTAGE) $(if $(BROKER),--broker $(BROKER)) $(if $(FAULT),--fault $(FAULT)) $(if $(SEED),--seed $(SEED))
 
 ## msgkit beside its peer: instructions, allocations, wall time. Needs valgrind.
 bench:

@@ -127,7 +127,8 @@ fn foreign(headers: &FieldTable, properties: &BasicProperties) -> NativeHeaders 
 fn read_attributes(headers: &FieldTable, reader: &mut Reader) {
     for (name, value) in headers {
         let Some(attribute) = attribute(name.as_str()) else { continue };
-        match as_text(value) {
+        let text = if is_time(attribute) { time(value) } else { None };
+        match text.or_else(|| as_text(value)) {
             Some(text) => reader.attribute(attribute, &text),
             None => reader.native(name.as_str(), to_native(value)),
         }
@@ -139,6 +140,17 @@ fn read_attributes(headers: &FieldTable, reader: &mut Reader) {
             reader.attribute(name, &text);
         }
     }
+}
+
+/// The attributes that CloudEvents has as timestamps, which producers may write as numbers.
+fn is_time(attribute: &str) -> bool {
+    matches!(attribute, "time" | "notbefore" | "expirytime")
+}
+
+/// The text of a timestamp that is a number: of milliseconds, as AMQP 1.0 has them and Python's `cloudevents` writes them on
+/// AMQP 0-9-1 too (CloudEvents AMQP binding, section 2.2).
+fn time(value: &AMQPValue) -> Option<String> {
+    whole(value).map(|millis| Timestamp::from_millis(millis).to_string())
 }
 
 /// The headers that are no attributes; of what is no event, what looks like an attribute is a header like any other.

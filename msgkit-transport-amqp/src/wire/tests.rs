@@ -151,6 +151,8 @@ fn events_of_others_are_read() {
         ("ce-source", text("/others")),
         ("ce-type", text("others.message")),
         ("ce-time", AMQPValue::Timestamp(1_767_225_600)),
+        // As Python writes it: milliseconds.
+        ("ce-expirytime", AMQPValue::LongLongInt(4_102_444_799_000)),
         ("ce-hop", AMQPValue::LongInt(3)),
         ("traceparent", text("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")),
         ("plain", AMQPValue::LongInt(5)),
@@ -162,6 +164,7 @@ fn events_of_others_are_read() {
         ("7", "others.message", 3)
     );
     assert_eq!(envelope.time(), Some(Timestamp::from_millis(1_767_225_600_000)));
+    assert_eq!(envelope.expires(), Some(Timestamp::from_millis(4_102_444_799_000)));
     assert_eq!(envelope.content_type().as_str(), "application/vnd.x+json");
     assert!(envelope.trace().parent.to_string().contains("4bf92f3577b34da6a3ce929d0e0e4736"));
     assert_eq!(envelope.native().iter().collect::<Vec<_>>(), [("plain", &NativeValue::Int(5))]);

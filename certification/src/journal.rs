@@ -1,0 +1,66 @@
+//! What a member has handled, on disk before it is acknowledged.
+//!
+//! A line is one write of a few bytes at the end of the file, so a process that is killed has written it whole or not at
+//! all. It survives every death but the machine's, which no scenario brings about.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The end that the member writes to.
+#[derive(Debug)]
+pub(crate) struct Journal(File);
+
+impl Journal {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        OpenOptions::new().create(true).append(true).open(path).map(Self)
+    }
+
+    /// Notes that message `n` was handled, now.
+    pub(crate) fn note(&self, n: u64) -> io::Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        (&self.0).write_all(format!("{now} {n}\n").as_bytes())
+    }
+}
+
+/// One line: when which message was handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// In nanoseconds; the clock is that of the machine, the same for all members.
+    pub at: u128,
+    /// The message.
+    pub n: u64,
+}
+
+/// The end that the ledger reads from, while the member still writes.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    file: File,
+    rest: Vec<u8>,
+    pub(crate) entries: Vec<Entry>,
+}
+
+impl Reader {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self { file: File::open(path)?, rest: Vec::new(), entries: Vec::new() })
+    }
+
+    /// Reads what was written since.
+    pub(crate) fn refresh(&mut self) -> io::Result<()> {
+        self.file.read_to_end(&mut self.rest)?;
+        let whole = self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        for line in self.rest.drain(..whole).collect::<Vec<_>>().split(|byte| *byte == b'\n') {
+            let entry = std::str::from_utf8(line).ok().and_then(|line| {
+                let (at, n) = line.split_once(' ')?;
+                Some(Entry { at: at.parse().ok()?, n: n.parse().ok()? })
+            });
+            match entry {
+                Some(entry) => self.entries.push(entry),
+                None if line.is_empty() => {}
+                None => return Err(io::Error::other("a journal holds a line that is none")),
+            }
+        }
+        Ok(())
+    }
+}
