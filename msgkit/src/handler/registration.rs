@@ -105,7 +105,9 @@ where
                     },
                     Err(error) => Err(Failure::decode(error)),
                 };
-                cx = slot.finish(cx, outcome).await;
+                if outcome.is_err() || !slot.go_on(&mut cx, M::NAME) {
+                    cx = slot.finish(cx, outcome).await;
+                }
             }
         })
     }
