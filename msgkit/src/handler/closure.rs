@@ -53,9 +53,7 @@ where
                     },
                     Err(error) => Err(Failure::decode(error)),
                 };
-                if outcome.is_err() || !slot.go_on(&mut cx, M::NAME) {
-                    cx = slot.finish(cx, outcome).await;
-                }
+                cx = slot.report(cx, outcome, M::NAME).await;
             }
         })
     }

@@ -131,15 +131,35 @@ impl Slot {
         .await
     }
 
-    /// The coroutine's side, after a success, for messages called `name`: settles the message and makes `context` that of
-    /// the next one. False where the lane has to look first; then the outcome is to be reported.
-    pub(crate) fn go_on(&self, context: &mut Context, name: &str) -> bool {
-        self.lock().stretch.go_on(context, name)
+    /// The coroutine's side, for messages called `name`: reports an outcome, and waits for the next attempt.
+    ///
+    /// After a success that is the next message of the batch, if the lane need not look at it first: then nothing waits.
+    #[inline]
+    pub(crate) async fn report(&self, context: Context, outcome: Result<(), Failure>, name: &str) -> Context {
+        let next = match outcome {
+            Ok(()) => self.succeeded(context, name),
+            Err(failure) => {
+                self.lock().attempt = State::Done(context, Err(failure));
+                None
+            }
+        };
+        match next {
+            Some(context) => context,
+            None => self.pause().await,
+        }
     }
 
-    /// The coroutine's side: reports the outcome and waits for the next attempt.
-    pub(crate) async fn finish(&self, context: Context, outcome: Result<(), Failure>) -> Context {
-        self.lock().attempt = State::Done(context, outcome);
+    fn succeeded(&self, mut context: Context, name: &str) -> Option<Context> {
+        let mut desk = self.lock();
+        if desk.stretch.go_on(&mut context, name) {
+            return Some(context);
+        }
+        desk.attempt = State::Done(context, Ok(()));
+        None
+    }
+
+    /// Lets the lane take the outcome, and waits for the next attempt.
+    async fn pause(&self) -> Context {
         // The lane polls again only with a new attempt in the slot, so the first poll need not look.
         let mut reported = false;
         std::future::poll_fn(|_| match std::mem::replace(&mut reported, true) {

@@ -87,28 +87,18 @@ impl PublishHandle {
         message: &M,
         edit: impl FnOnce(&mut Envelope),
     ) -> Result<Envelope, Error> {
-        let (envelope, left) = self.publish_at_once(message, edit)?;
-        if let Some((transport, message)) = left {
-            self.publish_batch(transport, vec![message]).await.map_err(failed)?;
-        }
-        Ok(envelope)
-    }
-
-    /// Publishes `message` if nobody observes it and the broker takes it without waiting: what most of the publishes to a
-    /// queue in memory do. Else the message is left, with the transport that it is for.
-    fn publish_at_once<M: Message>(
-        &self,
-        message: &M,
-        edit: impl FnOnce(&mut Envelope),
-    ) -> Result<(Envelope, Option<(&dyn Transport, Outgoing)>), Error> {
         let now = self.0.clock.now();
         let mut envelope = message::envelope(message, &self.0.service, now)?;
         edit(&mut envelope);
         let transport = &*self.route(envelope.topic())?.transport;
         let message = Outgoing::new(self.destination(envelope.topic()), envelope.clone());
+        // Most of the publishes to a queue in memory need no more than this.
         let observed = self.0.observers.any() || tracing::enabled!(tracing::Level::INFO);
         let left = if observed { Err(message) } else { transport.try_publish(message, now) };
-        Ok((envelope, left.err().map(|message| (transport, message))))
+        if let Err(message) = left {
+            self.publish_batch(transport, vec![message]).await.map_err(failed)?;
+        }
+        Ok(envelope)
     }
 
     /// Publishes several messages of one type, each as the first of a new flow, in order.

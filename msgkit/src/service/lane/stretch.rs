@@ -17,30 +17,34 @@ pub(crate) struct Stretch {
     shared: Arc<Shared>,
     batch: VecDeque<Delivery>,
     acks: Acks,
-    /// Whether the first of the batch is in hand.
+    /// How many from the head of the batch are settled; they stay in it until it is given back, all at once.
+    settled: usize,
+    /// Whether the one after those is in hand.
     begun: bool,
 }
 
 impl Stretch {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, batch: VecDeque::new(), acks: Acks::new(), begun: false }
+        Self { shared, batch: VecDeque::new(), acks: Acks::new(), settled: 0, begun: false }
     }
 
     /// Takes what the lane has, or gives it back; nothing is in hand of the coroutine from now on.
     pub(crate) fn exchange(&mut self, batch: &mut VecDeque<Delivery>, acks: &mut Acks) {
+        self.batch.drain(..self.settled);
+        self.settled = 0;
         std::mem::swap(&mut self.batch, batch);
         std::mem::swap(&mut self.acks, acks);
         self.begun = false;
     }
 
-    /// Whether the first of the batch is in hand and not settled.
+    /// Whether a message is in hand and not settled: the first of the batch that is given back.
     pub(crate) fn is_begun(&self) -> bool {
         self.begun
     }
 
     /// The next message, where it has no past and no schedule and did not kill anyone.
     fn next(&self) -> Option<&Envelope> {
-        let delivery = self.batch.front()?;
+        let delivery = self.batch.get(self.settled)?;
         let Incoming::Envelope(envelope) = delivery.message() else { return None };
         let plain = envelope.is_plain() && delivery.count() <= self.shared.plan.policy.max_starts;
         plain.then_some(envelope)
@@ -75,8 +79,9 @@ impl Stretch {
         if let Some(breaker) = &self.shared.breaker {
             breaker.succeeded();
         }
-        if let Some(handled) = self.batch.pop_front() {
-            handled.ack_into(&mut self.acks);
+        if let Some(handled) = self.batch.get_mut(self.settled) {
+            handled.settle_into(&mut self.acks);
+            self.settled += 1;
         }
         if self.shared.quarantine.is_active() {
             return false;
