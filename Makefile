@@ -14,7 +14,8 @@ TABLE := $(RUN) run -q -p msgkit-testing --profile $(PROFILE) --example guarante
 FUZZED := structured attributes trace names config url ingest stored
 MINUTES ?= 1
 
-.PHONY: demo test lint fmt clippy docs unit deny dashboard bench bench-gate tools brokers foreign certify guarantees guarantees-check conformance mutants simulate \
+.PHONY: demo test lint fmt clippy docs unit deny dashboard tools brokers foreign
+.PHONY: bench bench-gate bench-build valgrind certify guarantees guarantees-check conformance mutants simulate \
 	fuzz fuzz-check fuzz-tools $(FUZZED:%=fuzz-%)
 
 ## Runs the device platform; it prints its address.
@@ -22,7 +23,7 @@ demo:
 	$(CARGO) run -p device-platform
 
 ## Everything: style, lints, documentation, all tests. Installs what is missing; fails where something did not run.
-test: brokers foreign lint unit guarantees-check fuzz-check dashboard
+test: brokers foreign lint unit guarantees-check fuzz-check bench-gate dashboard
 	@echo "make test: all ran"
 
 ## Style, lints, documentation, licences.
@@ -106,14 +107,22 @@ certify: brokers
 	$(RUN) run -q -p msgkit-certification --profile $(PROFILE) --bin certify -- run --messages $(MESSAGES) --times $(TIMES) \
 		--outage $(OUTAGE) $(if $(BROKER),--broker $(BROKER)) $(if $(FAULT),--fault $(FAULT)) $(if $(SEED),--seed $(SEED))
 
-## msgkit beside its peer: instructions, allocations, wall time. Needs valgrind.
-bench:
-	cd benchmarks && CARGO_TARGET_DIR=../target $(CARGO) build --release --locked
-	cd benchmarks && ../target/release/bench-report messages
+## msgkit beside its peer: instructions, allocations, wall time, and the SQLite transport; into target/bench/report.json.
+bench: bench-build
+	cd benchmarks && $(BENCHED)/bench-report messages
+	$(RUN) build -q --release -p msgkit-transport-sqlite --example throughput
+	cd benchmarks && $(BENCHED)/bench-report sqlite --example $(BENCHED)/examples/throughput
 
-bench-gate:
-	cd benchmarks && CARGO_TARGET_DIR=../target $(CARGO) build --release --locked
-	cd benchmarks && ../target/release/bench-report messages --rounds 0 --gate gate.toml
+## Fails where msgkit takes more instructions per message, beside its peer's in the same run, than benchmarks/gate.toml allows.
+bench-gate: bench-build
+	cd benchmarks && $(BENCHED)/bench-report gate
+
+BENCHED := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release
+bench-build: valgrind
+	cd benchmarks && CARGO_TARGET_DIR=$(dir $(BENCHED)) $(CARGO) build --release --locked
+
+valgrind:
+	@command -v valgrind >/dev/null 2>&1 || { apt-get update -q && apt-get install -y -q --no-install-recommends valgrind libc6-dbg; }
 
 ## Fuzzes every decoder, MINUTES each, one after the other; `make fuzz-trace` one of them. Fails where a promise does not hold:
 ## the input is then in fuzz/artifacts.

@@ -4,8 +4,9 @@
 //! [`drive`] publishes, waits, and runs exactly the part that counts inside [`region::measured_region`], the one frame
 //! that callgrind collects in. The binaries:
 //!
-//! - `benchmarks <subject> <scenario> <messages>`: one subject, one scenario, nothing else; callgrind counts this one.
-//! - `bench-allocations`, with the same arguments: the same under a counting allocator.
+//! - `bench-msgkit <scenario> <messages>` and `bench-ruststream …`: one subject, one scenario, nothing else; callgrind
+//!   counts these.
+//! - `bench-allocations --subject <subject> <scenario> <messages>`: the same under a counting allocator.
 //! - `bench-report`: runs both for every subject and scenario, writes the report, prints the table, holds the gate.
 
 pub mod drive;

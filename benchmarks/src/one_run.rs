@@ -9,13 +9,14 @@ use anyhow::Context as _;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
-use crate::{Scenario, region::measured_region, subjects};
+use crate::{Scenario, region::measured_region, subjects::Entry};
 
 /// What to run.
 #[derive(Debug, Parser)]
 #[command(about = "Runs one scenario on one subject and prints what it took as JSON")]
 pub struct Arguments {
-    /// The framework: msgkit or ruststream.
+    /// The framework, where the binary has several.
+    #[arg(long, default_value = "")]
     subject: String,
     /// `flow/variant/lanes`, as in `consume/json/1`.
     scenario: Scenario,
@@ -34,17 +35,21 @@ pub struct Taken {
     pub peak_resident_kib: Option<u64>,
 }
 
-/// Parses the command line, runs, and prints. `allocations` reads the counter of the binary's allocator, if it has one.
+/// Parses the command line, runs one of `subjects`, and prints. `allocations` reads the counter of the binary's allocator,
+/// if it has one.
 ///
 /// # Errors
 /// When the subject is unknown, or [`drive`](crate::drive::drive) fails.
-pub fn main(allocations: Option<fn() -> u64>) -> anyhow::Result<()> {
+pub fn main(subjects: &[Entry], allocations: Option<fn() -> u64>) -> anyhow::Result<()> {
     let Arguments { subject, scenario, messages } = Arguments::parse();
-    let known = || subjects::ALL.iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ");
-    let entry = subjects::ALL
-        .iter()
-        .find(|entry| entry.name == subject)
-        .with_context(|| format!("no subject `{subject}`; there are {}", known()))?;
+    let known = || subjects.iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ");
+    let entry = match subjects {
+        [only] if subject.is_empty() => only,
+        several => several
+            .iter()
+            .find(|entry| entry.name == subject)
+            .with_context(|| format!("no subject `{subject}`; `--subject` is one of {}", known()))?,
+    };
     let mut taken = Taken::default();
     (entry.run)(scenario, messages, &mut |body| {
         let before = allocations.map(|count| count());

@@ -2,12 +2,11 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec::{self, Codec};
-use crate::envelope::{Envelope, Timestamp};
+use crate::envelope::{Envelope, Payload, Timestamp};
 use crate::error::Error;
 use crate::text::Text;
 use crate::topic::{Topic, TopicTemplate};
@@ -79,7 +78,7 @@ pub trait Message: Serialize + DeserializeOwned + Send + 'static {
     ///
     /// # Errors
     /// [`ErrorKind::Encode`](crate::ErrorKind::Encode) where the codec cannot express it.
-    fn encode(&self) -> Result<Bytes, Error> {
+    fn encode(&self) -> Result<Payload, Error> {
         codec::encode::<Self::Codec, _>(Self::NAME, self)
     }
 
@@ -97,7 +96,7 @@ pub trait Message: Serialize + DeserializeOwned + Send + 'static {
 /// # Errors
 /// Where the topic cannot be rendered or the payload not be written.
 pub fn envelope<M: Message>(message: &M, source: &Text, now: Timestamp) -> Result<Envelope, Error> {
-    let mut envelope = Envelope::new(
+    let mut envelope = Envelope::with_payload(
         source.clone(),
         Text::from_static(M::NAME),
         message.topic()?,

@@ -1,4 +1,4 @@
-//! Runs one scenario on one subject and counts its allocations. Apart from `benchmarks`, because counting costs
+//! Runs one scenario on one subject and counts its allocations. Apart from the others, because counting costs
 //! instructions that would blur the other figures.
 
 use std::alloc::System;
@@ -9,8 +9,11 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 fn main() -> anyhow::Result<()> {
-    benchmarks::one_run::main(Some(|| {
-        let stats = ALLOCATOR.stats();
-        (stats.allocations + stats.reallocations) as u64
-    }))
+    benchmarks::one_run::main(
+        benchmarks::subjects::ALL,
+        Some(|| {
+            let stats = ALLOCATOR.stats();
+            (stats.allocations + stats.reallocations) as u64
+        }),
+    )
 }

@@ -10,6 +10,7 @@ use benchmarks::{
         entry::{Entry, merge_into, table},
         gate::Gate,
         measure::{Binaries, Effort},
+        sqlite::sqlite,
     },
 };
 use clap::{Parser, Subcommand};
@@ -31,23 +32,38 @@ enum What {
         /// Only the scenarios that begin with this, as in `consume/json`.
         #[arg(long, default_value = "")]
         only: String,
-        /// Fail when the ratio of instructions to the peer's exceeds a limit of this file.
-        #[arg(long, value_name = "FILE")]
-        gate: Option<PathBuf>,
         /// Messages of the shorter run of each count.
         #[arg(long, default_value_t = 1_920)]
         counted: u64,
         /// Messages of each run against the clock.
         #[arg(long, default_value_t = 96_000)]
         timed: u64,
-        /// Runs against the clock, of each subject; 0 for counts alone.
+        /// Runs against the clock, of each subject; 0 for none.
         #[arg(long, default_value_t = 9)]
         rounds: usize,
+    },
+    /// Fails where the ratio of instructions to the peer's exceeds a limit.
+    Gate {
+        /// The limits.
+        #[arg(default_value = "gate.toml")]
+        limits: PathBuf,
+        /// Messages of the shorter run of each count.
+        #[arg(long, default_value_t = 960)]
+        counted: u64,
     },
     /// Peak resident size with many messages behind a slow handler.
     Backlog {
         /// How many.
         #[arg(long, default_value_t = 1_000_000)]
+        messages: u64,
+    },
+    /// Messages per second through the SQLite transport, by 1 and by 4 processes.
+    Sqlite {
+        /// The transport's example.
+        #[arg(long, default_value = "../target/release/examples/throughput")]
+        example: PathBuf,
+        /// How many.
+        #[arg(long, default_value_t = 100_000)]
         messages: u64,
     },
     /// Crates and wall time of a first build of a hello world.
@@ -61,17 +77,25 @@ enum What {
 fn main() -> anyhow::Result<()> {
     let Arguments { report, what } = Arguments::parse();
     match what {
-        What::Messages { only, gate, counted, timed, rounds } => {
-            let gate = gate.map(|path| Gate::read(&path)).transpose()?;
-            let effort = Effort { counted, timed, rounds };
-            let entries = messages(&only, effort)?;
+        What::Messages { only, counted, timed, rounds } => {
+            keep(&report, &messages(&only, Effort { counted, timed, rounds })?)
+        }
+        What::Gate { limits, counted } => {
+            let gate = Gate::read(&limits)?;
+            let binaries = Binaries::beside_this()?;
+            let effort = Effort { counted, timed: 0, rounds: 0 };
+            let mut entries = Vec::new();
+            for scenario in gate.scenarios()? {
+                entries.extend(binaries.instructions(scenario, effort)?);
+            }
             keep(&report, &entries)?;
-            gate.map_or(Ok(()), |gate| gate.hold("msgkit", &entries))
+            gate.hold("msgkit", &entries)
         }
         What::Backlog { messages } => {
             let scenario: Scenario = "backlog/json/1".parse()?;
             keep(&report, &Binaries::beside_this()?.peak_resident(scenario, messages)?)
         }
+        What::Sqlite { example, messages } => keep(&report, &sqlite(&example, messages)?),
         What::ColdBuild { quickstart } => keep(&report, &cold_build(&quickstart.canonicalize()?)?),
     }
 }

@@ -14,7 +14,7 @@ pub struct Entry {
     pub metric: String,
     /// The framework.
     pub subject: String,
-    /// Its figure; less is better.
+    /// Its figure; less is better, except of what is counted by the second.
     pub value: f64,
     /// The framework it is compared with; none for the peer's own figures while there is nothing to compare.
     pub peer: Option<String>,

@@ -8,6 +8,7 @@ use anyhow::{Context as _, ensure};
 use serde::Deserialize;
 
 use super::{entry::Entry, measure::INSTRUCTIONS};
+use crate::Scenario;
 
 /// The limits, as committed in `gate.toml`.
 #[derive(Debug, Deserialize)]
@@ -25,6 +26,14 @@ impl Gate {
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
         toml::from_str(&text).with_context(|| path.display().to_string())
+    }
+
+    /// The scenarios that have a limit.
+    ///
+    /// # Errors
+    /// Where one is not named as scenarios are.
+    pub fn scenarios(&self) -> anyhow::Result<Vec<Scenario>> {
+        self.instructions.keys().map(|name| name.parse()).collect()
     }
 
     /// Holds the entries of `subject` to the limits. A scenario with a limit and without a figure fails: a gate that

@@ -47,7 +47,8 @@ impl Binaries {
     pub fn beside_this() -> anyhow::Result<Self> {
         let this = std::env::current_exe()?;
         let folder = this.parent().context("the running binary has no folder")?.to_owned();
-        for name in ["benchmarks", "bench-allocations"] {
+        let own = subjects::ALL.iter().map(|subject| format!("bench-{}", subject.name));
+        for name in own.chain(["bench-allocations".to_owned()]) {
             let path = folder.join(name).with_extension(std::env::consts::EXE_EXTENSION);
             ensure!(path.is_file(), "{} is missing: build all binaries first", path.display());
         }
@@ -61,13 +62,10 @@ impl Binaries {
     pub fn measure(&self, scenario: Scenario, effort: Effort) -> anyhow::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         if !scenario.flow.takes_threads() {
-            let count = |subject: &str, n| self.instructions(subject, scenario, n);
-            entries.extend(per_subject(scenario, INSTRUCTIONS, |subject| {
-                per_message(effort, |n| count(subject, n))
-            })?);
+            entries.extend(self.instructions(scenario, effort)?);
         }
         let count = |subject: &str, n| {
-            let taken = taken(&mut self.run("bench-allocations", subject, scenario, n))?;
+            let taken = taken(self.run("bench-allocations", scenario, n).args(["--subject", subject]))?;
             taken.allocations.context("bench-allocations counted nothing")
         };
         entries.extend(per_subject(scenario, ALLOCATIONS, |subject| {
@@ -79,26 +77,36 @@ impl Binaries {
         Ok(entries)
     }
 
+    /// Instructions alone of one scenario, which has one order of execution.
+    ///
+    /// # Errors
+    /// When a run fails, or valgrind is not installed.
+    pub fn instructions(&self, scenario: Scenario, effort: Effort) -> anyhow::Result<Vec<Entry>> {
+        per_subject(scenario, INSTRUCTIONS, |subject| {
+            per_message(effort, |n| self.collected(subject, scenario, n))
+        })
+    }
+
     /// Peak resident size of one scenario over `messages`.
     ///
     /// # Errors
     /// When a run fails, or the system does not tell.
     pub fn peak_resident(&self, scenario: Scenario, messages: u64) -> anyhow::Result<Vec<Entry>> {
         per_subject(scenario, PEAK_RESIDENT, |subject| {
-            let taken = taken(&mut self.run("benchmarks", subject, scenario, messages))?;
+            let taken = taken(&mut self.run(&format!("bench-{subject}"), scenario, messages))?;
             Ok(taken.peak_resident_kib.context("this system does not tell the peak resident size")? as f64)
         })
     }
 
-    fn run(&self, binary: &str, subject: &str, scenario: Scenario, messages: u64) -> Command {
+    fn run(&self, binary: &str, scenario: Scenario, messages: u64) -> Command {
         let mut command = Command::new(self.folder.join(binary));
-        command.args([subject, &scenario.to_string(), &messages.to_string()]);
+        command.args([scenario.to_string(), messages.to_string()]);
         command
     }
 
-    fn instructions(&self, subject: &str, scenario: Scenario, messages: u64) -> anyhow::Result<u64> {
+    fn collected(&self, subject: &str, scenario: Scenario, messages: u64) -> anyhow::Result<u64> {
         let folder = tempfile::tempdir()?;
-        let run = self.run("benchmarks", subject, scenario, messages);
+        let run = self.run(&format!("bench-{subject}"), scenario, messages);
         let mut valgrind = Command::new("valgrind");
         valgrind
             .args(["--tool=callgrind", "--collect-atstart=no", "--toggle-collect=*measured_region*"])
@@ -115,7 +123,7 @@ impl Binaries {
         let mut rounds: Vec<Vec<f64>> = vec![Vec::new(); subjects::ALL.len()];
         for _ in 0..effort.rounds {
             for (times, entry) in rounds.iter_mut().zip(subjects::ALL) {
-                let taken = taken(&mut self.run("benchmarks", entry.name, scenario, effort.timed))?;
+                let taken = taken(&mut self.run(&format!("bench-{}", entry.name), scenario, effort.timed))?;
                 times.push(taken.wall_ns as f64 / effort.timed as f64);
             }
         }

@@ -7,3 +7,4 @@ pub mod cold_build;
 pub mod entry;
 pub mod gate;
 pub mod measure;
+pub mod sqlite;

@@ -1,10 +1,7 @@
 //! msgkit with its memory transport, as its README sets a service up.
 
-use std::sync::OnceLock;
-
 use msgkit::{
-    Context, Error, Handle, HandlerError, Message, Service, Topic,
-    codec::Json,
+    Context, Error, Handle, HandlerError, Message, Service,
     handler::{Handler, HandlerSpec},
     policy::{OnFailure, Order as KeyOrder},
     service::{PublishHandle, Running},
@@ -18,70 +15,48 @@ use crate::{
     work::{Unlucky, Work},
 };
 
-/// What the derive writes for a message on the fixed topic `orders`.
-macro_rules! message {
-    ($(#[$key:ident])? $name:ident, $wire:literal) => {
-        impl Message for $name {
-            type Codec = Json;
-            const NAME: &'static str = $wire;
-            const TOPIC: &'static str = "orders";
-            fn topic(&self) -> Result<Topic, Error> {
-                static TOPIC: OnceLock<Topic> = OnceLock::new();
-                match TOPIC.get() {
-                    Some(topic) => Ok(topic.clone()),
-                    None => Ok(TOPIC.get_or_init(|| Topic::new("orders").unwrap_or_else(|_| unreachable!())).clone()),
-                }
-            }
-            $(fn $key(&self) -> Option<std::borrow::Cow<'_, str>> {
-                Some(self.customer.to_string().into())
-            })?
-        }
-    };
-}
-
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, Message)]
+#[message(name = "orders.order", topic = "orders")]
 struct Order {
     id: u64,
     customer: u64,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, Message)]
+#[message(name = "orders.keyed", topic = "orders", key = customer)]
 struct Keyed {
     id: u64,
     customer: u64,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, Message)]
+#[message(name = "orders.document", topic = "orders")]
 struct Document {
     id: u64,
     customer: u64,
     text: String,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, Message)]
+#[message(name = "orders.created", topic = "orders")]
 struct Created {
     id: u64,
     customer: u64,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, Message)]
+#[message(name = "orders.changed", topic = "orders")]
 struct Changed {
     id: u64,
     customer: u64,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, Message)]
+#[message(name = "orders.cancelled", topic = "orders")]
 struct Cancelled {
     id: u64,
     customer: u64,
 }
-
-message!(Order, "orders.order");
-message!(#[key] Keyed, "orders.keyed");
-message!(Document, "orders.document");
-message!(Created, "orders.created");
-message!(Changed, "orders.changed");
-message!(Cancelled, "orders.cancelled");
 
 struct Bench {
     work: Work,
@@ -158,7 +133,9 @@ impl Subject for Msgkit {
         match self.variant {
             Variant::Json | Variant::Retry => to.publish(&Order { id, customer }).await?,
             Variant::Key => to.publish(&Keyed { id, customer }).await?,
-            Variant::Kibibyte => to.publish(&Document { id, customer, text: payload::TEXT.to_owned() }).await?,
+            Variant::Kibibyte => {
+                to.publish(&Document { id, customer, text: payload::TEXT.to_owned() }).await?
+            }
             Variant::Types => match payload::kind(index) {
                 0 => to.publish(&Created { id, customer }).await?,
                 1 => to.publish(&Changed { id, customer }).await?,

@@ -23,6 +23,8 @@ impl Codec for Json {
     }
 
     fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BoxError> {
-        Ok(serde_json::from_slice(bytes)?)
+        // A JSON text is UTF-8 (RFC 8259, section 8.1), all of it: looked at once instead of string by string, and with the
+        // same verdict for each consumer, whichever fields it reads.
+        Ok(serde_json::from_str(std::str::from_utf8(bytes)?)?)
     }
 }

@@ -9,14 +9,13 @@ mod messagepack;
 
 use std::cell::RefCell;
 
-use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use self::json::Json;
 #[cfg(feature = "messagepack")]
 pub use self::messagepack::MessagePack;
-use crate::envelope::ContentType;
+use crate::envelope::{ContentType, Payload};
 use crate::error::{BoxError, Error, ErrorKind};
 
 /// A way to write a payload.
@@ -78,15 +77,15 @@ fn undecodable(name: &str, error: BoxError) -> Error {
 ///
 /// # Errors
 /// [`ErrorKind::Encode`] naming the message type; the codec's own words are the source.
-pub fn encode<C: Codec, T: Serialize>(name: &str, value: &T) -> Result<Bytes, Error> {
+pub fn encode<C: Codec, T: Serialize>(name: &str, value: &T) -> Result<Payload, Error> {
     thread_local! {
-        /// Grows once; a payload then costs one allocation of its own size.
+        /// Grows once; a payload then costs one allocation of its own size, or none where it is small.
         static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
     let written = BUFFER.with(|buffer| match buffer.try_borrow_mut() {
         Ok(mut buffer) => {
             buffer.clear();
-            let written = C::write(value, &mut buffer).map(|()| Bytes::copy_from_slice(&buffer));
+            let written = C::write(value, &mut buffer).map(|()| Payload::copy_from_slice(&buffer));
             // One giant must not be remembered for ever.
             if buffer.capacity() > LARGEST_KEPT {
                 *buffer = Vec::new();
@@ -96,7 +95,7 @@ pub fn encode<C: Codec, T: Serialize>(name: &str, value: &T) -> Result<Bytes, Er
         // A value whose own serialization encodes another message.
         Err(_) => {
             let mut own = Vec::new();
-            C::write(value, &mut own).map(|()| Bytes::from(own))
+            C::write(value, &mut own).map(|()| Payload::from(own))
         }
     });
     written.map_err(|error| {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::trace::TraceContext;
 use super::{
     ContentType, DeadLetter, DeadLetterKind, Envelope, HeaderName, Headers, Inner, MessageId, NativeHeaders,
-    NativeValue, Rare, Retry, Timestamp, random_span_id, random_trace_id,
+    NativeValue, Payload, Rare, Retry, Timestamp, random_span_id, random_trace_id,
 };
 use crate::error::{Error, ErrorKind};
 use crate::text::Text;
@@ -411,7 +411,7 @@ impl Reader {
             payload: if self.null == Some(true) && payload.as_ref().is_none_or(Bytes::is_empty) {
                 None
             } else {
-                payload
+                payload.map(Payload::from)
             },
             headers: self.headers,
             rare: (!rare.is_empty()).then(|| Box::new(rare)),

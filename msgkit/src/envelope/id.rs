@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use uuid::{Builder, Uuid};
+use uuid::Uuid;
 
 use super::time::Timestamp;
 use crate::error::Error;
@@ -31,10 +31,16 @@ impl MessageId {
     /// A new id at the source of a flow: a UUID version 7 of `at` and random bits.
     #[must_use]
     pub fn new(at: Timestamp) -> Self {
-        let millis = u64::try_from(at.as_millis()).unwrap_or(0);
-        let mut random = [0; 10];
-        random.copy_from_slice(&fastrand::u128(..).to_le_bytes()[..10]);
-        Self(Repr::Uuid(Builder::from_unix_timestamp_millis(millis, &random).into_uuid()))
+        Self::random(at, fastrand::u128(..))
+    }
+
+    /// As [`MessageId::new`], from the given random bits; 74 of them count.
+    pub(super) fn random(at: Timestamp, bits: u128) -> Self {
+        // RFC 9562, section 5.7: 48 bits of time, then version and variant among random bits.
+        const RANDOM: u128 = 0x0fff_3fff_ffff_ffff_ffff;
+        const VERSION_AND_VARIANT: u128 = 0x7000_8000_0000_0000_0000;
+        let millis = u128::try_from(at.as_millis()).unwrap_or(0);
+        Self(Repr::Uuid(Uuid::from_u128(millis << 80 | VERSION_AND_VARIANT | bits & RANDOM)))
     }
 
     /// The id that follows from `parts`: the same parts give the same id, on every machine and in every version.
@@ -107,5 +113,18 @@ impl fmt::Display for MessageId {
 impl fmt::Debug for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.with_str(|id| write!(f, "MessageId({id})"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MessageId, Timestamp};
+
+    #[test]
+    fn a_new_id_is_a_uuid_of_version_7_whatever_is_random() {
+        let at = Timestamp::from_millis(0x0123_4567_89ab);
+        assert_eq!(MessageId::random(at, 0).to_string(), "01234567-89ab-7000-8000-000000000000");
+        assert_eq!(MessageId::random(at, u128::MAX).to_string(), "01234567-89ab-7fff-bfff-ffffffffffff");
+        assert_ne!(MessageId::new(at), MessageId::new(at));
     }
 }

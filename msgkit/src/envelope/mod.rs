@@ -10,6 +10,7 @@ mod headers;
 mod id;
 pub mod ingest;
 mod native;
+mod payload;
 pub mod structured;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ pub use self::dead_letter::{DeadLetter, DeadLetterKind, MAX_ERROR};
 pub use self::headers::{HeaderName, Headers, MAX_HEADERS, MAX_VALUE};
 pub use self::id::{MAX_ID, MessageId};
 pub use self::native::{Hint, NativeHeaders, NativeValue};
+pub use self::payload::Payload;
 pub use self::time::{Clock, Timestamp};
 use self::trace::TraceContext;
 use crate::text::Text;
@@ -49,7 +51,7 @@ struct Inner {
     trace: TraceContext,
     hop: u32,
     attempt: u32,
-    payload: Option<Bytes>,
+    payload: Option<Payload>,
     headers: Headers,
     rare: Option<Box<Rare>>,
 }
@@ -94,17 +96,30 @@ impl Envelope {
         payload: Bytes,
         now: Timestamp,
     ) -> Self {
+        Self::with_payload(source.into(), kind.into(), topic, content_type, payload.into(), now)
+    }
+
+    /// As [`Envelope::new`], of a payload that was written here.
+    pub(crate) fn with_payload(
+        source: Text,
+        kind: Text,
+        topic: Topic,
+        content_type: ContentType,
+        payload: Payload,
+        now: Timestamp,
+    ) -> Self {
+        let random = Random::new();
         Self(Arc::new(Inner {
-            id: MessageId::new(now),
-            source: source.into(),
-            kind: kind.into(),
+            id: MessageId::random(now, random.id),
+            source,
+            kind,
             topic,
             time: Some(now),
             content_type,
             key: None,
             correlation_id: None,
             causation_id: None,
-            trace: TraceContext::root(random_trace_id(), random_span_id()),
+            trace: TraceContext::root(random.trace, random.span),
             hop: 0,
             attempt: 0,
             payload: Some(payload),
@@ -191,10 +206,10 @@ impl Envelope {
         self.0.payload.as_deref().unwrap_or_default()
     }
 
-    /// The payload as a cheap clone; `None` where there is none at all (a tombstone).
+    /// The payload as a cheap clone, or as a copy where it is small; `None` where there is none at all (a tombstone).
     #[must_use]
     pub fn payload_bytes(&self) -> Option<Bytes> {
-        self.0.payload.clone()
+        self.0.payload.as_ref().map(Payload::to_bytes)
     }
 
     /// Whether there is no payload at all, which is not the same as an empty one.
@@ -337,7 +352,7 @@ impl Envelope {
 
     /// Sets the payload; `None` makes it a tombstone.
     pub fn set_payload(&mut self, payload: Option<Bytes>) {
-        self.inner_mut().payload = payload;
+        self.inner_mut().payload = payload.map(Payload::from);
     }
 
     /// Sets the trace that it belongs to.
@@ -445,6 +460,25 @@ impl Envelope {
             }
         }
         copy
+    }
+}
+
+/// What is random in a new envelope, drawn at once.
+struct Random {
+    id: u128,
+    trace: u128,
+    span: u64,
+}
+
+impl Random {
+    fn new() -> Self {
+        let mut bytes = [0; 40];
+        fastrand::fill(&mut bytes);
+        let (words, _) = bytes.as_chunks::<8>();
+        let word = |at: usize| u64::from_ne_bytes(words[at]);
+        let double = |at| u128::from(word(at)) << 64 | u128::from(word(at + 1));
+        // Neither a trace id nor a span id may be zero.
+        Self { id: double(0), trace: double(2).max(1), span: word(4).max(1) }
     }
 }
 

@@ -155,7 +155,7 @@ impl<H: HandleBatch<M>, M: Message> Coroutine for Typed<H, M> {
             let mut cx = slot.next().await;
             loop {
                 let outcome = this.run(vec![cx.clone()]).await.pop().unwrap_or(Ok(()));
-                cx = slot.finish(cx, outcome).await;
+                cx = slot.report(cx, outcome, M::NAME).await;
             }
         })
     }

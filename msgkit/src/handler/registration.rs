@@ -105,7 +105,7 @@ where
                     },
                     Err(error) => Err(Failure::decode(error)),
                 };
-                cx = slot.finish(cx, outcome).await;
+                cx = slot.report(cx, outcome, M::NAME).await;
             }
         })
     }

@@ -35,28 +35,35 @@ pub(super) struct Queues {
     pub(super) groups: BTreeMap<Group, Subscribed>,
     pub(super) retries: BTreeMap<(Group, u32), Arc<Queue>>,
     ephemeral: Vec<(u64, Subscribed)>,
-    by_topic: HashMap<Topic, Arc<[Arc<Queue>]>, BuildHasherDefault<Fnv>>,
+    by_topic: HashMap<Topic, Arc<[Arc<Queue>]>, BuildHasherDefault<Quick>>,
 }
 
-/// FNV-1a: quick over short names, and nobody gains by making topics collide in a cache that is emptied when it is full.
-#[derive(Clone, Copy)]
-struct Fnv(u64);
+/// Eight bytes at a time: quick over names, and nobody gains by making topics collide in a cache that is emptied when it
+/// is full.
+#[derive(Clone, Copy, Default)]
+struct Quick(u64);
 
-impl Default for Fnv {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
+impl Quick {
+    fn mix(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 }
 
-impl Hasher for Fnv {
+impl Hasher for Quick {
     fn finish(&self) -> u64 {
-        self.0
+        self.0 ^ self.0 >> 32
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        let (words, rest) = bytes.as_chunks();
+        for word in words {
+            self.mix(u64::from_le_bytes(*word));
         }
+        self.mix(rest.iter().fold(rest.len() as u64, |word, byte| word << 8 | u64::from(*byte)));
+    }
+
+    fn write_u8(&mut self, byte: u8) {
+        self.mix(byte.into());
     }
 }
 
@@ -243,26 +250,52 @@ impl Broker {
                 ));
             }
         }
-        // What is published because of a message in hand may use as much again, so that a cycle does not block itself.
-        let reserve = if envelope.causation_id().is_some() { 2 } else { 1 };
-        let bound = self.config.capacity.saturating_mul(reserve);
-        if let [queue] = &*queues {
-            if !queue.reserve(bound) {
-                self.wait_for_room(&queues, bound, from).await?;
-            }
-        } else if !reserve_all(&queues, bound) {
+        let bound = self.bound(envelope);
+        if !reserve_all(&queues, bound) {
             self.wait_for_room(&queues, bound, from).await?;
         }
-        let now = self.clock.now();
-        self.retain(envelope, now);
+        self.push(&queues, envelope.clone(), self.clock.now());
+        Ok(())
+    }
+
+    /// Takes a message for a topic that is known to have readers, all of them with room; gives any other back.
+    pub(super) fn try_take(&self, message: Outgoing, now: Timestamp) -> Result<(), Outgoing> {
+        let Destination::Topic { topic, .. } = &message.to else { return Err(message) };
+        let known = self.read();
+        let Some(queues) = known.by_topic.get(topic) else {
+            drop(known);
+            return Err(message);
+        };
+        // What is scheduled is kept back by this broker's own clock.
+        let scheduled = message.envelope.not_before().is_some();
+        if scheduled || queues.is_empty() || !reserve_all(queues, self.bound(&message.envelope)) {
+            drop(known);
+            return Err(message);
+        }
+        self.push(queues, message.envelope, now);
+        Ok(())
+    }
+
+    /// How many messages a queue may hold for this one to be let in.
+    ///
+    /// What is published because of a message in hand may use as much again, so that a cycle does not block itself.
+    fn bound(&self, envelope: &Envelope) -> usize {
+        let reserve = if envelope.causation_id().is_some() { 2 } else { 1 };
+        self.config.capacity.saturating_mul(reserve)
+    }
+
+    /// Puts a message into queues in each of which a place is reserved for it.
+    fn push(&self, queues: &[Arc<Queue>], envelope: Envelope, now: Timestamp) {
+        self.retain(&envelope, now);
         let due = match self.config.delay {
             MemoryDelay::Native => envelope.not_before(),
             MemoryDelay::RetryTopics => None,
         };
-        for queue in queues.iter() {
+        let Some((last, others)) = queues.split_last() else { return };
+        for queue in others {
             queue.push(Incoming::Envelope(envelope.clone()), now, due);
         }
-        Ok(())
+        last.push(Incoming::Envelope(envelope), now, due);
     }
 
     /// Waits until every one of `queues` has room, and takes it.

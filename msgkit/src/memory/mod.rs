@@ -9,6 +9,8 @@ mod config;
 mod deliveries;
 mod operate;
 mod queue;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,7 +24,7 @@ use self::broker::Broker;
 pub use self::config::{MemoryConfig, MemoryDelay, OnUnrouted};
 use self::deliveries::MemoryDeliveries;
 use self::queue::Queue;
-use crate::envelope::{Clock, NativeHeaders};
+use crate::envelope::{Clock, NativeHeaders, Timestamp};
 use crate::error::Error;
 use crate::topic::Topic;
 use crate::transport::{
@@ -225,6 +227,13 @@ impl Publisher for Memory {
             }
         }
         Ok(())
+    }
+
+    fn try_publish(&self, message: Outgoing, now: Timestamp) -> Result<(), Outgoing> {
+        if self.connection.check().is_err() {
+            return Err(message);
+        }
+        self.broker.try_take(message, now)
     }
 }
 

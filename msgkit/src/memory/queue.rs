@@ -243,14 +243,13 @@ impl Queue {
         let several = state.members.len() > 1;
         let mut settled = 0;
         for token in tokens.drain(..) {
-            match state.release(token) {
-                Some(in_hand) => {
-                    settled += 1;
-                    if several {
-                        state.unhold(&in_hand);
-                    }
-                }
-                None => state.lost_leases += 1,
+            if several && let Some(in_hand) = state.release(token) {
+                settled += 1;
+                state.unhold(&in_hand);
+            } else if !several && state.forget(token) {
+                settled += 1;
+            } else {
+                state.lost_leases += 1;
             }
         }
         let blocked = state.members.get_mut(&member).is_some_and(|member| {
@@ -345,14 +344,25 @@ impl State {
             .with_position(sequence)
     }
 
-    fn release(&mut self, token: Token) -> Option<InHand> {
+    /// The slot that `token` names, if its lease still holds.
+    fn leased(&self, token: Token) -> Option<usize> {
         let slot = usize::try_from(token.id).ok()?;
-        let place = self.in_hand.get_mut(slot)?;
-        if place.as_ref().is_none_or(|in_hand| in_hand.epoch != token.epoch) {
-            return None;
-        }
+        let in_hand = self.in_hand.get(slot)?.as_ref()?;
+        (in_hand.epoch == token.epoch).then_some(slot)
+    }
+
+    fn release(&mut self, token: Token) -> Option<InHand> {
+        let slot = self.leased(token)?;
         self.free.push(slot);
-        place.take()
+        self.in_hand[slot].take()
+    }
+
+    /// As `release`, of what nobody wants any more; tells whether the lease still held.
+    fn forget(&mut self, token: Token) -> bool {
+        let Some(slot) = self.leased(token) else { return false };
+        self.free.push(slot);
+        self.in_hand[slot] = None;
+        true
     }
 
     fn held_by_other(&self, at: usize, member: u64) -> bool {

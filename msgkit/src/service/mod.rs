@@ -31,6 +31,7 @@ use std::time::Duration;
 
 pub use self::check::{CheckReport, CheckedHandler};
 pub use self::health::{HealthBoard, Readiness};
+pub(crate) use self::lane::Stretch;
 use self::plan::{Named, Origin, Plan};
 pub use self::publish::PublishHandle;
 use self::publish::{Route, Routes};

@@ -1,6 +1,7 @@
 //! Publishing from a service: routes choose the transport, observers hear of it.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 
 use tracing::Instrument as _;
@@ -73,8 +74,8 @@ impl PublishHandle {
     /// # Errors
     /// [`ErrorKind::Transport`] where the broker did not take it; [`ErrorKind::Encode`] and [`ErrorKind::InvalidName`]
     /// where it cannot be written.
-    pub async fn publish<M: Message>(&self, message: &M) -> Result<Envelope, Error> {
-        self.publish_with(message, |_| {}).await
+    pub fn publish<M: Message>(&self, message: &M) -> impl Future<Output = Result<Envelope, Error>> {
+        self.publish_with(message, |_| {})
     }
 
     /// As [`PublishHandle::publish`], with id, headers, key or expiry set on the envelope by `edit`.
@@ -86,11 +87,17 @@ impl PublishHandle {
         message: &M,
         edit: impl FnOnce(&mut Envelope),
     ) -> Result<Envelope, Error> {
-        let mut envelope = message::envelope(message, &self.0.service, self.0.clock.now())?;
+        let now = self.0.clock.now();
+        let mut envelope = message::envelope(message, &self.0.service, now)?;
         edit(&mut envelope);
-        let route = self.route(envelope.topic())?;
-        let batch = vec![Outgoing::new(self.destination(envelope.topic()), envelope.clone())];
-        self.publish_batch(&*route.transport, batch).await.map_err(failed)?;
+        let transport = &*self.route(envelope.topic())?.transport;
+        let message = Outgoing::new(self.destination(envelope.topic()), envelope.clone());
+        // Most of the publishes to a queue in memory need no more than this.
+        let observed = self.0.observers.any() || tracing::enabled!(tracing::Level::INFO);
+        let left = if observed { Err(message) } else { transport.try_publish(message, now) };
+        if let Err(message) = left {
+            self.publish_batch(transport, vec![message]).await.map_err(failed)?;
+        }
         Ok(envelope)
     }
 
@@ -118,7 +125,7 @@ impl PublishHandle {
         Ok(())
     }
 
-    /// Publishes what a batch could not in one go; gives back what the broker did not take.
+    /// Publishes a batch in one go; gives back what the broker did not take.
     pub(crate) async fn publish_batch(
         &self,
         transport: &dyn Transport,

@@ -194,6 +194,11 @@ impl Delivery {
 
     /// Settles it together with others: the hand-over to the transport happens once for all that `acks` holds.
     pub fn ack_into(mut self, acks: &mut Acks) {
+        self.settle_into(acks);
+    }
+
+    /// As [`Delivery::ack_into`], of one that is dropped later; it must not be looked at any more.
+    pub(crate) fn settle_into(&mut self, acks: &mut Acks) {
         if let Some((_, token)) = self.inner.take() {
             acks.push(&self.settler, token);
         }

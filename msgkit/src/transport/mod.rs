@@ -26,6 +26,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::envelope::Timestamp;
+
 pub use self::capabilities::{Capabilities, Delay, KeyOrder, StartPositions};
 pub use self::delivery::{Acks, Delivery, Incoming, Malformed, Position, Settle, Token};
 pub use self::destination::{Destination, Outgoing};
@@ -50,6 +52,19 @@ pub trait Publisher: Send + Sync + Debug {
     /// # Cancel safety
     /// Dropping the future leaves it open which messages were taken; publishing them again may duplicate them.
     async fn publish(&self, batch: Vec<Outgoing>) -> Result<(), PublishError>;
+
+    /// Takes `message` at once, where the broker can do that without waiting for anything; else gives it back, to go
+    /// through [`Publisher::publish`]. `_now` is the publisher's time, so that the clock is read once.
+    ///
+    /// What it takes is as durably the broker's as what `publish` has taken; where it gives a message back, nothing has
+    /// happened. A transport whose confirmations come from elsewhere leaves this as it is. A decorator that has to see
+    /// every message leaves it as well: then all of them go through its `publish`.
+    ///
+    /// # Errors
+    /// The message, where it was not taken.
+    fn try_publish(&self, message: Outgoing, _now: Timestamp) -> Result<(), Outgoing> {
+        Err(message)
+    }
 }
 
 /// Hands out what a broker holds for a reader.
@@ -149,6 +164,9 @@ macro_rules! forward {
         impl<T: Publisher + ?Sized> Publisher for $pointer<T> {
             async fn publish(&self, batch: Vec<Outgoing>) -> Result<(), PublishError> {
                 (**self).publish(batch).await
+            }
+            fn try_publish(&self, message: Outgoing, now: Timestamp) -> Result<(), Outgoing> {
+                (**self).try_publish(message, now)
             }
         }
 

@@ -131,9 +131,9 @@ impl Lane {
                     return Poll::Ready(Ended::Broken(failure));
                 }
                 Ok(_) => {
-                    if let Some((cx, outcome)) = track.slot.take() {
-                        *context = Some(cx);
-                        return Poll::Ready(Ended::Outcome(outcome));
+                    if let Some(done) = track.slot.take() {
+                        *context = Some(done.context);
+                        return Poll::Ready(Ended::Outcome(done.outcome));
                     }
                 }
             }

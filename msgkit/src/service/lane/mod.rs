@@ -10,6 +10,7 @@ mod batch;
 mod complete;
 mod hot;
 mod outcome;
+mod stretch;
 mod track;
 mod work;
 
@@ -21,6 +22,7 @@ use std::task::Poll;
 use tokio::time::{Instant, Sleep};
 
 use self::hot::Hot;
+pub(crate) use self::stretch::Stretch;
 use self::track::Track;
 pub(crate) use self::work::Work;
 use super::belt::Belt;
@@ -62,6 +64,8 @@ pub(crate) struct Lane {
     feed: Feed,
     control: Control,
     tracks: Vec<Track>,
+    /// That of all tracks.
+    slot: Arc<Slot>,
     context: Option<Context>,
     acks: Acks,
     timer: Option<Pin<Box<Sleep>>>,
@@ -75,20 +79,18 @@ pub(crate) struct Lane {
 
 impl Lane {
     pub(crate) fn new(shared: Arc<Shared>, feed: Feed, control: Control) -> Self {
+        let slot = Arc::new(Slot::new(Stretch::new(shared.clone())));
         let tracks = shared
             .plan
             .spec
             .registrations
             .iter()
-            .map(|registration| {
-                let slot = Arc::new(Slot::default());
-                Track {
-                    name: registration.name,
-                    coroutine: registration.coroutine.start(slot.clone()),
-                    slot,
-                    factory: registration.coroutine.clone(),
-                    batch: registration.batch.clone(),
-                }
+            .map(|registration| Track {
+                name: registration.name,
+                coroutine: registration.coroutine.start(slot.clone()),
+                slot: slot.clone(),
+                factory: registration.coroutine.clone(),
+                batch: registration.batch.clone(),
             })
             .collect();
         let participant = shared.quarantine.join();
@@ -97,6 +99,7 @@ impl Lane {
             feed,
             control,
             tracks,
+            slot,
             context: None,
             acks: Acks::new(),
             timer: None,
