@@ -49,9 +49,8 @@ fn the_system_keeps_its_rules_and_every_message_has_both_ends() {
     let internal = catalog.components().filter(|component| !catalog.is_external(component));
     let wanted: BTreeSet<&str> = Component::ALL.into_iter().map(Component::as_str).collect();
     assert_eq!(internal.collect::<BTreeSet<_>>(), wanted);
-    for report in now(system::check(&run())).unwrap() {
-        assert!(report.findings.is_empty(), "{report}");
-    }
+    let check = now(system::check(&run())).unwrap();
+    assert!(check.to_string().ends_with("6 components, no warnings\n"), "{check}");
 }
 
 #[test]
@@ -131,10 +130,12 @@ fn what_the_running_system_sends_is_what_the_catalog_says() {
     let system = now(System::start_with(&run(), adapt)).unwrap();
     let address: SocketAddr = system.address().unwrap();
     exercise(&address.to_string());
-    // Every link was seen; none needs an explanation: the calls above and the replay use all of them.
+    // Every link was seen; none needs an explanation: the calls above and the replay use all of them. What plain devices send comes
+    // over a broker only.
     let wanted: BTreeSet<Seen> = catalog
         .links()
         .iter()
+        .filter(|link| !catalog.is_external(&link.from))
         .map(|link| {
             (link.from.to_string(), link.to.to_string(), link.message.to_string(), link.handler.to_string())
         })
