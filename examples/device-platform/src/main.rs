@@ -9,8 +9,9 @@ use device_platform::system::{self, System};
 #[tokio::main]
 async fn main() -> ExitCode {
     let settings = Settings::parse();
+    // The client of RabbitMQ calls an error what the transport asks for and deals with: whether a queue is there.
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error,lapin=off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match act(settings).await {
         Ok(()) => ExitCode::SUCCESS,

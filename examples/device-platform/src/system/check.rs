@@ -70,3 +70,26 @@ pub async fn check_with(
     }
     Ok(SystemCheck { components, findings })
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::settings::Settings;
+
+    /// `[handlers.<name>]` is held against a list that somebody wrote; this is what there is.
+    #[tokio::test]
+    async fn the_handlers_of_each_component_are_those_that_it_says() {
+        let run = Settings::parse_from(["device-platform"]).run;
+        let check = check(&run).await.unwrap();
+        for (component, report) in Component::ALL.into_iter().zip(&check.components) {
+            let mut registered: Vec<&str> =
+                report.handlers.iter().map(|handler| handler.handler.as_str()).collect();
+            let mut said = component.handlers().to_vec();
+            registered.sort_unstable();
+            said.sort_unstable();
+            assert_eq!(registered, said, "{component}");
+        }
+    }
+}

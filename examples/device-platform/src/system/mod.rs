@@ -227,7 +227,10 @@ impl System {
         };
         if let (Some(publisher), Some(store)) = (publisher(Component::DataApi), parts.store.clone()) {
             let transports = self.transports.all.iter().map(|(_, transport)| transport.clone()).collect();
-            self.bringing.spawn(dead_letters::watch(transports, store, publisher));
+            let everybody =
+                Component::ALL.into_iter().map(|component| Ok(parts.service(component)?.check()?));
+            let groups = dead_letters::groups(&everybody.collect::<anyhow::Result<Vec<_>>>()?)?;
+            self.bringing.spawn(dead_letters::watch(transports, groups, store, publisher));
         }
         if let Some(publisher) = publisher(Component::DeviceHw) {
             let (replay, position, before) = replay::prepare(run)?;

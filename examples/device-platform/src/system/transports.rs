@@ -109,3 +109,24 @@ pub(super) fn make_folder(folder: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(folder)
         .with_context(|| format!("--data {} cannot be made a directory", folder.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn configured(text: &str, registry: &Registry) -> Result<Transports, String> {
+        let file = Path::new("mqtt-amqp.toml");
+        let configuration =
+            Configuration::parse(text, "mqtt-amqp.toml", []).map_err(|error| error.to_string())?;
+        Transports::configured(file, configuration, registry).map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn without_the_feature_the_brokers_configuration_names_it() {
+        let text = include_str!("../../config/mqtt-amqp.toml");
+        // As the program is without the feature, whether this test has it or not.
+        let error = configured(text, &Registry::new()).unwrap_err();
+        assert!(error.contains("has the scheme `") && error.contains("--features brokers"), "{error}");
+        assert_eq!(configured(text, &registry()).is_ok(), cfg!(feature = "brokers"));
+    }
+}

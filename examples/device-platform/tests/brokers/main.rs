@@ -23,6 +23,7 @@ const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/mqtt-amqp.toml
 
 fn main() -> ExitCode {
     let tests = vec![
+        test("check_says_how_it_would_run_without_a_broker", check),
         test("one_process_killed_comes_to_the_totals_of_memory", one_process),
         test("each_component_killed_in_turn_comes_to_the_totals_of_memory", each_component),
         test("a_plain_device_is_seen_on_the_dashboard_and_in_storage", plain_device),
@@ -81,6 +82,21 @@ impl Place {
     fn told(&self, speed: &str) -> Launch {
         self.launch.clone().with(&["--speed", speed, "--readings", &REPLAYED.to_string()])
     }
+}
+
+fn check() -> Result<(), BrokerError> {
+    let output = Command::new(env!("CARGO_BIN_EXE_device-platform"))
+        .args(["check", "--config", CONFIG])
+        .output()
+        .unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let (_, processing) = printed.split_once("processing · group processing").unwrap();
+    let (processing, _) = processing.split_once("\nservice ").unwrap();
+    assert!(processing.contains("from    edge (mqtt)"), "{printed}");
+    assert!(processing.contains("edge: dead letters are kept at backbone"), "{printed}");
+    assert!(printed.contains("from    backbone (rabbitmq)"), "{printed}");
+    assert!(printed.ends_with("6 components, no warnings\n"), "{printed}");
+    Ok(())
 }
 
 fn one_process() -> Result<(), BrokerError> {
