@@ -6,6 +6,7 @@ use msgkit::service::PublishHandle;
 use msgkit::{MessageId, Text, Timestamp};
 use tokio::time::Instant;
 
+use super::transports::make_folder;
 use crate::device_hw::{Position, Replay};
 use crate::settings::Run;
 
@@ -19,7 +20,13 @@ pub(super) fn prepare(run: &Run) -> anyhow::Result<(Replay, Option<Position>, us
         Some(readings) => whole.up_to(readings),
         None => whole,
     };
-    let position = run.data.as_deref().map(Position::in_folder);
+    let position = match &run.data {
+        Some(folder) => {
+            make_folder(folder)?;
+            Some(Position::in_folder(folder))
+        }
+        None => None,
+    };
     let mut before = 0;
     if let Some(position) = &position
         && let Some(id) = position.read()?

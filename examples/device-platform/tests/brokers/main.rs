@@ -94,7 +94,7 @@ fn check() -> Result<(), BrokerError> {
     let (processing, _) = processing.split_once("\nservice ").unwrap();
     assert!(processing.contains("from    edge (mqtt)"), "{printed}");
     assert!(processing.contains("edge: dead letters are kept at backbone"), "{printed}");
-    assert!(printed.contains("from    backbone (rabbitmq)"), "{printed}");
+    assert!(printed.contains("from    backbone (amqp)"), "{printed}");
     assert!(printed.ends_with("6 components, no warnings\n"), "{printed}");
     Ok(())
 }

@@ -71,6 +71,14 @@ impl Platform {
         Launch::default().with(&["--speed", &speed, "--data", data.to_str().unwrap()]).with(more).start()
     }
 
+    /// Kills it (SIGKILL) from another thread, while this one goes on using it.
+    pub(crate) fn killer(&self) -> std::thread::JoinHandle<()> {
+        let process = self.child.id().to_string();
+        std::thread::spawn(move || {
+            assert!(Command::new("kill").args(["-9", &process]).status().unwrap().success());
+        })
+    }
+
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
