@@ -1,23 +1,32 @@
 //! The program: see the library for what it is made of.
 
+use std::process::ExitCode;
+
 use clap::Parser as _;
-use device_platform::settings::{CatalogFormat, Command, Component, Settings};
+use device_platform::settings::{CatalogFormat, Command, Component, Run, Settings};
 use device_platform::system::{self, System};
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
     let settings = Settings::parse();
+    // The client of RabbitMQ calls an error what the transport asks for and deals with: whether a queue is there.
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error,lapin=off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match act(settings).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The whole chain, in one line.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn act(settings: Settings) -> anyhow::Result<()> {
     settings.run.check()?;
     match settings.command {
-        Some(Command::Check) => {
-            for report in system::check(&settings.run).await? {
-                println!("{report}");
-            }
-            return Ok(());
-        }
+        Some(Command::Check) => print!("{}", system::check(&settings.run).await?),
         Some(Command::Catalog { format }) => {
             let catalog = system::catalog(&settings.run).await?;
             print!(
@@ -27,21 +36,29 @@ async fn main() -> anyhow::Result<()> {
                     CatalogFormat::Mermaid => catalog.to_mermaid(),
                 }
             );
-            return Ok(());
         }
-        None => {}
+        None => run(&settings.run).await?,
     }
-    let run = settings.run;
-    let running = System::start(&run).await?;
+    Ok(())
+}
+
+async fn run(run: &Run) -> anyhow::Result<()> {
+    let running = System::start(run).await?;
     let chosen: Vec<&str> =
         Component::ALL.into_iter().filter(|component| run.runs(*component)).map(Component::as_str).collect();
     println!("running {}", chosen.join(", "));
-    match &run.data {
-        Some(folder) => println!("messages and measurements are kept in {}", folder.display()),
-        None => println!("everything is kept in memory; --data DIR keeps it"),
+    for line in run.kept() {
+        println!("{line}");
     }
     if run.runs(Component::DeviceHw) {
-        println!("replaying real measurements of one office as three devices, {} times real time", run.speed);
+        let on = match running.replayed() {
+            0 => String::new(),
+            before => format!(", on from where it was: {before} are behind it"),
+        };
+        println!(
+            "replaying real measurements of one office as three devices, {} times real time{on}",
+            run.speed
+        );
     }
     if let Some(address) = running.address() {
         println!("dashboard and API: http://{address}");

@@ -30,6 +30,28 @@ pub struct ReadingReported {
     pub at: Timestamp,
 }
 
+/// What a device measured that knows nothing of messages: plain JSON on its topic, which an ingest rule of the configuration takes for
+/// this. Topic `device.{device_id}.reading`, key `device_id`.
+///
+/// Published by whatever speaks MQTT.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Message)]
+#[message(name = "device.reading.measured", topic = "device.{device_id}.reading", key = device_id)]
+pub struct ReadingMeasured {
+    /// Which device; where it does not say, the one that its topic names.
+    #[serde(default)]
+    pub device_id: String,
+    /// °C.
+    pub temperature: f64,
+    /// Relative humidity, %.
+    pub humidity: f64,
+    /// Lux.
+    pub light: f64,
+    /// ppm.
+    pub co2: f64,
+    /// When it was measured; where it does not say, when it came in.
+    pub at: Option<Timestamp>,
+}
+
 /// A reading that is plausible, with what follows from it.
 ///
 /// Published by `service_platform.container.processing`.

@@ -70,6 +70,9 @@ pub struct Run {
     /// How many times faster than in life `device.hw` replays the measurements; `max` is as fast as they are taken.
     #[arg(long, value_name = "N", default_value = "60", global = true)]
     pub speed: Speed,
+    /// How many of the measurements `device.hw` replays, from the first one on; without it all 20,560.
+    #[arg(long, value_name = "N", global = true)]
+    pub readings: Option<usize>,
 }
 
 impl Run {
@@ -77,6 +80,25 @@ impl Run {
     #[must_use]
     pub fn runs(&self, component: Component) -> bool {
         self.only.is_empty() || self.only.contains(&component)
+    }
+
+    /// Where messages and measurements are, in a line each.
+    #[must_use]
+    pub fn kept(&self) -> Vec<String> {
+        match (&self.config, &self.data) {
+            (None, None) => vec!["everything is kept in memory; --data DIR keeps it".to_owned()],
+            (None, Some(folder)) => {
+                vec![format!("messages and measurements are kept in {}", folder.display())]
+            }
+            (Some(file), folder) => {
+                let messages = format!("messages go as {} says", file.display());
+                let measurements = match folder {
+                    Some(folder) => format!("measurements are kept in {}", folder.display()),
+                    None => "measurements are kept in memory; --data DIR keeps them".to_owned(),
+                };
+                vec![messages, measurements]
+            }
+        }
     }
 
     /// What clap cannot check: how the options go together.
@@ -153,6 +175,19 @@ impl Component {
             Self::EventRule => "service_platform.core.event_rule",
             Self::DataApi => "data_core.data_api",
             Self::Notification => "service_platform.notification",
+        }
+    }
+
+    /// The names of its handlers, as `[handlers.<name>]` configures them.
+    #[must_use]
+    pub fn handlers(self) -> &'static [&'static str] {
+        match self {
+            Self::DeviceHw => &[],
+            Self::ApiGateway => &["answers", "dashboard_events"],
+            Self::Processing => &["processing"],
+            Self::EventRule => &["event_rule", "answers"],
+            Self::DataApi => &["store_readings", "store_alerts", "store_journal", "answer"],
+            Self::Notification => &["notification"],
         }
     }
 }

@@ -6,6 +6,7 @@
 mod catalog;
 pub mod duration;
 mod environment;
+mod ingest;
 mod policy;
 mod read;
 mod settings;

@@ -7,9 +7,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::catalog::CatalogSettings;
-use super::environment;
 use super::policy::{policy, take_scalar};
 use super::read::{from_table, nearest, parse_table, unknown_key};
+use super::{environment, ingest};
+use crate::envelope::ingest::Ingest;
 use crate::error::Error;
 use crate::handler::PolicyOverrides;
 use crate::text::Text;
@@ -66,6 +67,8 @@ pub struct HandlerSettings {
     pub enabled: Option<bool>,
     /// The parts of the policy that are set for it alone.
     pub overrides: PolicyOverrides,
+    /// `[[handlers.<name>.ingest]]`: what becomes of messages that are no events. They are tried before those in code.
+    pub ingest: Ingest,
 }
 
 #[derive(Deserialize)]
@@ -337,11 +340,18 @@ impl Sections<'_> {
             .into_iter()
             .map(|(name, mut table)| {
                 let place = self.place(&format!("[handlers.{name}]"));
-                let settings = HandlerSettings {
-                    policy: take_scalar::<String>(&mut table, "policy", &place)?.map(Text::from),
-                    enabled: take_scalar::<bool>(&mut table, "enabled", &place)?,
-                    overrides: policy(table, &place)?,
-                };
+                let (named, enabled) = (
+                    take_scalar::<String>(&mut table, "policy", &place)?.map(Text::from),
+                    take_scalar::<bool>(&mut table, "enabled", &place)?,
+                );
+                let ingest = ingest::take(&mut table, &self.place(&format!("[[handlers.{name}.ingest]]")))?;
+                // The rest is a policy's; its error knows only the keys of one.
+                let own = ["policy", "enabled", "ingest"];
+                if let Some(key) = table.keys().find(|key| nearest(key, own).is_some()) {
+                    return Err(unknown_key(&place, key, own));
+                }
+                let overrides = policy(table, &place)?;
+                let settings = HandlerSettings { policy: named, enabled, overrides, ingest };
                 Ok((Text::from(name), settings))
             })
             .collect()

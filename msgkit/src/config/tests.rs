@@ -30,6 +30,11 @@ breaker = false
 policy = "patient"
 order = "key_hold"
 concurrency = 8
+[[handlers.storage.ingest]]
+match = "device.*.raw"
+type = "device.reading"
+content_type = "application/msgpack"
+key_segment = 1
 [catalog]
 component = "service_platform.storage"
 namespaces = "namespaces.toml"
@@ -66,6 +71,9 @@ fn a_whole_file_is_read() {
     let storage = &settings.handlers["storage"];
     assert_eq!(storage.overrides.order, Some(Order::Key(OnFailure::Hold)));
     assert_eq!((storage.policy.as_deref(), storage.overrides.concurrency), (Some("patient"), Some(8)));
+    let rule = &storage.ingest.0[0];
+    assert_eq!((rule.from.as_str(), rule.kind.as_str()), ("device.*.raw", "device.reading"));
+    assert_eq!((rule.content_type.as_str(), rule.key_segment), ("application/msgpack", Some(1)));
     assert_eq!(settings.catalog.component.as_deref(), Some("service_platform.storage"));
     assert_eq!(settings.catalog.rules.level(crate::catalog::Rule::Cycle), crate::catalog::Level::Deny);
     assert_eq!(settings.catalog.rules.waivers()[0].expires.to_string(), "2027-01-31");
@@ -94,6 +102,18 @@ fn mistakes_name_the_place_the_key_and_the_fix() {
         (&format!("{service}[policies.default]\ndelayed = true"), "or `false` for none"),
         (&format!("{service}[policies.default]\ndelayed = {{ round = 1 }}"), "did you mean `rounds`?"),
         (&format!("{service}[handlers.h]\npolicy = \"x\""), "unknown policy `x`"),
+        (&format!("{service}[handlers.h]\npolcy = \"x\""), "did you mean `policy`?"),
+        (&format!("{service}[handlers.h]\nconcurency = 1"), "did you mean `concurrency`?"),
+        (&format!("{service}[handlers.h]\ningest = true"), "[[handlers.h.ingest]] is a list"),
+        (
+            &format!("{service}[[handlers.h.ingest]]\nmatch = \"a.*\"\ntyp = \"x\""),
+            "[[handlers.h.ingest]] has the unknown key `typ`; did you mean `type`?",
+        ),
+        (&format!("{service}[[handlers.h.ingest]]\nmatch = \"a/+\"\ntype = \"x\""), "has a bad `match`"),
+        (
+            &format!("{service}[[handlers.h.ingest]]\nmatch = \"a.*\"\ntype = \"x\"\nkey_segment = 2"),
+            "`key_segment = 2` is beyond the end of `a.*`; its segments are 0 to 1",
+        ),
         (
             &format!("{service}[transports.a]\nurl = \"memory://\"\n[[routes]]\nmatch = \">\"\nto = \"b\""),
             "unknown transport `b`",

@@ -1,4 +1,15 @@
 //! How messages of others become envelopes: plain devices, foreign services, anything that is no CloudEvents event.
+//!
+//! The rules are a handler's, in code ([`HandlerSpec::ingest`](crate::handler::HandlerSpec::ingest)) or in configuration, whose rules
+//! are asked first:
+//!
+//! ```toml
+//! [[handlers.storage.ingest]]
+//! match = "device.*.raw"
+//! type = "device.reading"               # one of those that the handler takes
+//! content_type = "application/msgpack"  # where it is not application/json
+//! key_segment = 1                       # the ordering key is the second segment of the topic
+//! ```
 
 use bytes::Bytes;
 

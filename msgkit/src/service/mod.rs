@@ -458,6 +458,9 @@ impl Service {
             let mut spec = spec.clone();
             spec.inbox = spec.inbox.or_else(|| self.inbox.clone());
             spec.unit = spec.unit.or_else(|| self.unit.clone());
+            if let Some(configured) = self.configured.handlers.get(&spec.name) {
+                spec.ingest.0.splice(0..0, configured.ingest.0.iter().cloned());
+            }
             let plan = resolver.plan(spec)?;
             if let Some(other) = plans.iter().find(|other| other.identity.handler == plan.identity.handler) {
                 return Err(Error::refused(format!(

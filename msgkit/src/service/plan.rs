@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::nearest;
 use crate::error::Error;
-use crate::handler::{HandlerIdentity, HandlerSpec};
+use crate::handler::{HandlerIdentity, HandlerSpec, Registration};
 use crate::policy::{Delayed, OnFailure, Order, Policy};
 use crate::text::Text;
 use crate::topic::{Pattern, Topic};
@@ -77,6 +78,7 @@ impl Plan {
             }
             places.push(Topic::trusted(template.destination()));
         }
+        check_ingest(&spec, &patterns)?;
         let delayed = policy.delayed.as_ref().filter(|_| spec.group.is_some());
         let hold = matches!(policy.order, Order::Key(OnFailure::Hold));
         let steps = if hold { Vec::new() } else { delayed.map(Delayed::steps).unwrap_or_default() };
@@ -198,4 +200,31 @@ impl Plan {
     pub(crate) fn concerns(patterns: &[Pattern], route: &Pattern) -> bool {
         patterns.iter().any(|pattern| pattern.overlaps(route))
     }
+}
+
+/// Refuses ingest rules that would do nothing: what they make would be skipped, or they would never be asked.
+fn check_ingest(spec: &HandlerSpec, patterns: &[Pattern]) -> Result<(), Error> {
+    let name = &spec.name;
+    for rule in &spec.ingest.0 {
+        let known: Vec<&str> = spec.registrations.iter().map(Registration::name).collect();
+        if !known.contains(&rule.kind.as_str()) {
+            let hint = nearest(&rule.kind, known.iter().copied()).map_or_else(
+                || format!("it takes {}", known.join(", ")),
+                |near| format!("did you mean `{near}`?"),
+            );
+            return Err(Error::refused(format!(
+                "handler `{name}` has an ingest rule that makes `{}` of `{}`, which it does not take; {hint}",
+                rule.kind, rule.from
+            )));
+        }
+        if !Plan::concerns(patterns, &rule.from) {
+            let topics: Vec<&str> = patterns.iter().map(Pattern::as_str).collect();
+            return Err(Error::refused(format!(
+                "handler `{name}` has an ingest rule for `{}`, where nothing comes from; it subscribes to {}",
+                rule.from,
+                topics.join(", ")
+            )));
+        }
+    }
+    Ok(())
 }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::dataset::{DatasetError, Row, SOURCES};
 
 /// How many times faster than in life the measurements are replayed.
@@ -71,6 +73,7 @@ pub struct Due {
 #[derive(Debug)]
 pub struct Replay {
     devices: Vec<std::iter::Peekable<Timeline>>,
+    left: usize,
 }
 
 impl Replay {
@@ -80,7 +83,21 @@ impl Replay {
     /// When the data set cannot be read.
     pub fn new(speed: Speed) -> Result<Self, DatasetError> {
         let devices = SOURCES.iter().map(|source| Ok(Timeline::new(source.rows()?, speed).peekable()));
-        Ok(Self { devices: devices.collect::<Result<_, _>>()? })
+        let devices: Vec<_> = devices.collect::<Result<_, _>>()?;
+        let left = devices.iter().map(|device| device.size_hint().0).sum();
+        Ok(Self { devices, left })
+    }
+
+    /// Ends after so many readings.
+    #[must_use]
+    pub fn up_to(mut self, readings: usize) -> Self {
+        self.left = self.left.min(readings);
+        self
+    }
+
+    /// Goes on behind the reading `id`; says how many lie before that, or `None` where it holds no such reading, and is over then.
+    pub fn go_on_behind(&mut self, id: Uuid) -> Option<usize> {
+        self.position(|due| due.row.id == id).map(|at| at + 1)
     }
 }
 
@@ -89,13 +106,13 @@ impl Iterator for Replay {
 
     fn next(&mut self) -> Option<Due> {
         // In the order of real time, so that the order does not depend on the speed.
+        self.left = self.left.checked_sub(1)?;
         let next = self.devices.iter_mut().filter_map(|d| d.peek().map(|due| due.0)).min()?;
         self.devices.iter_mut().find_map(|d| d.next_if(|due| due.0 == next)).map(|(_, due)| due)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = self.devices.iter().map(|d| d.size_hint().0).sum();
-        (left, Some(left))
+        (self.left, Some(self.left))
     }
 }
 
@@ -170,6 +187,23 @@ mod tests {
         let replay: Vec<_> = Replay::new(Speed::times(3600.0).unwrap()).unwrap().collect();
         assert!(replay.is_sorted_by_key(|d| d.after));
         assert_eq!(replay.len(), 20_560);
+    }
+
+    #[test]
+    fn it_goes_on_where_it_was_and_ends_where_it_is_told() {
+        let ids = |replay: Replay| replay.map(|due| due.row.id).collect::<Vec<_>>();
+        let all = ids(Replay::new(Speed::MAX).unwrap());
+        for at in [0, 1, 9_999, all.len() - 1] {
+            let mut rest = Replay::new(Speed::MAX).unwrap();
+            assert_eq!(rest.go_on_behind(all[at]), Some(at + 1));
+            assert_eq!(rest.len(), all.len() - at - 1);
+            assert_eq!(ids(rest), all[at + 1..]);
+        }
+        let mut some = Replay::new(Speed::MAX).unwrap().up_to(100);
+        assert_eq!(some.go_on_behind(all[59]), Some(60));
+        assert_eq!((some.len(), ids(some)), (40, all[60..100].to_vec()));
+        let mut others = Replay::new(Speed::MAX).unwrap();
+        assert_eq!((others.go_on_behind(Uuid::nil()), others.next()), (None, None));
     }
 
     #[test]

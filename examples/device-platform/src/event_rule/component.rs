@@ -14,9 +14,10 @@ use crate::system::Asker;
 /// How many readings bring the rules' state on a device back.
 const HISTORY: u32 = 10_000;
 
-/// Feeds the rules with what is stored, in order.
+/// Feeds the rules with what is stored, in order: where the history of a device cannot be had, its later readings wait behind the one
+/// that asks, since they would make it a late one.
 #[derive(Debug, Handler)]
-#[handler(message = StoredReading, group = "event_rule", order = "key",
+#[handler(message = StoredReading, group = "event_rule", order = "key_hold",
     publishes(AlertRaised, AlertCleared, HistoryQuery), component = "service_platform.core.event_rule")]
 pub struct EventRule {
     engine: Mutex<Engine>,

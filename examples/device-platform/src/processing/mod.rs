@@ -6,6 +6,7 @@
 pub mod aggregate;
 pub mod component;
 pub mod humidity;
+mod plain;
 pub mod validation;
 
 use crate::messages::{ReadingEnriched, ReadingReported};

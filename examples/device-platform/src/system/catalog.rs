@@ -1,10 +1,11 @@
 //! The platform's catalog: what the components register, and who calls them from outside.
 
 use anyhow::Context as _;
-use msgkit::catalog::{Day, Level, parse_namespaces};
-use msgkit::{Catalog, Namespace, Timestamp};
+use msgkit::catalog::{MessageType, parse_namespaces};
+use msgkit::{Catalog, Message as _, Namespace, Service};
 
 use super::Parts;
+use crate::messages::ReadingMeasured;
 use crate::settings::{Component, Run};
 
 /// The common language, in a file of its own so that teams find it.
@@ -20,6 +21,9 @@ pub const CALLS: [(&str, &str); 6] = [
     ("browser", "GET /api/v1/events"),
 ];
 
+/// Who publishes plain JSON: no service, so nothing registers it either.
+pub const DEVICES: &str = "any MQTT device";
+
 /// The declared namespaces.
 pub(super) fn namespaces() -> anyhow::Result<Vec<Namespace>> {
     Ok(parse_namespaces(NAMESPACES, "namespaces.toml")?)
@@ -30,30 +34,29 @@ pub(super) fn namespaces() -> anyhow::Result<Vec<Namespace>> {
 /// # Errors
 /// Names the component that cannot be put together, and why.
 pub async fn catalog(run: &Run) -> anyhow::Result<Catalog> {
-    of(&Parts::of(run, true).await?, run)
+    let parts = Parts::of(run, true).await?;
+    let mut services = Vec::new();
+    for component in Component::ALL.into_iter().filter(|component| run.runs(*component)) {
+        services.push((component, parts.service(component)?));
+    }
+    of(&services)
 }
 
-fn of(parts: &Parts, run: &Run) -> anyhow::Result<Catalog> {
+/// What these services are together.
+pub(super) fn of(services: &[(Component, Service)]) -> anyhow::Result<Catalog> {
     let mut all = Catalog::new();
-    for component in Component::ALL.into_iter().filter(|component| run.runs(*component)) {
-        let own = parts.service(component)?.catalog().with_context(|| component.to_string())?;
-        all = all.merge(own)?;
+    for (component, service) in services {
+        all = all.merge(service.catalog().with_context(|| component.to_string())?)?;
     }
-    if run.runs(Component::ApiGateway) {
+    let runs = |wanted| services.iter().any(|(component, _)| *component == wanted);
+    if runs(Component::Processing) {
+        let measured = MessageType::new(ReadingMeasured::NAME, ReadingMeasured::TOPIC)?;
+        all = all.external(DEVICES).publishes(DEVICES, measured);
+    }
+    if runs(Component::ApiGateway) {
         for (from, what) in CALLS {
             all = all.external(from).call(from, Component::ApiGateway.as_str(), what);
         }
     }
     Ok(all)
-}
-
-/// Holds the chosen components together against the rules: a cycle is seen only so.
-pub(super) fn check(parts: &Parts, run: &Run) -> anyhow::Result<()> {
-    let configured = parts.transports.configuration.as_ref().map(|configuration| &configuration.catalog);
-    let rules = configured.map(|catalog| catalog.rules.clone()).unwrap_or_default();
-    for finding in of(parts, run)?.check(&rules, Day::from(Timestamp::now())) {
-        anyhow::ensure!(finding.level < Level::Deny, "the system breaks a rule of the catalog: {finding}");
-        tracing::warn!(%finding, "the catalog's rules");
-    }
-    Ok(())
 }

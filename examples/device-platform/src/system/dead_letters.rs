@@ -3,53 +3,51 @@
 //! The transport holds the dead letters; the store holds a copy for the dashboard. Looking again after a crash repeats what was seen,
 //! and storing is idempotent, so none can be missed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use msgkit::Text;
-use msgkit::service::PublishHandle;
+use msgkit::service::{CheckReport, PublishHandle};
 use msgkit::transport::{Group, Peeked, Transport};
 
 use crate::data_api::Store;
 use crate::messages::DeadLetter;
 
-/// Every group of the platform, and the services' names, under which ephemeral subscriptions give up.
-const GROUPS: [&str; 9] = [
-    "processing",
-    "store_readings",
-    "store_alerts",
-    "store_journal",
-    "queries",
-    "event_rule",
-    "notification",
-    "api_gateway",
-    "data_api",
-];
-
 /// How often to look.
 const INTERVAL: Duration = Duration::from_millis(500);
 
+/// Under which names the platform's handlers give up: their groups, and the services of those without one.
+pub(super) fn groups(reports: &[CheckReport]) -> anyhow::Result<BTreeSet<Group>> {
+    let names = reports.iter().flat_map(|report| {
+        report.handlers.iter().map(|handler| handler.group.as_ref().unwrap_or(&report.service))
+    });
+    Ok(names.map(|name| Group::new(name.clone())).collect::<Result<_, _>>()?)
+}
+
 /// Looks until it is stopped.
-pub(super) async fn watch(transports: Vec<Arc<dyn Transport>>, store: Store, publisher: PublishHandle) {
-    let mut seen: HashMap<(usize, &str), String> = HashMap::new();
+pub(super) async fn watch(
+    transports: Vec<Arc<dyn Transport>>,
+    groups: BTreeSet<Group>,
+    store: Store,
+    publisher: PublishHandle,
+) {
+    let mut seen: HashMap<(usize, &Group), String> = HashMap::new();
     loop {
         for (at, transport) in transports.iter().enumerate() {
             let Some(operate) = transport.operate() else { continue };
-            for name in GROUPS {
-                let Ok(group) = Group::new(Text::from_static(name)) else { continue };
-                let after = seen.get(&(at, name)).map(String::as_str);
-                match operate.dead_letters(&group, after, 100).await {
+            for group in &groups {
+                let after = seen.get(&(at, group)).map(String::as_str);
+                match operate.dead_letters(group, after, 100).await {
                     Ok(letters) => {
                         for letter in letters {
                             if !keep(&letter, &store, &publisher).await {
                                 break;
                             }
-                            seen.insert((at, name), letter.position.to_string());
+                            seen.insert((at, group), letter.position.to_string());
                         }
                     }
                     Err(error) => {
-                        tracing::warn!(group = name, error = %msgkit::Chain(&error), "cannot look at the dead letters");
+                        tracing::warn!(%group, error = %msgkit::Chain(&error), "cannot look at the dead letters");
                     }
                 }
             }

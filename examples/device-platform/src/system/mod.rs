@@ -6,33 +6,33 @@
 
 mod asker;
 mod catalog;
+mod check;
 mod dead_letters;
 mod journal;
 mod replay;
+mod transports;
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::Context as _;
-use msgkit::config::Settings as Configuration;
-use msgkit::memory::Memory;
-use msgkit::service::{CheckReport, HealthBoard, Running};
-use msgkit::transport::Transport;
-use msgkit::{Registry, Service};
+use msgkit::Service;
+use msgkit::service::{HealthBoard, Running};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use asker::{Answers, Asker};
-pub use catalog::{CALLS, catalog};
+pub use catalog::{CALLS, DEVICES, catalog};
+pub use check::{SystemCheck, check, check_with};
 pub use journal::{Counts, Journal};
 
+use self::transports::{Transports, make_folder};
 use crate::api_gateway::component::ByMessages;
 use crate::api_gateway::metrics::{Exposition, Kind};
 use crate::api_gateway::{Access, Gateway, Status, router};
 use crate::data_api::Store;
 use crate::data_api::component::{Answer, StoreAlerts, StoreJournal, StoreReadings};
-use crate::device_hw::Replay;
 use crate::event_rule::Rules;
 use crate::event_rule::component::EventRule;
 use crate::messages::{
@@ -57,67 +57,6 @@ const STOPPING: [Component; 6] = [
     Component::DataApi,
 ];
 
-/// The transports, under their names, and how topics are spread over them.
-#[derive(Debug, Clone)]
-struct Transports {
-    all: Vec<(String, Arc<dyn Transport>)>,
-    configuration: Option<Configuration>,
-}
-
-impl Transports {
-    fn of(run: &Run) -> anyhow::Result<Self> {
-        let registry = Registry::new().with(msgkit_transport_sqlite::scheme());
-        if let Some(file) = &run.config {
-            let configuration = Configuration::load(file)?;
-            let mut all = Vec::new();
-            for transport in &configuration.transports {
-                let built = registry.build(&transport.url, transport.options.clone())?;
-                all.push((transport.name.to_string(), built));
-            }
-            anyhow::ensure!(
-                !all.is_empty(),
-                "{} names no transport; add `[transports.<name>]`",
-                file.display()
-            );
-            return Ok(Self { all, configuration: Some(configuration) });
-        }
-        let one: Arc<dyn Transport> = match &run.data {
-            Some(folder) => {
-                std::fs::create_dir_all(folder)
-                    .with_context(|| format!("--data {} cannot be made a directory", folder.display()))?;
-                registry.open(&format!("sqlite:{}", folder.join("messages.db").display()))?
-            }
-            None => Arc::new(Memory::new()),
-        };
-        Ok(Self { all: vec![("main".to_owned(), one)], configuration: None })
-    }
-
-    /// A service of a component on these transports; policies and routes are the configuration's.
-    fn service(&self, component: Component, handlers: &[&str]) -> anyhow::Result<Service> {
-        let name = component.as_str().rsplit('.').next().unwrap_or_default();
-        let mut service = match &self.configuration {
-            None => Service::new(name.to_owned()),
-            Some(configuration) => {
-                let mut own = configuration.clone();
-                own.name = name.into();
-                own.transports.clear();
-                own.handlers.retain(|handler, _| handlers.contains(&handler.as_str()));
-                let dead_letters: Vec<_> = configuration
-                    .transports
-                    .iter()
-                    .filter_map(|transport| Some((transport.name.clone(), transport.dead_letters.clone()?)))
-                    .collect();
-                let service = Service::from_settings(own, &Registry::new())?;
-                dead_letters.into_iter().fold(service, |service, (of, at)| service.dead_letters(of, at))
-            }
-        };
-        for (name, transport) in &self.all {
-            service = service.share(name.clone(), transport.clone());
-        }
-        Ok(service)
-    }
-}
-
 /// What the components of one process share.
 #[derive(Debug)]
 struct Parts {
@@ -139,6 +78,7 @@ impl Parts {
         };
         let store = match &run.data {
             Some(folder) if run.runs(Component::DataApi) && !checking => {
+                make_folder(folder)?;
                 Some(Store::open(&folder.join("measurements.db")).await?)
             }
             _ => Some(Store::in_memory().await?),
@@ -158,13 +98,13 @@ impl Parts {
     /// The service of a component, with all its handlers.
     fn service(&self, component: Component) -> anyhow::Result<Service> {
         let store = || self.store.clone().context("the store belongs to data_core.data_api");
-        let named = |handlers: &[&str]| self.transports.service(component, handlers);
+        let empty = self.transports.service(component)?;
         let configured =
             self.transports.configuration.as_ref().is_some_and(|own| own.catalog.namespaces.is_some());
         let namespaces = if configured { Vec::new() } else { catalog::namespaces()? };
         let service = match component {
-            Component::DeviceHw => named(&[])?.publishes::<ReadingReported>(),
-            Component::ApiGateway => named(&["answers", "dashboard_events"])?
+            Component::DeviceHw => empty.publishes::<ReadingReported>(),
+            Component::ApiGateway => empty
                 .publishes::<ReadingReported>()
                 .publishes::<DevicesQuery>()
                 .publishes::<ReadingsQuery>()
@@ -174,17 +114,17 @@ impl Parts {
                 .publishes::<TraceQuery>()
                 .handler(Answers(self.gateway.asker.clone()))
                 .handler(FeedHub(self.hub.clone())),
-            Component::Processing => named(&["processing"])?.handler(Processing),
-            Component::EventRule => named(&["event_rule", "answers"])?
+            Component::Processing => empty.handler(Processing),
+            Component::EventRule => empty
                 .handler(EventRule::new(self.rules.clone(), self.rule_asker.clone()))
                 .handler(Answers(self.rule_asker.clone())),
-            Component::DataApi => named(&["store_readings", "store_alerts", "store_journal", "answer"])?
+            Component::DataApi => empty
                 .publishes::<DeadLetter>()
                 .handler(StoreReadings(store()?))
                 .handler(StoreAlerts(store()?))
                 .handler(StoreJournal(store()?))
                 .handler(Answer(store()?)),
-            Component::Notification => named(&["notification"])?.handler(Notification),
+            Component::Notification => empty.handler(Notification),
         };
         // The journal is everybody's.
         Ok(service.component(component.as_str()).namespaces(namespaces).publishes::<HopsRecorded>())
@@ -197,20 +137,6 @@ fn read_rules(file: &Path) -> anyhow::Result<Rules> {
     Rules::from_toml(&text).with_context(|| format!("--rules {}", file.display()))
 }
 
-/// Checks everything without connecting: one report for each component.
-///
-/// # Errors
-/// Names the component, the key and the fix.
-pub async fn check(run: &Run) -> anyhow::Result<Vec<CheckReport>> {
-    let parts = Parts::of(run, true).await?;
-    let chosen = Component::ALL.into_iter().filter(|component| run.runs(*component));
-    let reports = chosen
-        .map(|component| parts.service(component)?.check().with_context(|| component.to_string()))
-        .collect::<anyhow::Result<_>>()?;
-    catalog::check(&parts, run)?;
-    Ok(reports)
-}
-
 /// The running components of this process.
 #[derive(Debug)]
 pub struct System {
@@ -219,6 +145,7 @@ pub struct System {
     hub: Hub,
     store: Option<Store>,
     address: Option<SocketAddr>,
+    replayed: usize,
     bringing: JoinSet<()>,
     journals: JoinSet<()>,
     stop_journals: watch::Sender<bool>,
@@ -274,6 +201,7 @@ impl System {
             hub: parts.hub.clone(),
             store: parts.store.clone().filter(|_| run.runs(Component::DataApi)),
             address: None,
+            replayed: 0,
             bringing: JoinSet::new(),
             journals,
             stop_journals,
@@ -299,10 +227,15 @@ impl System {
         };
         if let (Some(publisher), Some(store)) = (publisher(Component::DataApi), parts.store.clone()) {
             let transports = self.transports.all.iter().map(|(_, transport)| transport.clone()).collect();
-            self.bringing.spawn(dead_letters::watch(transports, store, publisher));
+            let everybody =
+                Component::ALL.into_iter().map(|component| Ok(parts.service(component)?.check()?));
+            let groups = dead_letters::groups(&everybody.collect::<anyhow::Result<Vec<_>>>()?)?;
+            self.bringing.spawn(dead_letters::watch(transports, groups, store, publisher));
         }
         if let Some(publisher) = publisher(Component::DeviceHw) {
-            self.bringing.spawn(replay::run(Replay::new(run.speed)?, publisher));
+            let (replay, position, before) = replay::prepare(run)?;
+            self.replayed = before;
+            self.bringing.spawn(replay::run(replay, position, publisher));
         }
         if run.runs(Component::ApiGateway) {
             let listener = tokio::net::TcpListener::bind(run.listen.0).await.with_context(|| {
@@ -335,6 +268,12 @@ impl System {
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
+    }
+
+    /// How many measurements `device.hw` had replayed before this start.
+    #[must_use]
+    pub fn replayed(&self) -> usize {
+        self.replayed
     }
 
     /// Stops without losing anything: takes nothing more in, finishes what is in hand, closes.

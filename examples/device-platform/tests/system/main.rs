@@ -3,5 +3,10 @@
 
 mod catalog;
 mod components;
+mod config;
 mod kill;
+mod mistakes;
 mod platform;
+mod position;
+mod readme;
+mod story;

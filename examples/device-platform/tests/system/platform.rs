@@ -1,4 +1,5 @@
 //! The real program as a child process, and looks at what it stores.
+#![allow(dead_code)] // Each test binary uses a part of it.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -12,38 +13,80 @@ use serde_json::Value;
 pub(crate) struct Platform {
     child: Child,
     address: String,
+    /// What it printed until it ran.
+    pub(crate) said: Vec<String>,
 }
 
-impl Platform {
-    pub(crate) fn start(data: &Path, more: &[&str]) -> Self {
-        let speed = std::env::var("SPEED").unwrap_or_else(|_| "1000".to_owned());
+/// With which options and variables a process is started.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Launch {
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+}
+
+impl Launch {
+    pub(crate) fn with(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self
+    }
+
+    /// A value of the configuration, as a variable says it.
+    pub(crate) fn configured(mut self, key: &str, value: &str) -> Self {
+        self.environment.push((format!("MSGKIT__{key}"), value.to_owned()));
+        self
+    }
+
+    pub(crate) fn start(&self) -> Platform {
         let mut child = Command::new(env!("CARGO_BIN_EXE_device-platform"))
-            .args(["--listen", "127.0.0.1:0", "--speed", &speed, "--data"])
-            .arg(data)
-            .args(more)
+            .args(["--listen", "127.0.0.1:0"])
+            .args(&self.arguments)
+            .envs(self.environment.iter().cloned())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut address = String::new();
+        let (mut address, mut said) = (String::new(), Vec::new());
         for line in &mut lines {
             let line = line.unwrap();
             if let Some(found) = line.strip_prefix("dashboard and API: http://") {
                 address = found.to_owned();
             }
+            said.push(line);
             // The last line that it prints when it runs.
-            if line.starts_with("Ctrl-C") {
+            if said.last().is_some_and(|line| line.starts_with("Ctrl-C")) {
                 break;
             }
         }
         // Nobody reads on, and nobody has to: what it prints later fits into the pipe.
         std::mem::forget(lines);
-        Self { child, address }
+        let platform = Platform { child, address, said };
+        assert!(platform.said.iter().any(|line| line.starts_with("Ctrl-C")), "it does not run: {self:?}");
+        platform
+    }
+}
+
+impl Platform {
+    pub(crate) fn start(data: &Path, more: &[&str]) -> Self {
+        let speed = std::env::var("SPEED").unwrap_or_else(|_| "1000".to_owned());
+        Launch::default().with(&["--speed", &speed, "--data", data.to_str().unwrap()]).with(more).start()
+    }
+
+    /// Kills it (SIGKILL) from another thread, while this one goes on using it.
+    pub(crate) fn killer(&self) -> std::thread::JoinHandle<()> {
+        let process = self.child.id().to_string();
+        std::thread::spawn(move || {
+            assert!(Command::new("kill").args(["-9", &process]).status().unwrap().success());
+        })
     }
 
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Where it serves HTTP.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
     /// One request over a connection of its own; `None` where the platform was gone.

@@ -114,3 +114,44 @@ async fn a_check_takes_the_day_from_the_services_clock() {
     let error = check("2025-12-31").unwrap_err().to_string();
     assert!(error.contains("expired after 2025-12-31"), "{error}");
 }
+
+/// A service whose configuration says what plain devices send, and what it got of them.
+fn with_ingest(memory: &Memory, clock: Clock, kind: &str, from: &str) -> (Service, Arc<Mutex<Vec<String>>>) {
+    let text = format!(
+        "[service]\nname = \"shop\"\n[[handlers.shipping.ingest]]\nmatch = \"{from}\"\ntype = \"{kind}\"\nkey_segment = 1\n"
+    );
+    let settings = crate::config::Settings::parse(&text, "msgkit.toml", []).unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = seen.clone();
+    let service = Service::from_settings(settings, &crate::Registry::new())
+        .unwrap()
+        .clock(clock)
+        .transport("memory", memory.clone())
+        .on("shipping", move |order: Placed, cx: Context| {
+            let key = cx.envelope().key().unwrap_or_default().to_owned();
+            log.lock().unwrap().push(format!("{} of {key}", order.id));
+            async { Ok(()) }
+        });
+    (service, seen)
+}
+
+#[tokio::test(start_paused = true)]
+async fn configuration_says_what_the_messages_of_plain_devices_are() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let (service, seen) = with_ingest(&memory, clock, "orders.placed", "orders.*");
+    let running = service.start().await.unwrap();
+    let topic = Topic::new("orders.AA~3ABB").unwrap();
+    memory.publish_foreign(&topic, r#"{"id":7,"customer":"somebody"}"#, &NativeHeaders::default());
+    until("shipping", || !seen.lock().unwrap().is_empty()).await;
+    assert_eq!(*seen.lock().unwrap(), ["7 of AA:BB"]);
+    running.drain().await.unwrap();
+    let refused = |kind, from| with_ingest(&memory, clock, kind, from).0.check().unwrap_err().to_string();
+    let message = refused("order.placed", "orders.*");
+    assert!(message.contains("makes `order.placed` of `orders.*`"), "{message}");
+    assert!(message.contains("did you mean `orders.placed`?"), "{message}");
+    let message = refused("orders.placed", "device.>");
+    assert!(
+        message.contains("for `device.>`, where nothing comes from; it subscribes to orders.*"),
+        "{message}"
+    );
+}

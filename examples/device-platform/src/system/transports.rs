@@ -1,0 +1,132 @@
+//! The transports of this process, and what configuration says of them and of the handlers.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use msgkit::config::{Settings as Configuration, nearest};
+use msgkit::memory::Memory;
+use msgkit::transport::Transport;
+use msgkit::{Registry, Service};
+
+use crate::settings::{Component, Run};
+
+/// The schemes of brokers, which only a program with the feature `brokers` knows.
+const BROKERS: [&str; 6] = ["mqtt", "mqtts", "mqtt+ws", "mqtt+wss", "amqp", "amqps"];
+
+/// The transports, under their names, and how topics are spread over them.
+#[derive(Debug, Clone)]
+pub(super) struct Transports {
+    pub(super) all: Vec<(String, Arc<dyn Transport>)>,
+    pub(super) configuration: Option<Configuration>,
+}
+
+/// The transports that this program knows.
+fn registry() -> Registry {
+    let registry = Registry::new().with(msgkit_transport_sqlite::scheme());
+    #[cfg(feature = "brokers")]
+    let registry = registry.with(msgkit_transport_mqtt::scheme()).with(msgkit_transport_amqp::scheme());
+    registry
+}
+
+impl Transports {
+    pub(super) fn of(run: &Run) -> anyhow::Result<Self> {
+        let registry = registry();
+        if let Some(file) = &run.config {
+            let configuration = Configuration::load(file)?;
+            return Self::configured(file, configuration, &registry);
+        }
+        let one: Arc<dyn Transport> = match &run.data {
+            Some(folder) => {
+                make_folder(folder)?;
+                registry.open(&format!("sqlite:{}", folder.join("messages.db").display()))?
+            }
+            None => Arc::new(Memory::new()),
+        };
+        Ok(Self { all: vec![("main".to_owned(), one)], configuration: None })
+    }
+
+    fn configured(file: &Path, configuration: Configuration, registry: &Registry) -> anyhow::Result<Self> {
+        let file = file.display();
+        let mut all = Vec::new();
+        for transport in &configuration.transports {
+            let (name, scheme) = (&transport.name, transport.url.scheme());
+            anyhow::ensure!(
+                registry.schemes().any(|known| known == scheme) || !BROKERS.contains(&scheme),
+                "{file}: [transports.{name}] has the scheme `{scheme}`, which this program was built without; build it with \
+                 `cargo run -p device-platform --features brokers`"
+            );
+            let built = registry
+                .build(&transport.url, transport.options.clone())
+                .with_context(|| format!("{file}: [transports.{name}] cannot be used"))?;
+            all.push((name.to_string(), built));
+        }
+        anyhow::ensure!(!all.is_empty(), "{file} names no transport; add `[transports.<name>]`");
+        // A component looks only at its own handlers, so nobody would miss what is nobody's.
+        let known = || Component::ALL.into_iter().flat_map(Component::handlers).copied();
+        for handler in configuration.handlers.keys() {
+            if !known().any(|name| name == handler.as_str()) {
+                let hint = nearest(handler, known()).map_or_else(
+                    || format!("there are {}", known().collect::<Vec<_>>().join(", ")),
+                    |near| format!("did you mean `{near}`?"),
+                );
+                anyhow::bail!(
+                    "{file}: `[handlers.{handler}]` configures a handler that does not exist; {hint}"
+                );
+            }
+        }
+        Ok(Self { all, configuration: Some(configuration) })
+    }
+
+    /// A service of a component on these transports; policies and routes are the configuration's.
+    pub(super) fn service(&self, component: Component) -> anyhow::Result<Service> {
+        let name = component.as_str().rsplit('.').next().unwrap_or_default();
+        let mut service = match &self.configuration {
+            None => Service::new(name.to_owned()),
+            Some(configuration) => {
+                let mut own = configuration.clone();
+                own.name = name.into();
+                own.transports.clear();
+                own.handlers.retain(|handler, _| component.handlers().contains(&handler.as_str()));
+                let dead_letters: Vec<_> = configuration
+                    .transports
+                    .iter()
+                    .filter_map(|transport| Some((transport.name.clone(), transport.dead_letters.clone()?)))
+                    .collect();
+                let service = Service::from_settings(own, &Registry::new())?;
+                dead_letters.into_iter().fold(service, |service, (of, at)| service.dead_letters(of, at))
+            }
+        };
+        for (name, transport) in &self.all {
+            service = service.share(name.clone(), transport.clone());
+        }
+        Ok(service)
+    }
+}
+
+/// Makes the directory of `--data` where it is not there yet.
+pub(super) fn make_folder(folder: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("--data {} cannot be made a directory", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn configured(text: &str, registry: &Registry) -> Result<Transports, String> {
+        let file = Path::new("mqtt-amqp.toml");
+        let configuration =
+            Configuration::parse(text, "mqtt-amqp.toml", []).map_err(|error| error.to_string())?;
+        Transports::configured(file, configuration, registry).map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn without_the_feature_the_brokers_configuration_names_it() {
+        let text = include_str!("../../config/mqtt-amqp.toml");
+        // As the program is without the feature, whether this test has it or not.
+        let error = configured(text, &Registry::new()).unwrap_err();
+        assert!(error.contains("has the scheme `") && error.contains("--features brokers"), "{error}");
+        assert_eq!(configured(text, &registry()).is_ok(), cfg!(feature = "brokers"));
+    }
+}
