@@ -4,6 +4,7 @@
 //! a quorum queue per group, and for each group its dead letters and a queue per delay. Everything is declared again
 //! whenever it is needed anew, which changes nothing where it exists.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -328,6 +329,22 @@ pub(crate) fn delay_millis(rest: Duration, step: Duration) -> u64 {
     (rest.div_ceil(unit) * unit).min(LONGEST)
 }
 
+/// How long each queue keeps its copies that those of a delay step go to, with a jitter of up to a tenth, the default.
+///
+/// They are made before anything is received. RabbitMQ writes the name of a quorum queue to disk a moment after it has said
+/// that the queue is there: one that was made for a copy could go with that copy, confirmed, when the node is killed then.
+pub(crate) fn delays(step: Duration) -> BTreeSet<u64> {
+    let millis = |delay: Duration| u64::try_from(delay.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    let mut delays = BTreeSet::from([delay_millis(step, step)]);
+    let (mut rest, last) = (millis(step).saturating_add(1), millis(step.saturating_add(step / 10)));
+    while rest <= last.min(LONGEST) {
+        let kept = delay_millis(Duration::from_millis(rest), step);
+        delays.insert(kept);
+        rest = kept.saturating_add(1);
+    }
+    delays
+}
+
 /// The longest time that a queue may keep a message, in milliseconds: what is due later is sent on.
 const LONGEST: u64 = 1 << 31;
 
@@ -362,9 +379,25 @@ mod tests {
             assert_eq!(delay_millis(step - late, step), 1000);
         }
         // A jitter of a tenth takes two queues more.
-        let with_jitter: std::collections::BTreeSet<u64> =
+        let with_jitter: BTreeSet<u64> =
             (1000..1100).map(|millis| delay_millis(Duration::from_millis(millis), step)).collect();
         assert_eq!(with_jitter.into_iter().collect::<Vec<_>>(), [1000, 1024, 1088, 1152]);
+    }
+
+    #[test]
+    fn every_queue_that_jitter_leads_to_is_made_beforehand() {
+        for step in [1, 16, 500, 1000, 4321, 300_000, 1 << 31] {
+            let step = Duration::from_millis(step);
+            let made = delays(step);
+            for tenths in 0..=100 {
+                let kept = delay_millis(step + step.mul_f64(f64::from(tenths) / 1000.0), step);
+                assert!(
+                    made.contains(&kept),
+                    "{step:?} with {tenths} thousandths goes to {kept}, of {made:?}"
+                );
+            }
+            assert!(made.len() <= 5, "{made:?}");
+        }
     }
 
     #[test]

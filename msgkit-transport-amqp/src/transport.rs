@@ -17,7 +17,7 @@ use crate::broker::{Broker, KnownGroup};
 use crate::config::AmqpConfig;
 use crate::connection::Address;
 use crate::error::{SYSTEM, closed};
-use crate::topology::{Wanted, delay_millis};
+use crate::topology::{Wanted, delays};
 
 /// The schemes `amqp:` and `amqps:`, for a [`Registry`](msgkit::Registry).
 #[must_use]
@@ -129,7 +129,7 @@ impl Transport for Amqp {
                 Declaration::Group { subscription, retry_steps, dead_letters } => {
                     let Some(group) = &subscription.group else { continue };
                     let steps = retry_steps.iter().filter(|step| !step.is_zero());
-                    let delays: BTreeSet<u64> = steps.map(|step| delay_millis(*step, *step)).collect();
+                    let delays: BTreeSet<u64> = steps.flat_map(|step| delays(*step)).collect();
                     wanted.extend([Wanted::Group(group, subscription), Wanted::Suspects(group)]);
                     wanted.extend(dead_letters.then_some(Wanted::DeadLetters(group)));
                     wanted.extend(delays.iter().map(|millis| Wanted::Retry(group, *millis)));
