@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use msgkit::envelope::ingest::Ingest;
 use msgkit::transport::{Incoming, Start, TransportError, TransportErrorKind};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{Message as _, OwnedMessage};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -102,11 +102,38 @@ impl Look {
     }
 }
 
+/// Asks again while a partition has no leader, as it is for a moment after its topic was created or a broker left. Blocks.
+pub(crate) fn patiently<T>(mut ask: impl FnMut() -> KafkaResult<T>) -> KafkaResult<T> {
+    let until = Instant::now() + ASK;
+    loop {
+        match ask() {
+            Err(error) if Instant::now() < until && is_leaderless(&error) => std::thread::sleep(Duration::from_millis(20)),
+            other => return other,
+        }
+    }
+}
+
+fn is_leaderless(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::NotLeaderForPartition
+                | Code::LeaderNotAvailable
+                | Code::UnknownTopicOrPartition
+                | Code::UnknownPartition
+                | Code::CoordinatorNotAvailable
+                | Code::CoordinatorLoadInProgress
+                | Code::NotCoordinator
+        )
+    )
+}
+
 impl Cluster {
     /// The offsets of the first record and behind the last. Blocks.
     pub(crate) fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), TransportError> {
-        self.asker()?
-            .fetch_watermarks(topic, partition, ASK)
+        let asker = self.asker()?;
+        patiently(|| asker.fetch_watermarks(topic, partition, ASK))
             .map_err(|error| self.said.explain(error, &format!("asking for the end of `{topic}` {partition}")))
     }
 
@@ -123,7 +150,8 @@ impl Cluster {
         wanted
             .add_partition_offset(topic, partition, Offset::Offset(at.as_millis().max(0)))
             .map_err(|error| error::of(error, &doing()))?;
-        let found = self.asker()?.offsets_for_times(wanted, ASK).map_err(|error| self.said.explain(error, &doing()))?;
+        let asker = self.asker()?;
+        let found = patiently(|| asker.offsets_for_times(wanted.clone(), ASK)).map_err(|error| self.said.explain(error, &doing()))?;
         match found.find_partition(topic, partition).map(|found| found.offset()) {
             Some(Offset::Offset(offset)) => Ok(offset),
             // Nothing is as young as that.

@@ -41,7 +41,7 @@ impl Cluster {
         let made = native.create_with_context(Listening(self.said.clone()));
         let asker: BaseConsumer<Listening> = made.map_err(|error| error::of(error, "making a Kafka client"))?;
         let doing = || format!("asking how far group `{name}` is");
-        let committed = asker.committed_offsets(wanted, ASK).map_err(|error| self.said.explain(error, &doing()))?;
+        let committed = look::patiently(|| asker.committed_offsets(wanted.clone(), ASK)).map_err(|error| self.said.explain(error, &doing()))?;
         let mut rest = Vec::new();
         for one in committed.elements() {
             one.error().map_err(|error| error::of(error, &doing()))?;

@@ -8,7 +8,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaRespErr;
 
 use crate::client::{self, Listening};
@@ -55,7 +55,7 @@ impl Context {
         self.leaving.store(true, Ordering::Release);
     }
 
-    fn note(&self, event: Event) {
+    pub(super) fn note(&self, event: Event) {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
     }
 }
@@ -91,11 +91,5 @@ impl ConsumerContext for Context {
         } else {
             Event::Revoked { partitions: partitions.clone(), lost: consumer.assignment_lost() }
         });
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        // A partition of many may have been refused.
-        let refused = offsets.elements().iter().find_map(|one| one.error().err());
-        self.note(Event::Committed(result.and(refused.map_or(Ok(()), Err))));
     }
 }

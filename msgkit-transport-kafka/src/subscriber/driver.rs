@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use msgkit::transport::{Subscription, TransportError, TransportErrorKind};
 use rdkafka::consumer::base_consumer::PartitionQueue;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 
+use super::committer::{Committer, commit};
 use super::context::{Context, Event};
 use super::member::{Arrived, Member};
 use super::partition::{Commit, Counting};
@@ -25,8 +26,6 @@ use crate::starts::Starts;
 const TICK: Duration = Duration::from_millis(250);
 /// How long to wait before something that failed is tried again.
 const AGAIN: Duration = Duration::from_millis(250);
-/// How long a commit may be on its way.
-const COMMIT: Duration = Duration::from_secs(20);
 /// How long a flush waits for the broker's word.
 const FLUSH: Duration = Duration::from_secs(30);
 /// How many messages of one partition are taken before the next one has its turn.
@@ -55,6 +54,7 @@ pub(super) struct Driver {
     subscription: Subscription,
     source: Source,
     context: Context,
+    committer: Committer,
     client: Arc<Client>,
     /// By the Kafka topic and partition.
     held: BTreeMap<(String, i32), Held>,
@@ -88,7 +88,6 @@ struct Going {
 struct OnItsWay {
     commits: Vec<Commit>,
     flushes: Vec<(Flush, Instant)>,
-    since: Instant,
 }
 
 impl Driver {
@@ -109,6 +108,11 @@ impl Driver {
             .map_err(|error| error::of(error, "making the Kafka consumer"))?;
         let signal = member.signal.clone();
         client.set_nonempty_callback(move || signal.ring());
+        let client = Arc::new(client);
+        let committer = Committer::begin(client.clone(), context.clone(), member.signal.clone()).map_err(|error| {
+            TransportError::new(TransportErrorKind::Internal, "no thread can be started for a Kafka subscription")
+                .with_source(error)
+        })?;
         Ok(Self {
             made: cluster.made(),
             cluster,
@@ -116,7 +120,8 @@ impl Driver {
             subscription,
             source,
             context,
-            client: Arc::new(client),
+            committer,
+            client,
             held: BTreeMap::new(),
             topics: BTreeSet::new(),
             looked: None,
@@ -246,11 +251,10 @@ impl Driver {
     }
 
     fn begin(&mut self, partitions: &TopicPartitionList) -> Result<(), TransportError> {
+        tracing::debug!(?partitions, "partitions are assigned");
         let mut places = Vec::new();
         if partitions.count() > 0 {
-            let committed = self
-                .client
-                .committed_offsets(partitions.clone(), ASK)
+            let committed = look::patiently(|| self.client.committed_offsets(partitions.clone(), ASK))
                 .map_err(|error| error::of(error, "asking for committed offsets"))?;
             for one in committed.elements() {
                 one.error().map_err(|error| error::of(error, "asking for committed offsets"))?;
@@ -300,9 +304,7 @@ impl Driver {
         let first = match declared {
             Some(offset) => offset,
             None => {
-                let (first, _) = self
-                    .client
-                    .fetch_watermarks(topic, number, ASK)
+                let (first, _) = look::patiently(|| self.client.fetch_watermarks(topic, number, ASK))
                     .map_err(|error| error::of(error, "asking for the first offset"))?;
                 first
             }
@@ -311,6 +313,7 @@ impl Driver {
     }
 
     fn revoked(&mut self, partitions: TopicPartitionList, lost: bool) {
+        tracing::debug!(?partitions, lost, "partitions are revoked");
         // What has not been begun needs no goodbye.
         let keys: Vec<(String, i32)> =
             partitions.elements().iter().map(|one| (one.topic().to_owned(), one.partition())).collect();
@@ -366,7 +369,7 @@ impl Driver {
         if commits.is_empty() {
             return;
         }
-        match self.client.commit(&list_of(&commits), CommitMode::Sync) {
+        match commit(&self.client, &commits) {
             Ok(()) => self.member.told(commits),
             Err(error) => {
                 tracing::warn!(%error, "what was settled last could not be committed; it will come again");
@@ -411,6 +414,7 @@ impl Driver {
                 Ok(())
             }
             _ => {
+                tracing::debug!(?found, "the topics of a subscription");
                 let names: Vec<&str> = found.iter().map(String::as_str).collect();
                 self.client.subscribe(&names).map_err(|error| error::of(error, "subscribing to Kafka topics"))
             }
@@ -490,6 +494,7 @@ impl Driver {
             more &= arrived.len() < TURN * 64;
         }
         let count = arrived.len();
+        tracing::trace!(count, room, "messages came");
         self.member.arrived(arrived.into_iter());
         count
     }
@@ -511,10 +516,6 @@ impl Driver {
     /// Tells the broker how far everything is; one commit is on its way at a time.
     fn commit(&mut self) {
         let now = Instant::now();
-        if let Some(late) = self.on_its_way.take_if(|one| now.duration_since(one.since) > COMMIT) {
-            self.member.not_told(&late.commits);
-            self.flushes.extend(late.flushes);
-        }
         self.flushes.extend(self.member.take_flushes().into_iter().map(|flush| (flush, now + FLUSH)));
         self.flushes.retain(|(flush, _)| !flush.is_closed());
         if self.on_its_way.is_some() {
@@ -541,21 +542,14 @@ impl Driver {
             }
             return;
         }
-        match self.client.commit(&list_of(&commits), CommitMode::Async) {
-            Ok(()) => {
-                self.commit_after = now + self.cluster.config.commit_interval;
-                self.on_its_way = Some(OnItsWay { commits, flushes, since: now });
-            }
-            Err(error) => {
-                tracing::debug!(%error, "a commit cannot be sent yet");
-                self.member.not_told(&commits);
-                self.flushes = flushes;
-                self.commit_after = now + self.cluster.config.commit_interval + AGAIN;
-            }
-        }
+        tracing::trace!(?commits, "a commit is sent");
+        self.commit_after = now + self.cluster.config.commit_interval;
+        self.committer.send(commits.clone());
+        self.on_its_way = Some(OnItsWay { commits, flushes });
     }
 
     fn committed(&mut self, result: Result<(), KafkaError>) {
+        tracing::trace!(?result, "a commit is answered");
         let Some(OnItsWay { commits, flushes, .. }) = self.on_its_way.take() else { return };
         match result {
             Ok(()) => {
@@ -594,6 +588,7 @@ impl Driver {
 
     /// Commits, gives everything back and leaves.
     fn leave(mut self) {
+        self.committer.end();
         self.listen();
         let flushes: Vec<Flush> = self.member.take_flushes();
         if !matches!(self.source, Source::Alone) && !self.client.assignment_lost() {
@@ -628,18 +623,6 @@ impl Driver {
         drop(self);
         member.gone();
     }
-}
-
-fn list_of(commits: &[Commit]) -> TopicPartitionList {
-    let mut list = TopicPartitionList::with_capacity(commits.len());
-    for commit in commits {
-        let mut one = list.add_partition(&commit.topic, commit.number);
-        let offset = Offset::Offset(i64::try_from(commit.offset).unwrap_or(i64::MAX));
-        if one.set_offset(offset).is_ok() && !commit.metadata.is_empty() {
-            one.set_metadata(&commit.metadata);
-        }
-    }
-    list
 }
 
 /// The error of settlements that went with their partitions.

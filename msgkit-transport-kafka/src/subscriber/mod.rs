@@ -1,5 +1,6 @@
 //! Handing out: a thread per subscription owns its client, and fills what the service receives from.
 
+mod committer;
 mod context;
 mod driver;
 mod member;
