@@ -59,6 +59,8 @@ pub(super) struct Driver {
     /// By the Kafka topic and partition.
     held: BTreeMap<(String, i32), Held>,
     topics: BTreeSet<String>,
+    /// Where its messages are known to lie.
+    places: BTreeSet<String>,
     looked: Option<Instant>,
     made: u64,
     /// Assigned, and not begun yet.
@@ -98,6 +100,10 @@ impl Driver {
         source: Source,
         ready: oneshot::Sender<Result<(), TransportError>>,
     ) -> Result<Self, TransportError> {
+        let mut places = BTreeSet::new();
+        for place in &subscription.places {
+            places.extend(cluster.names.all_of_place(place)?);
+        }
         let context = Context::new(Listening(cluster.said.clone()));
         let native = match &source {
             Source::Group(group) | Source::Step(group) => client::member(&cluster.address, &cluster.config, group),
@@ -115,6 +121,7 @@ impl Driver {
         })?;
         Ok(Self {
             made: cluster.made(),
+            places,
             cluster,
             member,
             subscription,
@@ -402,7 +409,9 @@ impl Driver {
             Source::Step(topic) => all.keys().filter(|name| *name == topic).cloned().collect(),
             _ => all
                 .keys()
-                .filter(|name| self.cluster.names.may_hold(name, &self.subscription.patterns))
+                .filter(|name| {
+                    self.places.contains(*name) || self.cluster.names.may_hold(name, &self.subscription.patterns)
+                })
                 .cloned()
                 .collect(),
         };
