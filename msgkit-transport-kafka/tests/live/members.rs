@@ -341,8 +341,9 @@ async fn a_slow_message_holds_the_mark_and_not_the_others() {
     assert!((10_000..19_999).contains(&others), "{others} went on while one was held");
     assert_eq!(kafka.groups().await.unwrap()[0].waiting, 19_999, "nothing is committed above the slow one");
     slow.ack();
-    let rest = take(&mut *deliveries, 19_999 - others).await;
-    rest.into_iter().for_each(msgkit::transport::Delivery::ack);
+    for _ in others..19_999 {
+        take(&mut *deliveries, 1).await.remove(0).ack();
+    }
     deliveries.flush().await.unwrap();
     assert_eq!(kafka.groups().await.unwrap()[0].waiting, 0);
     deliveries.close().await.unwrap();
