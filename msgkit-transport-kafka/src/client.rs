@@ -30,7 +30,9 @@ impl Address {
     pub(crate) fn of(url: &TransportUrl, config: &KafkaConfig) -> Result<Self, Error> {
         let tls = url.scheme() == "kafkas";
         if tls && !HAS_TLS {
-            return Err(refusal("`kafkas:` needs the feature `tls` of msgkit-transport-kafka; add it, or use `kafka:`"));
+            return Err(refusal(
+                "`kafkas:` needs the feature `tls` of msgkit-transport-kafka; add it, or use `kafka:`",
+            ));
         }
         let (hosts, path) = url.address().split_once('/').unwrap_or((url.address(), ""));
         if !path.is_empty() {
@@ -68,7 +70,9 @@ impl Address {
             }
         };
         if user.is_none() && config.sasl != Sasl::Plain {
-            return Err(refusal("`sasl` needs a user and a password in the url: `kafka://user:password@host`"));
+            return Err(refusal(
+                "`sasl` needs a user and a password in the url: `kafka://user:password@host`",
+            ));
         }
         Ok(Self { servers: servers.join(","), tls, user })
     }
@@ -81,7 +85,10 @@ impl Address {
 
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Address").field("servers", &self.servers).field("tls", &self.tls).finish_non_exhaustive()
+        f.debug_struct("Address")
+            .field("servers", &self.servers)
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
     }
 }
 
@@ -164,7 +171,10 @@ pub(crate) fn consumer(address: &Address, config: &KafkaConfig, group: &str) -> 
         .set("queued.max.messages.kbytes", kilobytes)
         .set("fetch.message.max.bytes", config.max_message.max(1 << 20).to_string())
         .set("fetch.max.bytes", config.fetch_buffer.max(config.max_message).max(1 << 20).to_string())
-        .set("receive.message.max.bytes", (config.fetch_buffer.max(config.max_message) + (2 << 20)).to_string())
+        .set(
+            "receive.message.max.bytes",
+            (config.fetch_buffer.max(config.max_message) + (2 << 20)).to_string(),
+        )
         .set("fetch.error.backoff.ms", "100");
     native
 }
@@ -213,7 +223,8 @@ impl Said {
         let Some(code) = said else { return plain };
         let (kind, hint) = error::kind_of(code);
         let clearer = kind == TransportErrorKind::Refused || !hint.is_empty();
-        if !clearer || !matches!(plain.kind(), TransportErrorKind::Unavailable | TransportErrorKind::Timeout) {
+        if !clearer || !matches!(plain.kind(), TransportErrorKind::Unavailable | TransportErrorKind::Timeout)
+        {
             return plain;
         }
         TransportError::new(kind, format!("{doing} failed: {hint}")).with_source(KafkaError::Global(code))

@@ -161,7 +161,9 @@ impl Cluster {
             .iter()
             .filter(|topic| topic.error().is_none())
             // A partition without a leader cannot be read or written yet.
-            .filter(|topic| !topic.partitions().is_empty() && topic.partitions().iter().all(|one| one.leader() >= 0))
+            .filter(|topic| {
+                !topic.partitions().is_empty() && topic.partitions().iter().all(|one| one.leader() >= 0)
+            })
             .map(|topic| (topic.name().to_owned(), topic.partitions().len()))
             .collect();
         let all = Arc::new(all);
@@ -171,7 +173,10 @@ impl Cluster {
     }
 
     /// All topics, as they were known at most `age` ago. Blocks.
-    pub(crate) fn topics_within(&self, age: Duration) -> Result<Arc<BTreeMap<String, usize>>, TransportError> {
+    pub(crate) fn topics_within(
+        &self,
+        age: Duration,
+    ) -> Result<Arc<BTreeMap<String, usize>>, TransportError> {
         {
             let topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
             if topics.asked.is_some_and(|asked| asked.elapsed() < age) {
@@ -199,10 +204,14 @@ impl Cluster {
         if let Some(known) = self.known(wanted) {
             return Ok(known);
         }
-        let wanted: BTreeMap<String, Kind> = wanted.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect();
+        let wanted: BTreeMap<String, Kind> =
+            wanted.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect();
         let all = self.ask("asking for topics", Self::list_topics).await?;
-        let missing: Vec<(String, Kind)> =
-            wanted.iter().filter(|(name, _)| !all.contains_key(*name)).map(|(name, kind)| (name.clone(), *kind)).collect();
+        let missing: Vec<(String, Kind)> = wanted
+            .iter()
+            .filter(|(name, _)| !all.contains_key(*name))
+            .map(|(name, kind)| (name.clone(), *kind))
+            .collect();
         if !missing.is_empty() {
             self.refuse_alike(&all, &missing)?;
             self.create(&missing).await?;
@@ -217,7 +226,11 @@ impl Cluster {
     }
 
     /// Two topics that differ by `.` and `_` alone cannot both be there.
-    fn refuse_alike(&self, all: &BTreeMap<String, usize>, missing: &[(String, Kind)]) -> Result<(), TransportError> {
+    fn refuse_alike(
+        &self,
+        all: &BTreeMap<String, usize>,
+        missing: &[(String, Kind)],
+    ) -> Result<(), TransportError> {
         let mut taken: HashMap<String, &str> = all.keys().map(|name| (alike(name), name.as_str())).collect();
         for (name, _) in missing {
             if let Some(other) = taken.insert(alike(name), name) {
@@ -247,7 +260,11 @@ impl Cluster {
             .iter()
             .map(|(name, kind)| {
                 let partitions = if *kind == Kind::Topic { default(self.config.partitions) } else { 1 };
-                let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(default(self.config.replication)));
+                let topic = NewTopic::new(
+                    name,
+                    partitions,
+                    TopicReplication::Fixed(default(self.config.replication)),
+                );
                 match kind {
                     Kind::Topic => topic,
                     Kind::Retry => topic.set("retention.ms", "-1").set("retention.bytes", "-1"),
@@ -257,8 +274,10 @@ impl Cluster {
             .collect();
         let options = AdminOptions::new().request_timeout(Some(ASK)).operation_timeout(Some(ASK));
         let doing = || format!("creating the Kafka topics {}", names());
-        let answers =
-            admin.create_topics(&topics, &options).await.map_err(|error| self.said.explain(error, &doing()))?;
+        let answers = admin
+            .create_topics(&topics, &options)
+            .await
+            .map_err(|error| self.said.explain(error, &doing()))?;
         // Its drop waits for its thread.
         drop(tokio::task::spawn_blocking(move || drop(admin)));
         for answer in answers {
@@ -283,7 +302,9 @@ impl Cluster {
                 if Instant::now() >= until {
                     return Err(TransportError::new(
                         msgkit::transport::TransportErrorKind::Timeout,
-                        format!("the Kafka topic `{missing}` was created and has no leader after {KNOWN_AFTER:?}"),
+                        format!(
+                            "the Kafka topic `{missing}` was created and has no leader after {KNOWN_AFTER:?}"
+                        ),
                     ));
                 }
                 std::thread::sleep(Duration::from_millis(10));
@@ -295,6 +316,9 @@ impl Cluster {
 
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cluster").field("address", &self.address).field("prefix", &self.config.prefix).finish_non_exhaustive()
+        f.debug_struct("Cluster")
+            .field("address", &self.address)
+            .field("prefix", &self.config.prefix)
+            .finish_non_exhaustive()
     }
 }

@@ -221,7 +221,10 @@ impl KafkaConfig {
             );
         }
         for rule in &self.destinations {
-            if rule.topic.is_empty() || rule.topic.len() > 249 || !is_name(&rule.topic) || rule.topic.starts_with("__")
+            if rule.topic.is_empty()
+                || rule.topic.len() > 249
+                || !is_name(&rule.topic)
+                || rule.topic.starts_with("__")
             {
                 return Err(refusal(format!(
                     "the destination of `{}` is no name that Kafka can have; `topic` must be 1 to 249 of A-Z a-z 0-9 _ - . \
@@ -234,7 +237,9 @@ impl KafkaConfig {
             return refuse("`max_message` of a Kafka transport must be 1000 to 1000000000 bytes");
         }
         if self.publish_buffer < self.max_message {
-            return refuse("`publish_buffer` of a Kafka transport must hold at least one message of `max_message`");
+            return refuse(
+                "`publish_buffer` of a Kafka transport must hold at least one message of `max_message`",
+            );
         }
         if self.publish_buffer < 1 << 20 || self.fetch_buffer < 64 << 10 {
             return refuse(
@@ -242,9 +247,13 @@ impl KafkaConfig {
             );
         }
         if self.publish_timeout < Duration::from_millis(100) || self.linger >= self.publish_timeout {
-            return refuse("`publish_timeout` of a Kafka transport must be at least 100ms, and more than `linger`");
+            return refuse(
+                "`publish_timeout` of a Kafka transport must be at least 100ms, and more than `linger`",
+            );
         }
-        if self.session_timeout < Duration::from_millis(300) || self.session_timeout > Duration::from_secs(1800) {
+        if self.session_timeout < Duration::from_millis(300)
+            || self.session_timeout > Duration::from_secs(1800)
+        {
             return refuse("`session_timeout` of a Kafka transport must be 300ms to 30m");
         }
         if self.revoke_grace > Duration::from_secs(240) {
@@ -259,7 +268,9 @@ impl KafkaConfig {
             );
         }
         if self.cert_file.is_some() != self.key_file.is_some() {
-            return refuse("`cert_file` and `key_file` of a Kafka transport belong together; set both or none");
+            return refuse(
+                "`cert_file` and `key_file` of a Kafka transport belong together; set both or none",
+            );
         }
         if self.compression == Compression::Zstd && !cfg!(feature = "zstd") {
             return refuse(

@@ -48,9 +48,10 @@ pub(crate) fn kind_of(code: RDKafkaErrorCode) -> (TransportErrorKind, &'static s
         ),
         Code::TopicAuthorizationFailed => (Kind::Refused, "the user may not do this with the topic"),
         Code::GroupAuthorizationFailed => (Kind::Refused, "the user may not be a member of the group"),
-        Code::ClusterAuthorizationFailed => {
-            (Kind::Refused, "the user may not do this; create the topics by hand and set `create_topics = false`")
-        }
+        Code::ClusterAuthorizationFailed => (
+            Kind::Refused,
+            "the user may not do this; create the topics by hand and set `create_topics = false`",
+        ),
         Code::MessageSizeTooLarge | Code::InvalidMessageSize => {
             (Kind::Invalid, "the message is larger than the topic's `max.message.bytes`")
         }

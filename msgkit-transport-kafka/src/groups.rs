@@ -89,7 +89,10 @@ impl Cluster {
     }
 
     /// Writes down the patterns of `subscription` that its group does not have yet.
-    pub(crate) async fn register(self: &Arc<Self>, subscription: &Subscription) -> Result<(), TransportError> {
+    pub(crate) async fn register(
+        self: &Arc<Self>,
+        subscription: &Subscription,
+    ) -> Result<(), TransportError> {
         let Some(group) = subscription.group.clone() else { return Ok(()) };
         if subscription.patterns.iter().all(|pattern| self.groups.knows(&group, pattern.as_str())) {
             return Ok(());
@@ -117,12 +120,17 @@ impl Cluster {
             if self.groups.knows(&group, pattern.as_str()) {
                 continue;
             }
-            let value = serde_json::to_vec(&record)
-                .map_err(|error| invalid(format!("the declaration of group `{group}` cannot be written: {error}")))?;
+            let value = serde_json::to_vec(&record).map_err(|error| {
+                invalid(format!("the declaration of group `{group}` cannot be written: {error}"))
+            })?;
             let key = key(&group, pattern.as_str()).into_bytes();
             self.send_raw(topic.clone(), Some(key), Some(value.into()), OwnedHeaders::new()).await?;
             let mut known = self.groups.0.lock().unwrap_or_else(PoisonError::into_inner);
-            known.patterns.entry(group.as_str().to_owned()).or_default().insert(pattern.as_str().to_owned(), record);
+            known
+                .patterns
+                .entry(group.as_str().to_owned())
+                .or_default()
+                .insert(pattern.as_str().to_owned(), record);
         }
         Ok(())
     }

@@ -107,7 +107,9 @@ pub(crate) fn patiently<T>(mut ask: impl FnMut() -> KafkaResult<T>) -> KafkaResu
     let until = Instant::now() + ASK;
     loop {
         match ask() {
-            Err(error) if Instant::now() < until && is_leaderless(&error) => std::thread::sleep(Duration::from_millis(20)),
+            Err(error) if Instant::now() < until && is_leaderless(&error) => {
+                std::thread::sleep(Duration::from_millis(20))
+            }
             other => return other,
         }
     }
@@ -133,8 +135,9 @@ impl Cluster {
     /// The offsets of the first record and behind the last. Blocks.
     pub(crate) fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), TransportError> {
         let asker = self.asker()?;
-        patiently(|| asker.fetch_watermarks(topic, partition, ASK))
-            .map_err(|error| self.said.explain(error, &format!("asking for the end of `{topic}` {partition}")))
+        patiently(|| asker.fetch_watermarks(topic, partition, ASK)).map_err(|error| {
+            self.said.explain(error, &format!("asking for the end of `{topic}` {partition}"))
+        })
     }
 
     /// The offset of `start` in a partition. Blocks.
@@ -151,7 +154,8 @@ impl Cluster {
             .add_partition_offset(topic, partition, Offset::Offset(at.as_millis().max(0)))
             .map_err(|error| error::of(error, &doing()))?;
         let asker = self.asker()?;
-        let found = patiently(|| asker.offsets_for_times(wanted.clone(), ASK)).map_err(|error| self.said.explain(error, &doing()))?;
+        let found = patiently(|| asker.offsets_for_times(wanted.clone(), ASK))
+            .map_err(|error| self.said.explain(error, &doing()))?;
         match found.find_partition(topic, partition).map(|found| found.offset()) {
             Some(Offset::Offset(offset)) => Ok(offset),
             // Nothing is as young as that.

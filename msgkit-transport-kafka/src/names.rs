@@ -46,7 +46,8 @@ impl Names {
 
     /// Every Kafka topic that messages of a place go to: by rules, and its own where no rule takes all of it.
     pub(crate) fn all_of_place(&self, place: &Topic) -> Result<Vec<String>, TransportError> {
-        let wild: Vec<&str> = place.segments().map(|segment| if segment == ANY { "*" } else { segment }).collect();
+        let wild: Vec<&str> =
+            place.segments().map(|segment| if segment == ANY { "*" } else { segment }).collect();
         let Ok(set) = Pattern::new(wild.join(".")) else { return Ok(vec![self.of_place(place)?]) };
         let mut all = Vec::new();
         for rule in self.rules.iter().filter(|rule| rule.matches.overlaps(&set)) {
@@ -193,7 +194,13 @@ mod tests {
         assert!(names.may_hold("test.device._.telemetry", &patterns(&["device.7.telemetry"])));
         assert!(!names.may_hold("test.device._.alarm", &patterns(&["device.7.telemetry"])));
         assert!(names.may_hold("test.a", &all));
-        for name in ["a", "__consumer_offsets", "test.msgkit.retry.g.1", "test.msgkit.dead_letter.g", "test.msgkit.groups"] {
+        for name in [
+            "a",
+            "__consumer_offsets",
+            "test.msgkit.retry.g.1",
+            "test.msgkit.dead_letter.g",
+            "test.msgkit.groups",
+        ] {
             assert!(!names.may_hold(name, &all), "{name}");
         }
     }

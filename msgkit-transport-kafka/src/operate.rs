@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use async_trait::async_trait;
 use msgkit::envelope::ingest::Ingest;
 use msgkit::transport::{
-    Destination, Group, GroupStatus, Operate, Outgoing, Peeked, Publisher as _, TransportError, TransportErrorKind,
+    Destination, Group, GroupStatus, Operate, Outgoing, Peeked, Publisher as _, TransportError,
+    TransportErrorKind,
 };
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{Message as _, OwnedHeaders, OwnedMessage};
@@ -39,9 +40,11 @@ impl Cluster {
         }
         let native = client::consumer(&self.address, &self.config, name);
         let made = native.create_with_context(Listening(self.said.clone()));
-        let asker: BaseConsumer<Listening> = made.map_err(|error| error::of(error, "making a Kafka client"))?;
+        let asker: BaseConsumer<Listening> =
+            made.map_err(|error| error::of(error, "making a Kafka client"))?;
         let doing = || format!("asking how far group `{name}` is");
-        let committed = look::patiently(|| asker.committed_offsets(wanted.clone(), ASK)).map_err(|error| self.said.explain(error, &doing()))?;
+        let committed = look::patiently(|| asker.committed_offsets(wanted.clone(), ASK))
+            .map_err(|error| self.said.explain(error, &doing()))?;
         let mut rest = Vec::new();
         for one in committed.elements() {
             one.error().map_err(|error| error::of(error, &doing()))?;
@@ -66,7 +69,9 @@ impl Cluster {
 
     fn rest_of(&self, group: &Group) -> Result<Vec<Rest>, TransportError> {
         let topics = self.topics_of(group)?;
-        self.rest(&self.names.group(group), &topics, |topic, number| self.declared_start(group, topic, number))
+        self.rest(&self.names.group(group), &topics, |topic, number| {
+            self.declared_start(group, topic, number)
+        })
     }
 
     fn status(&self, group: Group) -> Result<GroupStatus, TransportError> {
@@ -76,11 +81,15 @@ impl Cluster {
         let left = count(&self.rest_of(&group)?);
         // What other processes have in hand is known to them alone, and counts as waiting.
         let members = self.members();
-        let in_hand: u64 =
-            members.iter().filter(|member| member.group.as_ref() == Some(&group)).map(|member| member.in_hand()).sum();
+        let in_hand: u64 = members
+            .iter()
+            .filter(|member| member.group.as_ref() == Some(&group))
+            .map(|member| member.in_hand())
+            .sum();
         let all = self.list_topics()?;
         let mut delayed = 0;
-        for (name, partitions) in all.iter().filter(|(name, _)| self.names.retry_step(&group, name).is_some()) {
+        for (name, partitions) in all.iter().filter(|(name, _)| self.names.retry_step(&group, name).is_some())
+        {
             let one = BTreeMap::from([(name.clone(), *partitions)]);
             delayed += count(&self.rest(name, &one, |_, _| None)?);
         }
@@ -91,7 +100,12 @@ impl Cluster {
     }
 
     /// The oldest records of `group`'s rest, by the time of their partition's clock, at most `limit` after `after`. Blocks.
-    fn oldest(&self, group: &Group, after: Option<&str>, limit: usize) -> Result<Vec<Peeked>, TransportError> {
+    fn oldest(
+        &self,
+        group: &Group,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Peeked>, TransportError> {
         let after = match after {
             None => None,
             Some(text) => Some(Place::read(text).ok_or_else(|| no_position(group, text))?),
@@ -109,7 +123,8 @@ impl Cluster {
             let mut look = Look::begin(self, std::slice::from_ref(&span))?;
             let key = (span.topic.clone(), span.partition);
             while let Some(message) = look.next()? {
-                let patterns: Vec<_> = self.groups.of(group).into_iter().map(|(pattern, _)| pattern).collect();
+                let patterns: Vec<_> =
+                    self.groups.of(group).into_iter().map(|(pattern, _)| pattern).collect();
                 let incoming = look::read(&message, &self.names, &Ingest::default(), self.clock.now());
                 if !patterns.iter().any(|pattern| pattern.matches(incoming.topic())) {
                     continue;
@@ -227,7 +242,9 @@ impl Operate for Kafka {
             .ask("looking at a group", move |cluster| {
                 cluster.read_groups()?;
                 if cluster.groups.of(&group).is_empty() {
-                    return Err(invalid(format!("group `{group}` is not declared at this cluster; declare it first")));
+                    return Err(invalid(format!(
+                        "group `{group}` is not declared at this cluster; declare it first"
+                    )));
                 }
                 cluster.oldest(&group, after.as_deref(), limit)
             })
@@ -248,7 +265,8 @@ impl Operate for Kafka {
                     Some(text) => text.parse().map_err(|_| no_position(&group, &text))?,
                 };
                 let now = cluster.clock.now();
-                let letters = cluster.letters(&group)?.into_iter().filter(|letter| letter.offset() > after).take(limit);
+                let letters =
+                    cluster.letters(&group)?.into_iter().filter(|letter| letter.offset() > after).take(limit);
                 let shown = letters.map(|letter| {
                     let read = look::read(&letter, &cluster.names, &Ingest::default(), now);
                     Peeked::new(read, letter.offset().to_string())
@@ -292,7 +310,10 @@ impl Operate for Kafka {
 
     async fn remove_dead_letter(&self, group: &Group, position: &str) -> Result<(), TransportError> {
         let (asked, at) = (group.clone(), position.to_owned());
-        let letter = self.cluster().ask("looking for a dead letter", move |cluster| cluster.letter(&asked, &at)).await?;
+        let letter = self
+            .cluster()
+            .ask("looking for a dead letter", move |cluster| cluster.letter(&asked, &at))
+            .await?;
         self.remove(group, &letter).await
     }
 
@@ -309,7 +330,9 @@ impl Operate for Kafka {
                 if Kind::of(&destination) == Kind::Retry {
                     let one = BTreeMap::from([(topic.clone(), *partitions)]);
                     let rest = cluster.rest(&topic, &one, |_, _| None)?;
-                    return Ok(Some(rest.iter().map(|(_, _, from, end)| u64::try_from(end - from).unwrap_or(0)).sum()));
+                    return Ok(Some(
+                        rest.iter().map(|(_, _, from, end)| u64::try_from(end - from).unwrap_or(0)).sum(),
+                    ));
                 }
                 let mut depth = 0;
                 for number in 0..i32::try_from(*partitions).unwrap_or(i32::MAX) {
@@ -329,7 +352,10 @@ impl Kafka {
         let Some(key) = letter.key() else {
             return Err(TransportError::new(
                 TransportErrorKind::Unsupported,
-                format!("the dead letter at `{}` has no key, so Kafka cannot remove it; another client wrote it", letter.offset()),
+                format!(
+                    "the dead letter at `{}` has no key, so Kafka cannot remove it; another client wrote it",
+                    letter.offset()
+                ),
             ));
         };
         self.cluster().send_raw(topic, Some(key.to_vec()), None, OwnedHeaders::new()).await

@@ -141,7 +141,8 @@ impl Cluster {
         let mut ticket = Box::new(Ticket { waiting: waiting.clone(), index });
         let mut headers = parcel.headers.take();
         loop {
-            let mut record: BaseRecord<'_, [u8], [u8], Box<Ticket>> = BaseRecord::with_opaque_to(&parcel.topic, ticket);
+            let mut record: BaseRecord<'_, [u8], [u8], Box<Ticket>> =
+                BaseRecord::with_opaque_to(&parcel.topic, ticket);
             record.partition = parcel.partition;
             record.key = parcel.key.as_deref();
             record.payload = parcel.value.as_deref();
@@ -164,7 +165,8 @@ impl Cluster {
     /// Publishes `parcels`, in order. An error tells which were not taken: each with its own reason.
     async fn send(&self, parcels: Vec<Result<Parcel, TransportError>>) -> Vec<(usize, TransportError)> {
         let count = parcels.len();
-        let all = |from: usize, error: &dyn Fn() -> TransportError| (from..count).map(|at| (at, error())).collect();
+        let all =
+            |from: usize, error: &dyn Fn() -> TransportError| (from..count).map(|at| (at, error())).collect();
         let client = match self.sender.client(self) {
             Ok(client) => client,
             Err(error) => {
@@ -192,7 +194,8 @@ impl Cluster {
                 let kind = error.kind();
                 refused.push((index, error));
                 let behind = "a message before it in the batch was not taken";
-                let behind_kind = if kind == TransportErrorKind::Closed { kind } else { TransportErrorKind::Unavailable };
+                let behind_kind =
+                    if kind == TransportErrorKind::Closed { kind } else { TransportErrorKind::Unavailable };
                 refused.extend((index + 1..count).map(|at| (at, TransportError::new(behind_kind, behind))));
                 break;
             }
@@ -224,7 +227,12 @@ impl Cluster {
     }
 
     /// `outgoing` as the client takes it; `partitions` are those of its Kafka topic.
-    fn parcel(&self, outgoing: &Outgoing, topic: String, partitions: usize) -> Result<Parcel, TransportError> {
+    fn parcel(
+        &self,
+        outgoing: &Outgoing,
+        topic: String,
+        partitions: usize,
+    ) -> Result<Parcel, TransportError> {
         let envelope = &outgoing.envelope;
         let letter = matches!(outgoing.to, Destination::DeadLetter(_));
         let written = wire::write(envelope, !self.names.says(&topic, envelope.topic()), !letter);
@@ -233,7 +241,9 @@ impl Cluster {
             (true, _) => Some(self.letter_key(envelope)),
             (false, key) => key.map(|key| key.as_bytes().to_vec()),
         };
-        let bytes = written.head + written.value.as_ref().map_or(0, bytes::Bytes::len) + key.as_ref().map_or(0, Vec::len);
+        let bytes = written.head
+            + written.value.as_ref().map_or(0, bytes::Bytes::len)
+            + key.as_ref().map_or(0, Vec::len);
         if bytes > self.config.max_message {
             return Err(error::invalid(format!(
                 "message {} has {bytes} bytes with its headers, `max_message` allows {}; send less, or raise it together with \
@@ -281,7 +291,9 @@ impl Publisher for Kafka {
         let wanted: Vec<(&str, crate::cluster::Kind)> = names
             .iter()
             .zip(&batch)
-            .filter_map(|(name, outgoing)| Some((name.as_ref().ok()?.as_str(), crate::cluster::Kind::of(&outgoing.to))))
+            .filter_map(|(name, outgoing)| {
+                Some((name.as_ref().ok()?.as_str(), crate::cluster::Kind::of(&outgoing.to)))
+            })
             .collect();
         let partitions = match cluster.ensure(&wanted).await {
             Ok(partitions) => partitions,

@@ -192,7 +192,14 @@ mod tests {
 
     #[test]
     fn what_others_wrote_says_nothing() {
-        for text in ["", "msgkit1 x", "msgkit1 3-1:2", "msgkit1 0-5:1 2-6:1", "msgkit10 0-1:1", "msgkit1 0-18446744073709551615:1"] {
+        for text in [
+            "",
+            "msgkit1 x",
+            "msgkit1 3-1:2",
+            "msgkit1 0-5:1 2-6:1",
+            "msgkit10 0-1:1",
+            "msgkit1 0-18446744073709551615:1",
+        ] {
             assert_eq!(Starts::read(text, 7), Starts::default(), "{text}");
         }
     }

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use msgkit::Error;
 use msgkit::envelope::Clock;
 use msgkit::transport::{
-    Capabilities, Declaration, Delay, Factory, Health, KeyOrder, Operate, Options, StartPositions, Subscription,
-    Transport, TransportError, TransportUrl,
+    Capabilities, Declaration, Delay, Factory, Health, KeyOrder, Operate, Options, StartPositions,
+    Subscription, Transport, TransportError, TransportUrl,
 };
 
 use crate::client::Address;
@@ -134,7 +134,8 @@ impl Transport for Kafka {
         if self.0.is_closed() {
             return Err(closed());
         }
-        let (mut topics, mut retries, mut kept, mut groups) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut topics, mut retries, mut kept, mut groups) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let names = &self.0.names;
         for declaration in declarations {
             match declaration {
@@ -197,7 +198,9 @@ impl Transport for Kafka {
             }
         };
         if tokio::time::timeout(LEAVE, leaving).await.is_err() {
-            tracing::warn!("not every Kafka subscription has left in time; the brokers find out by themselves");
+            tracing::warn!(
+                "not every Kafka subscription has left in time; the brokers find out by themselves"
+            );
         }
         if let Some(asker) = self.0.drop_asker() {
             // Its drop waits for its threads.

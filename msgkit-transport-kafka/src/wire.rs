@@ -138,8 +138,10 @@ pub(crate) fn headers_of<H: Headers>(headers: Option<&H>) -> Vec<(String, Option
 /// Reads a record; what is no event is read by `ingest`, else malformed. Never panics, whatever came.
 pub(crate) fn read(raw: Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
     let mut reader = Reader::new();
-    let text = |value: &Option<Bytes>| value.as_ref().and_then(|value| String::from_utf8(value.to_vec()).ok());
-    let find = |wanted: &str| raw.headers.iter().find(|(name, _)| name == wanted).and_then(|(_, value)| text(value));
+    let text =
+        |value: &Option<Bytes>| value.as_ref().and_then(|value| String::from_utf8(value.to_vec()).ok());
+    let find =
+        |wanted: &str| raw.headers.iter().find(|(name, _)| name == wanted).and_then(|(_, value)| text(value));
     let carried = find("ce_nativeheaders");
     for (name, value) in &raw.headers {
         match (name.strip_prefix(PREFIX).filter(|rest| !rest.is_empty()), text(value)) {
@@ -149,7 +151,8 @@ pub(crate) fn read(raw: Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
             _ => {}
         }
     }
-    let key = raw.key.as_ref().and_then(|key| String::from_utf8(key.to_vec()).ok()).filter(|key| !key.is_empty());
+    let key =
+        raw.key.as_ref().and_then(|key| String::from_utf8(key.to_vec()).ok()).filter(|key| !key.is_empty());
     if reader.is_event() {
         if find("ce_datacontenttype").is_none()
             && let Some(content_type) = find(CONTENT_TYPE)
@@ -240,3 +243,6 @@ fn native_value(value: &Option<Bytes>) -> NativeValue {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

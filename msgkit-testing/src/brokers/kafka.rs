@@ -332,7 +332,13 @@ impl Ours {
         let mut command = Command::new(&self.java);
         // Little memory, and no time for a code that is fast only after minutes.
         command
-            .args(["-Xmx768m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true", "-cp"])
+            .args([
+                "-Xmx768m",
+                "-XX:+UseSerialGC",
+                "-XX:TieredStopAtLevel=1",
+                "-Djava.awt.headless=true",
+                "-cp",
+            ])
             .arg(self.jars.join("*"))
             .arg(class);
         command
@@ -346,7 +352,8 @@ impl Ours {
         if output.status.success() {
             return Ok(());
         }
-        let said = String::from_utf8_lossy(if output.stderr.is_empty() { &output.stdout } else { &output.stderr });
+        let said =
+            String::from_utf8_lossy(if output.stderr.is_empty() { &output.stdout } else { &output.stderr });
         Err(BrokerError::new(
             NAME,
             BrokerErrorKind::NotReady,

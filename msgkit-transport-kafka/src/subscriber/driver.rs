@@ -106,7 +106,9 @@ impl Driver {
         }
         let context = Context::new(Listening(cluster.said.clone()));
         let native = match &source {
-            Source::Group(group) | Source::Step(group) => client::member(&cluster.address, &cluster.config, group),
+            Source::Group(group) | Source::Step(group) => {
+                client::member(&cluster.address, &cluster.config, group)
+            }
             Source::Alone => client::consumer(&cluster.address, &cluster.config, "msgkit.ephemeral"),
         };
         let mut client: Client = native
@@ -115,10 +117,14 @@ impl Driver {
         let signal = member.signal.clone();
         client.set_nonempty_callback(move || signal.ring());
         let client = Arc::new(client);
-        let committer = Committer::begin(client.clone(), context.clone(), member.signal.clone()).map_err(|error| {
-            TransportError::new(TransportErrorKind::Internal, "no thread can be started for a Kafka subscription")
+        let committer =
+            Committer::begin(client.clone(), context.clone(), member.signal.clone()).map_err(|error| {
+                TransportError::new(
+                    TransportErrorKind::Internal,
+                    "no thread can be started for a Kafka subscription",
+                )
                 .with_source(error)
-        })?;
+            })?;
         Ok(Self {
             made: cluster.made(),
             places,
@@ -218,7 +224,8 @@ impl Driver {
         let Some(code) = error.rdkafka_error_code() else { return };
         let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
         let (kind, _) = error::kind_of(code);
-        let missing = matches!(code, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic);
+        let missing =
+            matches!(code, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic);
         if missing {
             // Deleted, or not there yet: the next look tells.
             return;
@@ -269,7 +276,9 @@ impl Driver {
                 let place = match one.offset() {
                     Offset::Offset(offset) => {
                         // Somebody else's metadata may be anything, which makes the client panic.
-                        let text = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| one.metadata().to_owned()));
+                        let text = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                            one.metadata().to_owned()
+                        }));
                         let begin = u64::try_from(offset).unwrap_or(0);
                         (begin, Starts::read(&text.unwrap_or_default(), begin))
                     }
@@ -324,7 +333,8 @@ impl Driver {
         // What has not been begun needs no goodbye.
         let keys: Vec<(String, i32)> =
             partitions.elements().iter().map(|one| (one.topic().to_owned(), one.partition())).collect();
-        let epochs: Vec<u64> = keys.iter().filter_map(|key| self.held.get(key)).map(|held| held.epoch).collect();
+        let epochs: Vec<u64> =
+            keys.iter().filter_map(|key| self.held.get(key)).map(|held| held.epoch).collect();
         self.coming.clear();
         if let Some(going) = self.going.take() {
             // One at a time; the client asks for the next when it has this.
@@ -410,7 +420,8 @@ impl Driver {
             _ => all
                 .keys()
                 .filter(|name| {
-                    self.places.contains(*name) || self.cluster.names.may_hold(name, &self.subscription.patterns)
+                    self.places.contains(*name)
+                        || self.cluster.names.may_hold(name, &self.subscription.patterns)
                 })
                 .cloned()
                 .collect(),
@@ -440,7 +451,11 @@ impl Driver {
     }
 
     /// Without a group: takes every partition that is not held, those of topics that came later from their first message.
-    fn take_all(&mut self, all: &BTreeMap<String, usize>, found: &BTreeSet<String>) -> Result<(), TransportError> {
+    fn take_all(
+        &mut self,
+        all: &BTreeMap<String, usize>,
+        found: &BTreeSet<String>,
+    ) -> Result<(), TransportError> {
         let first_time = self.ready.is_some();
         let mut taken = TopicPartitionList::new();
         let mut held = Vec::new();
@@ -532,7 +547,9 @@ impl Driver {
         }
         let (urgent, behind) = self.member.wants_commit();
         let waited = !self.flushes.is_empty();
-        if now < self.commit_after && !((waited || urgent) && self.commit_after <= now + self.cluster.config.commit_interval) {
+        if now < self.commit_after
+            && !((waited || urgent) && self.commit_after <= now + self.cluster.config.commit_interval)
+        {
             self.give_up_flushes(now);
             return;
         }
@@ -580,7 +597,9 @@ impl Driver {
         for (flush, _) in self.flushes.extract_if(.., |(_, until)| *until <= now) {
             let _ = flush.send(Err(TransportError::new(
                 TransportErrorKind::Timeout,
-                format!("the Kafka brokers have not taken the settlements within {FLUSH:?}; they are sent again"),
+                format!(
+                    "the Kafka brokers have not taken the settlements within {FLUSH:?}; they are sent again"
+                ),
             )));
         }
     }
@@ -605,7 +624,12 @@ impl Driver {
         }
         let behind = self.member.wants_commit().1;
         let waiting = self.flushes.drain(..).map(|(flush, _)| flush).chain(flushes);
-        let waiting = waiting.chain(self.on_its_way.take().into_iter().flat_map(|one| one.flushes.into_iter().map(|(flush, _)| flush)));
+        let waiting = waiting.chain(
+            self.on_its_way
+                .take()
+                .into_iter()
+                .flat_map(|one| one.flushes.into_iter().map(|(flush, _)| flush)),
+        );
         for flush in waiting {
             let _ = flush.send(if behind { Err(lost_settlements()) } else { Ok(()) });
         }

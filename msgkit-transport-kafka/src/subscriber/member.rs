@@ -121,7 +121,8 @@ impl Member {
                 if sequences.len() >= max {
                     break;
                 }
-                let counted = state.partitions.get(&waiting.epoch).is_some_and(|p| waiting.offset < p.counted_to);
+                let counted =
+                    state.partitions.get(&waiting.epoch).is_some_and(|p| waiting.offset < p.counted_to);
                 // What comes behind it in its partition waits too.
                 if !counted || held_back.contains(&waiting.epoch) {
                     held_back.insert(waiting.epoch);
@@ -139,7 +140,11 @@ impl Member {
                 token: Token { id: offset, epoch },
                 message,
                 count: partition.count(offset),
-                position: crate::look::position(&partition.topic, partition.number, i64::try_from(offset).unwrap_or(0)),
+                position: crate::look::position(
+                    &partition.topic,
+                    partition.number,
+                    i64::try_from(offset).unwrap_or(0),
+                ),
             });
         }
         if !into.is_empty() {
@@ -241,7 +246,14 @@ impl Member {
     }
 
     /// A new assignment of a partition; its epoch.
-    pub(super) fn assigned(&self, topic: &str, number: i32, begin: u64, before: crate::starts::Starts, free: bool) -> u64 {
+    pub(super) fn assigned(
+        &self,
+        topic: &str,
+        number: i32,
+        begin: u64,
+        before: crate::starts::Starts,
+        free: bool,
+    ) -> u64 {
         let mut state = self.state();
         state.epochs += 1;
         let epoch = state.epochs;
@@ -295,7 +307,10 @@ impl Member {
     /// Whether nothing of these partitions is in hand.
     pub(super) fn are_settled(&self, epochs: &[u64]) -> bool {
         let state = self.state();
-        epochs.iter().filter_map(|epoch| state.partitions.get(epoch)).all(|partition| partition.in_hand.is_empty())
+        epochs
+            .iter()
+            .filter_map(|epoch| state.partitions.get(epoch))
+            .all(|partition| partition.in_hand.is_empty())
     }
 
     /// Forgets partitions; what is in hand of them settles to no effect. Tells whether settlements were lost with them.
@@ -322,18 +337,22 @@ impl Member {
     pub(super) fn commits(&self, only: Option<&[u64]>, counting: Counting) -> Vec<Commit> {
         let mut guard = self.state();
         let state = &mut *guard;
-        let demand = if counting == Counting::Ahead { std::mem::take(&mut state.demand) } else { BTreeSet::new() };
+        let demand =
+            if counting == Counting::Ahead { std::mem::take(&mut state.demand) } else { BTreeSet::new() };
         let mut wanted: BTreeMap<u64, u64> = BTreeMap::new();
         for waiting in state.waiting.values().filter(|waiting| demand.contains(&waiting.epoch)) {
             let highest = wanted.entry(waiting.epoch).or_default();
             *highest = (*highest).max(waiting.offset);
         }
-        let chosen = state.partitions.iter_mut().filter(|(epoch, _)| only.is_none_or(|only| only.contains(epoch)));
+        let chosen =
+            state.partitions.iter_mut().filter(|(epoch, _)| only.is_none_or(|only| only.contains(epoch)));
         chosen
             .filter_map(|(epoch, partition)| {
                 // Where nothing was counted since a flush, nobody has asked yet.
                 let counting = match counting {
-                    Counting::Ahead if partition.counted_to == 0 && !demand.contains(epoch) => Counting::InHand,
+                    Counting::Ahead if partition.counted_to == 0 && !demand.contains(epoch) => {
+                        Counting::InHand
+                    }
                     other => other,
                 };
                 partition.commit(*epoch, counting, wanted.get(epoch).copied())
@@ -368,7 +387,12 @@ impl Member {
     /// The partitions that have as much above an unsettled message as may be.
     pub(super) fn full(&self) -> BTreeSet<u64> {
         let state = self.state();
-        state.partitions.iter().filter(|(_, partition)| partition.is_full()).map(|(epoch, _)| *epoch).collect()
+        state
+            .partitions
+            .iter()
+            .filter(|(_, partition)| partition.is_full())
+            .map(|(epoch, _)| *epoch)
+            .collect()
     }
 
     /// After something left the hand: the thread fetches more where enough room has come about.

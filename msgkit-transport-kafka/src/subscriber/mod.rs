@@ -13,12 +13,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use msgkit::transport::{Deliveries, Delivery, Settle, Subscriber, Subscription, TransportError, TransportErrorKind};
+use msgkit::transport::{
+    Deliveries, Delivery, Settle, Subscriber, Subscription, TransportError, TransportErrorKind,
+};
 use tokio::sync::oneshot;
 
 use self::driver::{Driver, Source};
-use self::member::{Found, Handed};
 pub(crate) use self::member::Member;
+use self::member::{Found, Handed};
 use crate::cluster::Kind;
 use crate::error::{SYSTEM, broke_off, closed};
 use crate::transport::{Kafka, capabilities};
@@ -74,8 +76,11 @@ impl Subscriber for Kafka {
             let _ = over.send(());
         });
         begun.map_err(|error| {
-            TransportError::new(TransportErrorKind::Internal, "no thread can be started for a Kafka subscription")
-                .with_source(error)
+            TransportError::new(
+                TransportErrorKind::Internal,
+                "no thread can be started for a Kafka subscription",
+            )
+            .with_source(error)
         })?;
         match is_ready.await {
             Ok(Ok(())) => Ok(Box::new(deliveries)),
@@ -140,7 +145,9 @@ impl Deliveries for KafkaDeliveries {
         if tokio::time::timeout(LEAVE, over).await.is_err() {
             return Err(TransportError::new(
                 TransportErrorKind::Timeout,
-                format!("a Kafka subscription has not left within {LEAVE:?}; the brokers find out by themselves"),
+                format!(
+                    "a Kafka subscription has not left within {LEAVE:?}; the brokers find out by themselves"
+                ),
             ));
         }
         Ok(())

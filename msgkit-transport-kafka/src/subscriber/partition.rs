@@ -60,7 +60,14 @@ pub(super) struct Commit {
 
 impl Partition {
     /// A partition that begins at `begin`, of which `before` was started already.
-    pub(super) fn new(topic: String, number: i32, begin: u64, before: Starts, ahead: usize, free: bool) -> Self {
+    pub(super) fn new(
+        topic: String,
+        number: i32,
+        begin: u64,
+        before: Starts,
+        ahead: usize,
+        free: bool,
+    ) -> Self {
         Self {
             topic,
             number,
@@ -136,7 +143,10 @@ impl Partition {
             self.counted_to = 0;
         }
         let told = self.told.as_ref().is_some_and(|(at, text)| *at == offset && *text == metadata);
-        let untouched = self.told.is_none() && offset == self.begin && counting != Counting::Ahead && starts == self.before;
+        let untouched = self.told.is_none()
+            && offset == self.begin
+            && counting != Counting::Ahead
+            && starts == self.before;
         if told || untouched {
             if counting == Counting::Ahead {
                 self.counted_to = counted_to;
@@ -150,5 +160,84 @@ impl Partition {
     pub(super) fn told(&mut self, commit: Commit) {
         self.counted_to = commit.counted_to;
         self.told = Some((commit.offset, commit.metadata));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn partition() -> Partition {
+        Partition::new("t".to_owned(), 0, 10, Starts::default(), 4, false)
+    }
+
+    fn receive(partition: &mut Partition, offsets: std::ops::Range<u64>) {
+        for offset in offsets {
+            assert!(partition.received(offset));
+            partition.in_hand.insert(offset, offset);
+        }
+    }
+
+    fn settle(partition: &mut Partition, offset: u64) {
+        partition.in_hand.remove(&offset);
+        partition.settled(offset);
+    }
+
+    #[test]
+    fn nothing_may_be_handed_out_before_its_start_is_written_down() {
+        let mut partition = partition();
+        assert!(partition.received(10));
+        assert_eq!(partition.counted_to, 0);
+        let commit = partition.commit(1, Counting::Ahead, Some(10)).unwrap();
+        assert_eq!((commit.offset, commit.metadata.as_str(), commit.counted_to), (10, "msgkit1 0-5:1", 15));
+        assert_eq!(partition.counted_to, 0, "the broker has not answered");
+        partition.told(commit);
+        assert_eq!(partition.counted_to, 15);
+        assert!(partition.commit(1, Counting::Ahead, None).is_none(), "nothing is new");
+    }
+
+    #[test]
+    fn the_mark_never_passes_what_is_in_hand() {
+        let mut partition = partition();
+        receive(&mut partition, 10..14);
+        for offset in [11, 13] {
+            settle(&mut partition, offset);
+        }
+        assert!(!partition.is_behind());
+        settle(&mut partition, 10);
+        let commit = partition.commit(1, Counting::InHand, None).unwrap();
+        // 12 is in hand, and 13 was settled behind it.
+        assert_eq!((commit.offset, commit.metadata.as_str()), (12, "msgkit1 0-1:1"));
+        partition.told(commit);
+        assert!(!partition.is_behind());
+    }
+
+    #[test]
+    fn giving_back_is_no_start_and_dying_is_one() {
+        let before = Starts::read("msgkit1 0-2:3", 10);
+        let mut partition = Partition::new("t".to_owned(), 0, 10, before, 4, false);
+        receive(&mut partition, 10..13);
+        assert_eq!([10, 11, 12].map(|offset| partition.count(offset)), [4, 4, 1]);
+        let commit = partition.commit(1, Counting::Ahead, Some(12)).unwrap();
+        assert_eq!(commit.metadata, "msgkit1 0-2:4 2-7:1", "what a successor finds when this one dies");
+        partition.told(commit);
+        settle(&mut partition, 10);
+        let commit = partition.commit(1, Counting::None, None).unwrap();
+        assert_eq!((commit.offset, commit.metadata.as_str()), (11, "msgkit1 0-1:3"), "and when it leaves");
+    }
+
+    #[test]
+    fn much_to_do_takes_larger_steps() {
+        let mut partition = partition();
+        let mut steps = Vec::new();
+        let mut wanted = 10;
+        for _ in 0..16 {
+            let commit = partition.commit(1, Counting::Ahead, Some(wanted)).unwrap();
+            steps.push(commit.counted_to - wanted - 1);
+            wanted = commit.counted_to;
+            partition.told(commit);
+        }
+        assert_eq!(steps[..4], [4, 8, 16, 32]);
+        assert_eq!(steps.last(), Some(&MOST_AHEAD));
     }
 }

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use msgkit::envelope::{ContentType, Timestamp};
-use msgkit::transport::{Declaration, Deliveries, Delivery, Outgoing, Publisher as _, Subscriber as _, Subscription, Transport as _};
+use msgkit::transport::{
+    Declaration, Deliveries, Delivery, Outgoing, Publisher as _, Subscriber as _, Subscription,
+    Transport as _,
+};
 use msgkit::{Envelope, Group};
 use msgkit_testing::brokers::{self, BrokerError};
 use msgkit_transport_kafka::Kafka;
@@ -37,7 +40,8 @@ pub(crate) fn shared(test: &str) -> Option<(String, String)> {
 pub(crate) fn envelope(topic: &str, key: Option<&str>, text: &str) -> Envelope {
     let payload = Bytes::from(format!("\"{text}\""));
     let topic = topic.parse().unwrap();
-    let mut envelope = Envelope::new("tests", "tests.text", topic, ContentType::Json, payload, Timestamp::now());
+    let mut envelope =
+        Envelope::new("tests", "tests.text", topic, ContentType::Json, payload, Timestamp::now());
     envelope.set_key(key.map(Into::into));
     envelope
 }

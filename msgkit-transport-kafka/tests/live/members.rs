@@ -104,7 +104,8 @@ async fn service(kafka: Kafka, ledger: &Path) {
     };
     let mut policy = msgkit::Policy::default();
     policy.max_starts = 2;
-    let service = Service::new("victim").transport("kafka", kafka).policy("default", policy).on(GROUP, handler);
+    let service =
+        Service::new("victim").transport("kafka", kafka).policy("default", policy).on(GROUP, handler);
     let running = service.start().await.unwrap();
     say("ready");
     let _ = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await;
@@ -194,7 +195,8 @@ fn places(test: &str) -> Option<(String, String, tempfile::TempDir, PathBuf)> {
 async fn members_join_leave_and_die_while_handlers_run() {
     let Some((place, prefix, _directory, ledger)) = places("members") else { return };
     // 50,000 in the recorded run.
-    let total = std::env::var("MSGKIT_KAFKA_MESSAGES").ok().and_then(|text| text.parse().ok()).unwrap_or(6_000_usize);
+    let total =
+        std::env::var("MSGKIT_KAFKA_MESSAGES").ok().and_then(|text| text.parse().ok()).unwrap_or(6_000_usize);
     let rounds = total / KEYS;
     let kafka = support::kafka(place.split(' ').next().unwrap(), config(&prefix)).unwrap();
     kafka.declare(&declaration(&group(GROUP, "work.>"))).await.unwrap();
@@ -310,7 +312,10 @@ async fn a_message_that_kills_the_process_is_bounded() {
         assert!(Instant::now() < until, "never: {:?}", handled(&ledger));
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    println!("{starts} starts of the message that kills, then a dead letter; {} others handled", keys.len() - 1);
+    println!(
+        "{starts} starts of the message that kills, then a dead letter; {} others handled",
+        keys.len() - 1
+    );
     tokio::task::spawn_blocking(move || victim.take().map(Process::leave)).await.unwrap();
 }
 

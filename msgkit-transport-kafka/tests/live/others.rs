@@ -58,7 +58,10 @@ async fn tombstones_and_null_headers_survive() {
 async fn destinations_send_topics_elsewhere() {
     let Some((url, prefix)) = shared("elsewhere") else { return };
     let mut config = support::quick(&prefix);
-    let rule = |matches: &str| DestinationRule { matches: matches.parse().unwrap(), topic: format!("{prefix}fleet") };
+    let rule = |matches: &str| DestinationRule {
+        matches: matches.parse().unwrap(),
+        topic: format!("{prefix}fleet"),
+    };
     config.destinations = vec![rule("device.>")];
     let kafka = support::kafka(&url, config).unwrap();
     let mut one = reader(&kafka, &group("one", "device.7.*")).await;

@@ -85,7 +85,9 @@ async fn what_the_broker_refuses_is_given_back() {
     let kafka = support::kafka(&url, config).unwrap();
     let mut deliveries = reader(&kafka, &group("g", "a.b")).await;
     let mut large = super::bench::envelope("a.b", Some("k"), "");
-    let noise: Vec<u8> = (0..4_000_000_u32).map(|n| b'a' + u8::try_from(n.wrapping_mul(2_654_435_761) >> 28).unwrap_or(0)).collect();
+    let noise: Vec<u8> = (0..4_000_000_u32)
+        .map(|n| b'a' + u8::try_from(n.wrapping_mul(2_654_435_761) >> 28).unwrap_or(0))
+        .collect();
     large.set_payload(Some(noise.into()));
     let error = kafka.publish(vec![msgkit::transport::Outgoing::to_topic(large.clone())]).await.unwrap_err();
     assert_eq!(error.kind(), TransportErrorKind::Invalid, "{}", msgkit::Chain(&error));

@@ -20,7 +20,8 @@ pub(crate) fn evict(url: &str, prefix: &str) -> io::Result<usize> {
         .map_err(io::Error::other)?;
     let groups = consumer.fetch_group_list(None, Duration::from_secs(20)).map_err(io::Error::other)?;
     for group in groups.groups().iter().filter(|group| group.name().starts_with(prefix)) {
-        members.extend(group.members().iter().map(|member| (group.name().to_owned(), member.id().to_owned())));
+        members
+            .extend(group.members().iter().map(|member| (group.name().to_owned(), member.id().to_owned())));
     }
     let mut stream = TcpStream::connect(&address)?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
