@@ -108,7 +108,7 @@ pub(crate) fn patiently<T>(mut ask: impl FnMut() -> KafkaResult<T>) -> KafkaResu
     loop {
         match ask() {
             Err(error) if Instant::now() < until && is_leaderless(&error) => {
-                std::thread::sleep(Duration::from_millis(20))
+                std::thread::sleep(Duration::from_millis(20));
             }
             other => return other,
         }

@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::context::{Context, Event};
@@ -70,5 +71,5 @@ pub(super) fn commit(client: &BaseConsumer<Context>, commits: &[Commit]) -> Resu
     }
     client.commit(&list, CommitMode::Sync)?;
     // A partition of many may have been refused.
-    list.elements().iter().try_for_each(|one| one.error())
+    list.elements().iter().try_for_each(TopicPartitionListElem::error)
 }

@@ -338,10 +338,10 @@ impl Driver {
         self.coming.clear();
         if let Some(going) = self.going.take() {
             // One at a time; the client asks for the next when it has this.
-            self.give(going.partitions, going.epochs, lost);
+            self.give(&going.partitions, &going.epochs, lost);
         }
         if lost {
-            self.give(partitions, epochs, true);
+            self.give(&partitions, &epochs, true);
             return;
         }
         self.member.begin_to_leave(&epochs);
@@ -353,21 +353,23 @@ impl Driver {
     fn give_going(&mut self) {
         let Some(going) = &self.going else { return };
         let lost = self.client.assignment_lost();
-        if !lost && Instant::now() < going.until && !self.member.are_settled(&going.epochs) {
+        let working = Instant::now() < going.until && !self.member.are_settled(&going.epochs);
+        // A commit that is on its way must not come behind the last one.
+        if !lost && (working || self.on_its_way.is_some()) {
             return;
         }
         if let Some(Going { partitions, epochs, .. }) = self.going.take() {
-            self.give(partitions, epochs, lost);
+            self.give(&partitions, &epochs, lost);
         }
     }
 
-    fn give(&mut self, partitions: TopicPartitionList, epochs: Vec<u64>, lost: bool) {
+    fn give(&mut self, partitions: &TopicPartitionList, epochs: &[u64], lost: bool) {
         if !lost {
-            self.last_commit(Some(&epochs));
+            self.last_commit(Some(epochs));
         }
-        let behind = self.member.lost(&epochs);
+        let behind = self.member.lost(epochs);
         self.held.retain(|_, held| !epochs.contains(&held.epoch));
-        if let Err(error) = self.client.incremental_unassign(&partitions) {
+        if let Err(error) = self.client.incremental_unassign(partitions) {
             tracing::debug!(%error, "the Kafka client refused to give partitions away");
         }
         if behind {
