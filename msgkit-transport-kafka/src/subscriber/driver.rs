@@ -72,6 +72,7 @@ pub(super) struct Driver {
     flushes: Vec<(Flush, Instant)>,
     ready: Option<oneshot::Sender<Result<(), TransportError>>>,
     ready_by: Instant,
+    begun_by: Instant,
 }
 
 struct Held {
@@ -131,7 +132,6 @@ impl Driver {
             cluster,
             member,
             subscription,
-            source,
             context,
             committer,
             client,
@@ -145,7 +145,9 @@ impl Driver {
             commit_after: Instant::now(),
             flushes: Vec::new(),
             ready: Some(ready),
-            ready_by: Instant::now() + BEGIN,
+            ready_by: Instant::now() + if matches!(source, Source::Step(_)) { Duration::ZERO } else { BEGIN },
+            begun_by: Instant::now() + BEGIN,
+            source,
         })
     }
 
@@ -608,12 +610,25 @@ impl Driver {
 
     /// Tells `subscribe` that the subscription runs, or goes on without having partitions yet.
     fn answer_ready(&mut self) {
-        if self.looked.is_some()
-            && self.ready_by <= Instant::now()
-            && let Some(ready) = self.ready.take()
-        {
+        if self.ready.is_none() || self.looked.is_none() || self.ready_by > Instant::now() {
+            return;
+        }
+        if self.held.is_empty() && self.begun_by > Instant::now() && self.is_owed_some() {
+            self.ready_by = (Instant::now() + AGAIN).min(self.begun_by);
+            return;
+        }
+        if let Some(ready) = self.ready.take() {
             let _ = ready.send(Ok(()));
         }
+    }
+
+    /// Whether there are partitions enough for every member of the group.
+    fn is_owed_some(&self) -> bool {
+        let Source::Group(group) = &self.source else { return false };
+        let Ok(all) = self.cluster.topics_within(Duration::from_secs(3600)) else { return false };
+        let partitions: usize = self.topics.iter().filter_map(|topic| all.get(topic)).sum();
+        let listed = self.client.fetch_group_list(Some(group), ASK);
+        listed.is_ok_and(|list| list.groups().iter().all(|one| one.members().len() <= partitions))
     }
 
     /// Commits, gives everything back and leaves.
