@@ -1,16 +1,16 @@
 //! Real brokers for tests, each a child process on free loopback ports with a temporary directory.
 //!
-//! - [`Mosquitto`] and [`RabbitMq`] start, stop, restart on the same ports and data, and die by SIGKILL. Dropping one
+//! - [`Mosquitto`], [`RabbitMq`] and [`Kafka`] start, stop, restart on the same ports and data, and die by SIGKILL. Dropping one
 //!   ends its processes and removes its directory; so does the end of the test's own process, whatever ended it.
-//! - The environment variable `MSGKIT_MOSQUITTO_URL` or `MSGKIT_RABBITMQ_URL` names a broker that runs already. It is
+//! - The environment variable `MSGKIT_MOSQUITTO_URL`, `MSGKIT_RABBITMQ_URL` or `MSGKIT_KAFKA_URL` names a broker that runs already. It is
 //!   used in place of one of our own, and is never stopped.
-//! - One broker serves a whole test binary: [`Mosquitto::shared`], [`RabbitMq::shared`]. Each test has a name space of
-//!   its own in it: [`Mosquitto::prefix`], [`RabbitMq::vhost`].
+//! - One broker serves a whole test binary: [`Mosquitto::shared`], [`RabbitMq::shared`], [`Kafka::shared`]. Each test has a name space of
+//!   its own in it: [`Mosquitto::prefix`], [`RabbitMq::vhost`], [`Kafka::prefix`].
 //! - A broker that is not installed is a [`BrokerError`] of the kind [`Missing`](BrokerErrorKind::Missing), which becomes
 //!   the suite's [`NotRun`](crate::conformance::NotRun) with `?`. `make brokers` installs them all.
 //! - [`FaultProxy`] stands between a client and any broker and breaks their connections on command.
 //!
-//! Everything here but the proxy blocks its thread: a broker takes milliseconds (Mosquitto) to seconds (RabbitMQ) to
+//! Everything here but the proxy blocks its thread: a broker takes milliseconds (Mosquitto) to seconds (RabbitMQ, Kafka) to
 //! come up. It needs a Unix with `sh`.
 //!
 //! ```no_run
@@ -28,6 +28,7 @@
 mod certificates;
 mod error;
 mod http;
+mod kafka;
 mod mosquitto;
 mod proxy;
 mod rabbitmq;
@@ -35,6 +36,7 @@ mod sandbox;
 mod system;
 
 pub use self::error::{BrokerError, BrokerErrorKind};
+pub use self::kafka::{Kafka, KafkaOptions};
 pub use self::mosquitto::{Mosquitto, MosquittoOptions};
 pub use self::proxy::{Connection, Direction, FaultProxy};
 pub use self::rabbitmq::{RabbitMq, VirtualHost};

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Arguments;
-use msgkit_testing::brokers::{BrokerError, BrokerErrorKind, Mosquitto, RabbitMq};
+use msgkit_testing::brokers::{BrokerError, BrokerErrorKind, Kafka, Mosquitto, RabbitMq};
 use msgkit_testing::conformance::NotRun;
 
 use super::harness::test;
@@ -37,6 +37,10 @@ pub(crate) fn main() -> ExitCode {
         test("rabbitmq::breaks_the_connections_of_one_virtual_host", rabbitmq_close),
         test("rabbitmq::keeps_queues_over_sigkill_on_the_same_port", rabbitmq_survives),
         test("rabbitmq::ends_with_a_killed_process", || dies_with_its_process("rabbitmq")),
+        test("kafka::comes_up_again_on_the_same_port_and_leaves_nothing", kafka_survives),
+        test("kafka::says_why_it_does_not_come_up", kafka_broken),
+        test("kafka::is_the_one_that_the_environment_names", kafka_running),
+        test("kafka::ends_with_a_killed_process", || dies_with_its_process("kafka")),
         test("missing::says_what_installs_it", missing),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
@@ -232,9 +236,50 @@ fn rabbitmq_survives() -> Result<(), BrokerError> {
     Ok(())
 }
 
+fn kafka_survives() -> Result<(), BrokerError> {
+    let mut broker = Kafka::options().start()?;
+    let port = broker.port().unwrap();
+    assert!(broker.version().starts_with("Kafka 4."), "{}", broker.version());
+    let topics = |broker: &Kafka| wire::kafka_topics(&broker.directory().unwrap().join("data"));
+    wire::kafka_create(&mut wire::connect(port), "orders");
+    assert_eq!(topics(&broker), ["orders-0"]);
+
+    broker.kill()?;
+    assert!(refused(port));
+    broker.restart()?;
+    assert_eq!(wire::kafka_create(&mut wire::connect(port), "orders"), 36, "it is there already");
+
+    let directory = broker.directory().unwrap().to_owned();
+    drop(broker);
+    assert!(refused(port));
+    assert!(!directory.exists());
+    Ok(())
+}
+
+fn kafka_broken() -> Result<(), BrokerError> {
+    let error = match Kafka::options().setting("num.partitions=none").start() {
+        Err(error) if error.kind() != BrokerErrorKind::Missing => error,
+        other => return other.map(|broker| panic!("it came up: {broker:?}")),
+    };
+    assert_eq!(error.kind(), BrokerErrorKind::NotReady);
+    assert!(error.to_string().contains("num.partitions"), "{error}");
+    Ok(())
+}
+
+fn kafka_running() -> Result<(), BrokerError> {
+    let broker = Kafka::shared()?;
+    let said = said_by_a_guest("kafka guest", &[("MSGKIT_KAFKA_URL", broker.url().to_owned())]);
+    assert_eq!(said, format!("Ok(\"{} Err(NotOurs)\")", broker.url()));
+    Ok(())
+}
+
 /// Uses the broker that the environment names, and tries to kill it.
 fn guest(broker: &str) -> ExitCode {
     let said = match broker {
+        "kafka guest" => Kafka::start().map(|mut broker| {
+            let killed = broker.kill().map_err(|error| error.kind());
+            format!("{} {killed:?}", broker.url())
+        }),
         "mosquitto guest" => Mosquitto::start().map(|mut broker| {
             let killed = broker.kill().map_err(|error| error.kind());
             format!("{} {killed:?}", broker.url())
@@ -281,6 +326,7 @@ fn rabbitmq_running() -> Result<(), BrokerError> {
 fn victim(broker: &str) -> ExitCode {
     let place = match broker {
         "mosquitto" => Mosquitto::shared().map(|broker| (broker.port(), broker.directory())),
+        "kafka" => Kafka::shared().map(|broker| (broker.port(), broker.directory())),
         _ => RabbitMq::shared().map(|broker| (broker.port(), broker.directory())),
     };
     match place {
@@ -298,12 +344,14 @@ fn dies_with_its_process(broker: &str) -> Result<(), BrokerError> {
     // Where it is missing this says so.
     match broker {
         "mosquitto" => drop(own_mosquitto()?),
+        "kafka" => _ = Kafka::shared()?,
         _ => _ = RabbitMq::shared()?,
     }
     let mut victim = Command::new(std::env::current_exe().unwrap())
         .env(VICTIM, broker)
         .env_remove("MSGKIT_MOSQUITTO_URL")
         .env_remove("MSGKIT_RABBITMQ_URL")
+        .env_remove("MSGKIT_KAFKA_URL")
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

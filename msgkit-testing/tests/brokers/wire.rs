@@ -1,4 +1,4 @@
-//! The first bytes of MQTT 3.1.1 and AMQP 0-9-1, written by hand so that the launchers are not tested by themselves.
+//! The first bytes of MQTT 3.1.1, AMQP 0-9-1 and Kafka's protocol, written by hand so that the launchers are not tested by themselves.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -127,4 +127,34 @@ fn send(stream: &mut TcpStream, body: &[u8]) {
     frame.extend(body);
     frame.push(0xce);
     stream.write_all(&frame).unwrap();
+}
+
+/// Creates a topic of one partition (CreateTopics, version 2); the error code, 0 for none.
+pub(crate) fn kafka_create(stream: &mut TcpStream, topic: &str) -> u16 {
+    let mut request = vec![0, 19, 0, 2, 0, 0, 0, 1, 0xff, 0xff];
+    request.extend(1_u32.to_be_bytes());
+    field(&mut request, topic);
+    request.extend(1_u32.to_be_bytes());
+    request.extend(1_u16.to_be_bytes());
+    // No assignment, no settings; then how long it may take, and that it is meant.
+    request.extend([0; 8]);
+    request.extend(10_000_u32.to_be_bytes());
+    request.push(0);
+    stream.write_all(&u32::try_from(request.len()).unwrap().to_be_bytes()).unwrap();
+    stream.write_all(&request).unwrap();
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).unwrap();
+    let mut answer = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut answer).unwrap();
+    // Correlation, throttle time, how many topics, then the first one's name and error.
+    let name = usize::from(u16::from_be_bytes([answer[12], answer[13]]));
+    u16::from_be_bytes([answer[14 + name], answer[15 + name]])
+}
+
+/// The partitions that a broker keeps in `data`, but its own.
+pub(crate) fn kafka_topics(data: &std::path::Path) -> Vec<String> {
+    let entries = std::fs::read_dir(data).unwrap().flatten();
+    let directories = entries.filter(|entry| entry.path().is_dir());
+    let names = directories.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| !name.starts_with("__")).collect()
 }

@@ -1,0 +1,419 @@
+//! Apache Kafka, one broker in KRaft mode.
+
+use std::fmt;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use msgkit::transport::TransportUrl;
+
+use super::error::{BrokerError, BrokerErrorKind};
+use super::sandbox::Sandbox;
+use super::system::{escape, find, free_ports, unique};
+
+const NAME: &str = "Kafka";
+const URL: &str = "MSGKIT_KAFKA_URL";
+const HOME: &str = "MSGKIT_KAFKA_HOME";
+const PROCESS: &str = "kafka";
+const FORMAT: &str = "format";
+/// A Java process and several threads have to come up, on a machine that may be busy.
+const READY: Duration = Duration::from_secs(180);
+const STOP: Duration = Duration::from_secs(60);
+/// Any will do; it is written into the data directory.
+const CLUSTER: &str = "bXNna2l0bXNna2l0bXNnaw";
+
+/// A Kafka broker for tests, which ends when it is dropped.
+///
+/// It is one process, broker and controller. What it has acked is in the operating system's hands and so survives
+/// [`kill`](Self::kill). Topics are not created by being used, groups begin without a delay, and a member may count as
+/// dead after 300 ms without a sign of life, where it asks for that.
+pub struct Kafka {
+    place: Place,
+    url: String,
+}
+
+enum Place {
+    Ours(Box<Ours>),
+    Theirs,
+}
+
+struct Ours {
+    sandbox: Sandbox,
+    java: PathBuf,
+    jars: PathBuf,
+    port: u16,
+    users: Vec<(String, String)>,
+    version: String,
+}
+
+/// What a [`Kafka`] is started with.
+#[derive(Clone)]
+#[must_use]
+pub struct KafkaOptions {
+    home: Option<PathBuf>,
+    users: Vec<(String, String)>,
+    settings: Vec<String>,
+    advertised: Option<u16>,
+}
+
+impl KafkaOptions {
+    /// One who may connect, by SASL PLAIN. With one such user, nobody connects without a name and its password.
+    pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
+        self.users.push((name.into(), password.into()));
+        self
+    }
+
+    /// Another directory than that of `MSGKIT_KAFKA_HOME` or `make brokers`; its `libs` holds the jars.
+    pub fn home(mut self, home: impl Into<PathBuf>) -> Self {
+        self.home = Some(home.into());
+        self
+    }
+
+    /// The port of `127.0.0.1` to which the broker sends its clients: that of a
+    /// [`FaultProxy`](super::FaultProxy) in front of it.
+    pub fn advertised(mut self, port: u16) -> Self {
+        self.advertised = Some(port);
+        self
+    }
+
+    /// One more line of `server.properties`: `num.partitions=4`.
+    pub fn setting(mut self, line: impl Into<String>) -> Self {
+        self.settings.push(line.into());
+        self
+    }
+
+    /// Starts a broker of our own with these options, whatever runs already.
+    ///
+    /// # Errors
+    /// [`BrokerError`] where Kafka or Java is not installed or the broker does not come up; then with the end of its log.
+    pub fn start(self) -> Result<Kafka, BrokerError> {
+        let jars = jars(self.home.as_deref())
+            .ok_or_else(|| BrokerError::missing(NAME, Path::new("kafka_*.jar (run `make brokers`)")))?;
+        let java = find(Path::new("java"), &[], |_| true)
+            .ok_or_else(|| BrokerError::missing(NAME, Path::new("java")))?;
+        // A port may be taken between our finding it free and the broker's listening on it.
+        let mut tries = 3;
+        loop {
+            tries -= 1;
+            match self.start_once(&jars, &java) {
+                Err(error) if tries > 0 && error.to_string().contains("Address already in use") => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn start_once(&self, jars: &Path, java: &Path) -> Result<Kafka, BrokerError> {
+        let sandbox = Sandbox::new("kafka")
+            .map_err(|error| BrokerError::io(NAME, "cannot make its directory", error))?;
+        let [port, internal, controller] =
+            free_ports().map_err(|error| BrokerError::io(NAME, "no free port", error))?;
+        self.write(&sandbox, port, internal, controller)
+            .map_err(|error| BrokerError::io(NAME, "cannot write its configuration", error))?;
+        let mut ours = Ours {
+            sandbox,
+            java: java.to_owned(),
+            jars: jars.to_owned(),
+            port,
+            users: self.users.clone(),
+            version: version(jars),
+        };
+        ours.format()?;
+        ours.run()?;
+        let url = format!("kafka://{}127.0.0.1:{port}", credentials(self.users.first()));
+        Ok(Kafka { place: Place::Ours(Box::new(ours)), url })
+    }
+
+    fn write(&self, sandbox: &Sandbox, port: u16, internal: u16, controller: u16) -> io::Result<()> {
+        let advertised = self.advertised.unwrap_or(port);
+        let protocol = if self.users.is_empty() { "PLAINTEXT" } else { "SASL_PLAINTEXT" };
+        let mut lines = vec![
+            "process.roles=broker,controller".to_owned(),
+            "node.id=1".to_owned(),
+            format!("controller.quorum.voters=1@127.0.0.1:{controller}"),
+            format!(
+                "listeners=CLIENT://127.0.0.1:{port},INTERNAL://127.0.0.1:{internal},CONTROLLER://127.0.0.1:{controller}"
+            ),
+            format!("advertised.listeners=CLIENT://127.0.0.1:{advertised},INTERNAL://127.0.0.1:{internal}"),
+            format!(
+                "listener.security.protocol.map=CLIENT:{protocol},INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT"
+            ),
+            "inter.broker.listener.name=INTERNAL".to_owned(),
+            "controller.listener.names=CONTROLLER".to_owned(),
+            format!("log.dirs={}", sandbox.path().join("data").display()),
+            "auto.create.topics.enable=false".to_owned(),
+            // One broker has one of everything.
+            "default.replication.factor=1".to_owned(),
+            "offsets.topic.replication.factor=1".to_owned(),
+            "offsets.topic.num.partitions=1".to_owned(),
+            "transaction.state.log.replication.factor=1".to_owned(),
+            "transaction.state.log.min.isr=1".to_owned(),
+            "share.coordinator.state.topic.replication.factor=1".to_owned(),
+            "share.coordinator.state.topic.min.isr=1".to_owned(),
+            // Tests do not wait for what a large group saves.
+            "group.initial.rebalance.delay.ms=0".to_owned(),
+            "group.min.session.timeout.ms=300".to_owned(),
+            // Many small topics instead of few large ones.
+            "log.index.size.max.bytes=65536".to_owned(),
+            "log.cleaner.dedupe.buffer.size=4194304".to_owned(),
+            "num.network.threads=2".to_owned(),
+            "num.io.threads=4".to_owned(),
+        ];
+        if !self.users.is_empty() {
+            lines.push("sasl.enabled.mechanisms=PLAIN".to_owned());
+            let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+            let users: Vec<String> = self
+                .users
+                .iter()
+                .map(|(name, password)| format!("user_{name}=\"{}\"", quoted(password)))
+                .collect();
+            lines.push(format!(
+                "listener.name.client.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule \
+                 required {};",
+                users.join(" ")
+            ));
+        }
+        lines.extend(self.settings.iter().cloned());
+        fs::write(sandbox.path().join("server.properties"), lines.join("\n") + "\n")
+    }
+}
+
+impl fmt::Debug for KafkaOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaOptions")
+            .field("home", &self.home)
+            .field("users", &self.users.iter().map(|(name, _)| name).collect::<Vec<_>>())
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Kafka {
+    /// The broker that `MSGKIT_KAFKA_URL` names, or a new one that lets everybody connect.
+    ///
+    /// # Errors
+    /// [`BrokerError`] where Kafka or Java is not installed, does not come up, or does not answer.
+    pub fn start() -> Result<Self, BrokerError> {
+        match std::env::var(URL) {
+            Ok(url) => Self::running(url),
+            Err(_) => Self::options().start(),
+        }
+    }
+
+    /// Options for one that is not like all others.
+    pub fn options() -> KafkaOptions {
+        KafkaOptions { home: None, users: Vec::new(), settings: Vec::new(), advertised: None }
+    }
+
+    /// The broker that all tests of this process have in common, started by the first who asks. It ends with the
+    /// process.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start); the same for all who ask.
+    pub fn shared() -> Result<&'static Self, BrokerError> {
+        static SHARED: OnceLock<Result<Kafka, BrokerError>> = OnceLock::new();
+        SHARED.get_or_init(Self::start).as_ref().map_err(Clone::clone)
+    }
+
+    fn running(url: String) -> Result<Self, BrokerError> {
+        let refused = |why: &str| BrokerError::new(NAME, BrokerErrorKind::Refused, format!("{URL}: {why}"));
+        let parsed = TransportUrl::parse(&url).map_err(|error| refused(&error.to_string()))?;
+        let address = parsed.address().split(['/', ',']).next().unwrap_or_default();
+        let address = if address.contains(':') { address.to_owned() } else { format!("{address}:9092") };
+        // With TLS there is more to say than this crate can.
+        if parsed.scheme() == "kafka" {
+            greet(&address).map_err(|error| {
+                BrokerError::io(NAME, format!("nobody speaks Kafka at {address}, which {URL} names"), error)
+            })?;
+        }
+        Ok(Self { place: Place::Theirs, url })
+    }
+
+    /// `kafka://user:password@host:port`, with the first of the users.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The address for another user of the options.
+    #[must_use]
+    pub fn url_as(&self, user: &str) -> Option<String> {
+        let ours = self.ours()?;
+        let user = ours.users.iter().find(|(name, _)| name == user)?;
+        Some(format!("kafka://{}127.0.0.1:{}", credentials(Some(user)), ours.port))
+    }
+
+    /// The port on which it listens.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        Some(self.ours()?.port)
+    }
+
+    /// A prefix of topics and groups that no other test uses: the name space of one test.
+    #[must_use]
+    pub fn prefix(&self, test: &str) -> String {
+        format!("{}.", unique(test))
+    }
+
+    /// What it is, for the table of guarantees: `Kafka 4.1.1`.
+    #[must_use]
+    pub fn version(&self) -> String {
+        match self.ours() {
+            Some(ours) => ours.version.clone(),
+            None => format!("{NAME} of {URL}"),
+        }
+    }
+
+    /// The directory of its configuration, data and log.
+    #[must_use]
+    pub fn directory(&self) -> Option<&Path> {
+        Some(self.ours()?.sandbox.path())
+    }
+
+    /// Asks it to end (SIGTERM), and waits for that.
+    ///
+    /// # Errors
+    /// [`BrokerError`] where it is not ours, or had to be killed.
+    pub fn stop(&mut self) -> Result<(), BrokerError> {
+        if self.ours_mut()?.sandbox.end(PROCESS, Some(STOP)) {
+            return Ok(());
+        }
+        Err(BrokerError::new(
+            NAME,
+            BrokerErrorKind::NotReady,
+            format!("did not end within {STOP:?} of SIGTERM, so it was killed"),
+        ))
+    }
+
+    /// Kills it (SIGKILL).
+    ///
+    /// # Errors
+    /// [`BrokerError`] where it is not ours.
+    pub fn kill(&mut self) -> Result<(), BrokerError> {
+        self.ours_mut()?.sandbox.end(PROCESS, None);
+        Ok(())
+    }
+
+    /// Starts it again on the same ports and data, after [`stop`](Self::stop) where it still runs.
+    ///
+    /// # Errors
+    /// [`BrokerError`] where it is not ours, or does not come up.
+    pub fn restart(&mut self) -> Result<(), BrokerError> {
+        self.stop()?;
+        self.ours_mut()?.run()
+    }
+
+    fn ours(&self) -> Option<&Ours> {
+        match &self.place {
+            Place::Ours(ours) => Some(ours),
+            Place::Theirs => None,
+        }
+    }
+
+    fn ours_mut(&mut self) -> Result<&mut Ours, BrokerError> {
+        match &mut self.place {
+            Place::Ours(ours) => Ok(ours),
+            Place::Theirs => Err(BrokerError::not_ours(NAME, URL)),
+        }
+    }
+}
+
+impl fmt::Debug for Kafka {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kafka").field("port", &self.port()).field("directory", &self.directory()).finish()
+    }
+}
+
+impl Ours {
+    fn java(&self, class: &str) -> Command {
+        let mut command = Command::new(&self.java);
+        // Little memory, and no time for a code that is fast only after minutes.
+        command
+            .args([
+                "-Xmx768m",
+                "-XX:+UseSerialGC",
+                "-XX:TieredStopAtLevel=1",
+                "-Djava.awt.headless=true",
+                "-cp",
+            ])
+            .arg(self.jars.join("*"))
+            .arg(class);
+        command
+    }
+
+    fn format(&mut self) -> Result<(), BrokerError> {
+        let configuration = self.sandbox.path().join("server.properties");
+        let mut command = self.java("kafka.tools.StorageTool");
+        command.args(["format", "-t", CLUSTER, "-c"]).arg(configuration);
+        let output = command.output().map_err(|error| BrokerError::io(NAME, "cannot be started", error))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said =
+            String::from_utf8_lossy(if output.stderr.is_empty() { &output.stdout } else { &output.stderr });
+        Err(BrokerError::new(
+            NAME,
+            BrokerErrorKind::NotReady,
+            format!("`{FORMAT}` of its directory failed: {}", said.trim()),
+        ))
+    }
+
+    fn run(&mut self) -> Result<(), BrokerError> {
+        let mut command = self.java("kafka.Kafka");
+        command.arg(self.sandbox.path().join("server.properties"));
+        self.sandbox
+            .spawn(PROCESS, &mut command)
+            .map_err(|error| BrokerError::io(NAME, "cannot be started", error))?;
+        let address = format!("127.0.0.1:{}", self.port);
+        self.sandbox.ready(NAME, PROCESS, READY, || greet(&address))
+    }
+}
+
+/// An ApiVersions request of version 0, which every version answers, also to those who are not known yet.
+fn greet(address: &str) -> io::Result<()> {
+    const REQUEST: &[u8] = b"\x00\x00\x00\x0a\x00\x12\x00\x00\x00\x00\x00\x07\xff\xff";
+    let address = address.to_socket_addrs()?.next().ok_or(io::ErrorKind::NotFound)?;
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(REQUEST)?;
+    let mut answer = [0; 10];
+    stream.read_exact(&mut answer)?;
+    if answer[4..] != [0, 0, 0, 7, 0, 0] {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it does not answer as Kafka does"));
+    }
+    Ok(())
+}
+
+/// Where the jars are.
+fn jars(home: Option<&Path>) -> Option<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
+    let homes = [
+        home.map(Path::to_owned),
+        variable(HOME),
+        cache.map(|cache| cache.join("msgkit/kafka")),
+        Some(PathBuf::from("/opt/kafka")),
+    ];
+    let homes = homes.into_iter().flatten().map(|home| home.join("libs"));
+    homes.into_iter().find(|libs| jar(libs).is_some())
+}
+
+/// The version in the name of the broker's jar: `kafka_2.13-4.1.1.jar`.
+fn jar(libs: &Path) -> Option<String> {
+    fs::read_dir(libs).ok()?.flatten().find_map(|file| {
+        let name = file.file_name().into_string().ok()?;
+        let (_, version) = name.strip_prefix("kafka_")?.strip_suffix(".jar")?.split_once('-')?;
+        Some(version.to_owned())
+    })
+}
+
+fn version(libs: &Path) -> String {
+    jar(libs).map_or_else(|| NAME.to_owned(), |version| format!("{NAME} {version}"))
+}
+
+fn credentials(user: Option<&(String, String)>) -> String {
+    user.map(|(name, password)| format!("{}:{}@", escape(name), escape(password))).unwrap_or_default()
+}

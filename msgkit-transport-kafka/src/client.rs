@@ -1,0 +1,269 @@
+//! The native clients: how they are configured, and what they tell on the side.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use msgkit::Error;
+use msgkit::transport::{TransportError, TransportErrorKind, TransportUrl};
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{DeliveryResult, ProducerContext};
+
+use crate::config::{HAS_TLS, KafkaConfig, Sasl, refusal};
+use crate::error;
+use crate::publisher::Ticket;
+
+/// Where the brokers are, and who we are there; never prints its password.
+#[derive(Clone)]
+pub(crate) struct Address {
+    servers: String,
+    tls: bool,
+    user: Option<(String, String)>,
+}
+
+impl Address {
+    /// Reads `kafka://user:password@host:port,host:port`.
+    pub(crate) fn of(url: &TransportUrl, config: &KafkaConfig) -> Result<Self, Error> {
+        let tls = url.scheme() == "kafkas";
+        if tls && !HAS_TLS {
+            return Err(refusal(
+                "`kafkas:` needs the feature `tls` of msgkit-transport-kafka; add it, or use `kafka:`",
+            ));
+        }
+        let (hosts, path) = url.address().split_once('/').unwrap_or((url.address(), ""));
+        if !path.is_empty() {
+            return Err(refusal(format!(
+                "the url of a Kafka transport has no path, yet `/{path:.60}` follows the hosts; topics are named by messages, \
+                 see `prefix` and `destinations`"
+            )));
+        }
+        let mut servers = Vec::new();
+        for host in hosts.split(',') {
+            // `[::1]:9092` has its port behind the bracket.
+            let (name, port) = match host.rsplit_once(':') {
+                Some((name, port)) if !port.ends_with(']') => (name, port),
+                _ => (host, "9092"),
+            };
+            if name.is_empty() {
+                return Err(refusal(
+                    "the url of a Kafka transport has no host; write `kafka://host:9092`, more hosts behind commas",
+                ));
+            }
+            if port.parse::<u16>().is_err() {
+                return Err(refusal(format!(
+                    "the url of a Kafka transport has the port `{port:.20}`, which is no number from 0 to 65535"
+                )));
+            }
+            servers.push(format!("{name}:{port}"));
+        }
+        let user = match (url.user(), url.password()) {
+            (None, _) => None,
+            (Some(user), Some(password)) => Some((user.to_owned(), password.to_owned())),
+            (Some(_), None) => {
+                return Err(refusal(
+                    "the url of a Kafka transport has a user and no password; write `kafka://user:password@host`",
+                ));
+            }
+        };
+        if user.is_none() && config.sasl != Sasl::Plain {
+            return Err(refusal(
+                "`sasl` needs a user and a password in the url: `kafka://user:password@host`",
+            ));
+        }
+        Ok(Self { servers: servers.join(","), tls, user })
+    }
+
+    /// The hosts, for errors.
+    pub(crate) fn servers(&self) -> &str {
+        &self.servers
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Address")
+            .field("servers", &self.servers)
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What every client has in common.
+fn common(address: &Address, config: &KafkaConfig) -> ClientConfig {
+    let mut native = ClientConfig::new();
+    native
+        .set("bootstrap.servers", &address.servers)
+        .set("client.id", &config.client_id)
+        .set("log.connection.close", "false")
+        .set("socket.timeout.ms", "10000")
+        .set("socket.nagle.disable", "true")
+        .set("reconnect.backoff.ms", "50")
+        .set("reconnect.backoff.max.ms", "2000")
+        .set("allow.auto.create.topics", "false");
+    let protocol = match (&address.user, address.tls) {
+        (Some(_), true) => "sasl_ssl",
+        (Some(_), false) => "sasl_plaintext",
+        (None, true) => "ssl",
+        (None, false) => "plaintext",
+    };
+    native.set("security.protocol", protocol);
+    if let Some((user, password)) = &address.user {
+        native
+            .set("sasl.mechanism", config.sasl.as_str())
+            .set("sasl.username", user)
+            .set("sasl.password", password);
+    }
+    let files = [
+        ("ssl.ca.location", &config.ca_file),
+        ("ssl.certificate.location", &config.cert_file),
+        ("ssl.key.location", &config.key_file),
+    ];
+    if address.tls {
+        for (name, file) in files {
+            if let Some(file) = file {
+                native.set(name, file.display().to_string());
+            }
+        }
+    }
+    native
+}
+
+fn millis(duration: Duration) -> String {
+    duration.as_millis().to_string()
+}
+
+/// A producer that loses nothing and keeps the order of each partition.
+pub(crate) fn producer(address: &Address, config: &KafkaConfig) -> ClientConfig {
+    let mut native = common(address, config);
+    native
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        // The partition that a Java producer would choose for the key.
+        .set("partitioner", "murmur2_random")
+        .set("message.max.bytes", config.max_message.to_string())
+        .set("delivery.timeout.ms", millis(config.publish_timeout))
+        .set("linger.ms", millis(config.linger))
+        .set("compression.type", config.compression.as_str())
+        .set("queue.buffering.max.kbytes", (config.publish_buffer >> 10).to_string())
+        .set("queue.buffering.max.messages", "1000000");
+    native
+}
+
+/// A consumer, `group` of which names its offsets and members.
+pub(crate) fn consumer(address: &Address, config: &KafkaConfig, group: &str) -> ClientConfig {
+    let mut native = common(address, config);
+    let heartbeat = (config.session_timeout / 10).clamp(Duration::from_millis(100), Duration::from_secs(3));
+    // Of both bounds the lower one holds. One message more than the bytes allow is fetched in any case.
+    let kilobytes = (config.fetch_buffer >> 10).to_string();
+    native
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "earliest")
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("session.timeout.ms", millis(config.session_timeout))
+        .set("heartbeat.interval.ms", millis(heartbeat))
+        .set("queued.min.messages", "1000")
+        .set("queued.max.messages.kbytes", kilobytes)
+        .set("fetch.message.max.bytes", config.max_message.max(1 << 20).to_string())
+        .set("fetch.max.bytes", config.fetch_buffer.max(config.max_message).max(1 << 20).to_string())
+        .set(
+            "receive.message.max.bytes",
+            (config.fetch_buffer.max(config.max_message) + (2 << 20)).to_string(),
+        )
+        .set("fetch.error.backoff.ms", "100");
+    native
+}
+
+/// A member of a group; `instance` is its static name.
+pub(crate) fn member(address: &Address, config: &KafkaConfig, group: &str) -> ClientConfig {
+    let mut native = consumer(address, config, group);
+    if !config.instance.is_empty() {
+        native.set("group.instance.id", &config.instance);
+    }
+    native
+}
+
+/// A consumer that looks and leaves no trace.
+pub(crate) fn looker(address: &Address, config: &KafkaConfig) -> ClientConfig {
+    let mut native = consumer(address, config, "msgkit.looker");
+    native.set("enable.partition.eof", "true").set("fetch.wait.max.ms", "10");
+    native
+}
+
+/// What the clients of one transport have said of their connections last.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Said(Arc<Mutex<Option<RDKafkaErrorCode>>>);
+
+impl Said {
+    fn hear(&self, error: &KafkaError, reason: &str) {
+        tracing::debug!(error = %error, reason, "the Kafka client tells");
+        if let Some(code) = error.rdkafka_error_code() {
+            let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            // That all brokers are down says less than why.
+            if code != RDKafkaErrorCode::AllBrokersDown || last.is_none() {
+                *last = Some(code);
+            }
+        }
+    }
+
+    /// Forgets, once a broker has answered.
+    pub(crate) fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The error of a call that failed, made clearer by what was said: a refused password looks like no answer.
+    pub(crate) fn explain(&self, failed: KafkaError, doing: &str) -> TransportError {
+        let said = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let plain = error::of(failed, doing);
+        let Some(code) = said else { return plain };
+        let (kind, hint) = error::kind_of(code);
+        let clearer = kind == TransportErrorKind::Refused || !hint.is_empty();
+        if !clearer || !matches!(plain.kind(), TransportErrorKind::Unavailable | TransportErrorKind::Timeout)
+        {
+            return plain;
+        }
+        TransportError::new(kind, format!("{doing} failed: {hint}")).with_source(KafkaError::Global(code))
+    }
+}
+
+/// The context of clients that have nothing of their own to tell.
+#[derive(Debug, Clone)]
+pub(crate) struct Listening(pub(crate) Said);
+
+impl ClientContext for Listening {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        log(level, facility, text);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.hear(&error, reason);
+    }
+}
+
+impl ConsumerContext for Listening {}
+
+impl ProducerContext for Listening {
+    type DeliveryOpaque = Box<Ticket>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
+        ticket.answer(result.as_ref().err().map(|(error, _)| error.clone()));
+    }
+}
+
+/// What the client logs is for those who look for it: what matters comes as an error too.
+pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, text: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+            tracing::error!(target: "librdkafka", facility, "{text}");
+        }
+        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+            tracing::info!(target: "librdkafka", facility, "{text}");
+        }
+        _ => tracing::debug!(target: "librdkafka", facility, "{text}"),
+    }
+}

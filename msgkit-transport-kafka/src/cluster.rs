@@ -1,0 +1,324 @@
+//! What everything of one transport shares: where the brokers are, which topics there are, which groups are declared.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use msgkit::envelope::Clock;
+use msgkit::transport::{Destination, TransportError};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::RDKafkaErrorCode;
+use tokio::sync::Notify;
+
+use crate::client::{self, Address, Listening, Said};
+use crate::config::KafkaConfig;
+use crate::error::{self, broke_off, invalid};
+use crate::groups::Groups;
+use crate::names::{Names, alike};
+use crate::publisher::Sender;
+use crate::subscriber::Member;
+
+/// How long a topic that was created may take until every broker knows it.
+const KNOWN_AFTER: Duration = Duration::from_secs(15);
+/// How long one question to the brokers may take.
+pub(crate) const ASK: Duration = Duration::from_secs(10);
+
+/// A transport's side of a cluster.
+pub(crate) struct Cluster {
+    pub(crate) address: Address,
+    pub(crate) config: KafkaConfig,
+    pub(crate) clock: Clock,
+    pub(crate) names: Names,
+    pub(crate) said: Said,
+    pub(crate) sender: Sender,
+    pub(crate) groups: Groups,
+    pub(crate) late: AtomicU64,
+    topics: Mutex<Topics>,
+    /// Counts the topics that were made here, for subscriptions to look again.
+    made: AtomicU64,
+    asker: Mutex<Option<Arc<BaseConsumer<Listening>>>>,
+    members: Mutex<Vec<Weak<Member>>>,
+    closed: AtomicBool,
+    pub(crate) closing: Notify,
+}
+
+#[derive(Default)]
+struct Topics {
+    /// Partitions by name.
+    all: Arc<BTreeMap<String, usize>>,
+    asked: Option<Instant>,
+}
+
+/// What a topic is for, which decides how it is created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// User data.
+    Topic,
+    /// Copies that wait until they are due: one partition, so that the first in is the first out, kept for ever.
+    Retry,
+    /// Kept until each is removed: by compaction, where removing is a tombstone for its key.
+    Kept,
+}
+
+impl Kind {
+    pub(crate) fn of(destination: &Destination) -> Self {
+        match destination {
+            Destination::Retry { .. } => Self::Retry,
+            Destination::DeadLetter(_) => Self::Kept,
+            _ => Self::Topic,
+        }
+    }
+}
+
+impl Cluster {
+    pub(crate) fn new(address: Address, config: KafkaConfig, clock: Clock) -> Self {
+        Self {
+            names: Names::new(&config),
+            address,
+            config,
+            clock,
+            said: Said::default(),
+            sender: Sender::default(),
+            groups: Groups::default(),
+            late: AtomicU64::new(0),
+            topics: Mutex::default(),
+            made: AtomicU64::new(0),
+            asker: Mutex::default(),
+            members: Mutex::default(),
+            closed: AtomicBool::new(false),
+            closing: Notify::new(),
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Marks it closed; tells whether it was open.
+    pub(crate) fn shut(&self) -> bool {
+        let was_open = !self.closed.swap(true, Ordering::AcqRel);
+        self.closing.notify_waiters();
+        was_open
+    }
+
+    pub(crate) fn adopt(&self, member: &Arc<Member>) {
+        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        members.retain(|member| member.strong_count() > 0);
+        members.push(Arc::downgrade(member));
+    }
+
+    pub(crate) fn members(&self) -> Vec<Arc<Member>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Runs a question to the brokers, which blocks, on a thread for that.
+    pub(crate) async fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        doing: &'static str,
+        question: impl FnOnce(&Self) -> Result<T, TransportError> + Send + 'static,
+    ) -> Result<T, TransportError> {
+        let cluster = self.clone();
+        tokio::task::spawn_blocking(move || question(&cluster)).await.map_err(|_| broke_off(doing))?
+    }
+
+    /// A client for questions that take no part in a group.
+    pub(crate) fn asker(&self) -> Result<Arc<BaseConsumer<Listening>>, TransportError> {
+        let mut slot = self.asker.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(asker) = &*slot {
+            return Ok(asker.clone());
+        }
+        Ok(slot.insert(Arc::new(self.looker()?)).clone())
+    }
+
+    /// A consumer of its own, for reading what nobody consumes.
+    pub(crate) fn looker(&self) -> Result<BaseConsumer<Listening>, TransportError> {
+        let native = client::looker(&self.address, &self.config);
+        let made = native.create_with_context(Listening(self.said.clone()));
+        made.map_err(|error| error::of(error, "making a Kafka client"))
+    }
+
+    /// Lets go of the client for questions.
+    pub(crate) fn drop_asker(&self) -> Option<Arc<BaseConsumer<Listening>>> {
+        self.asker.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// All topics with their partitions, as of now. Blocks.
+    pub(crate) fn list_topics(&self) -> Result<Arc<BTreeMap<String, usize>>, TransportError> {
+        let asker = self.asker()?;
+        let doing = || format!("asking the Kafka brokers at {} for their topics", self.address.servers());
+        // The client tells why a connection failed only while it is polled.
+        let answer = asker.fetch_metadata(None, self.config.connect_timeout.min(ASK));
+        let answer = answer.map_err(|error| {
+            while asker.poll(Duration::from_millis(10)).is_some() {}
+            self.said.explain(error, &doing())
+        })?;
+        self.said.forget();
+        let all = answer
+            .topics()
+            .iter()
+            .filter(|topic| topic.error().is_none())
+            // A partition without a leader cannot be read or written yet.
+            .filter(|topic| {
+                !topic.partitions().is_empty() && topic.partitions().iter().all(|one| one.leader() >= 0)
+            })
+            .map(|topic| (topic.name().to_owned(), topic.partitions().len()))
+            .collect();
+        let all = Arc::new(all);
+        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        *topics = Topics { all: Arc::clone(&all), asked: Some(Instant::now()) };
+        Ok(all)
+    }
+
+    /// All topics, as they were known at most `age` ago. Blocks.
+    pub(crate) fn topics_within(
+        &self,
+        age: Duration,
+    ) -> Result<Arc<BTreeMap<String, usize>>, TransportError> {
+        {
+            let topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+            if topics.asked.is_some_and(|asked| asked.elapsed() < age) {
+                return Ok(topics.all.clone());
+            }
+        }
+        self.list_topics()
+    }
+
+    /// How many topics have been made here: when it changes there is something new to see.
+    pub(crate) fn made(&self) -> u64 {
+        self.made.load(Ordering::Acquire)
+    }
+
+    fn known(&self, wanted: &[(&str, Kind)]) -> Option<HashMap<String, usize>> {
+        let topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.iter().map(|(name, _)| Some(((*name).to_owned(), *topics.all.get(*name)?))).collect()
+    }
+
+    /// The partitions of the topics `wanted`, which are created where they are not there.
+    pub(crate) async fn ensure(
+        self: &Arc<Self>,
+        wanted: &[(&str, Kind)],
+    ) -> Result<HashMap<String, usize>, TransportError> {
+        if let Some(known) = self.known(wanted) {
+            return Ok(known);
+        }
+        let wanted: BTreeMap<String, Kind> =
+            wanted.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect();
+        let all = self.ask("asking for topics", Self::list_topics).await?;
+        let missing: Vec<(String, Kind)> = wanted
+            .iter()
+            .filter(|(name, _)| !all.contains_key(*name))
+            .map(|(name, kind)| (name.clone(), *kind))
+            .collect();
+        if !missing.is_empty() {
+            self.refuse_alike(&all, &missing)?;
+            self.create(&missing).await?;
+            self.wait_for(missing.into_iter().map(|(name, _)| name).collect()).await?;
+            self.made.fetch_add(1, Ordering::AcqRel);
+            for member in self.members() {
+                member.wake();
+            }
+        }
+        let wanted: Vec<(&str, Kind)> = wanted.iter().map(|(name, kind)| (name.as_str(), *kind)).collect();
+        self.known(&wanted).ok_or_else(|| invalid("a topic was deleted while it was used"))
+    }
+
+    /// Two topics that differ by `.` and `_` alone cannot both be there.
+    fn refuse_alike(
+        &self,
+        all: &BTreeMap<String, usize>,
+        missing: &[(String, Kind)],
+    ) -> Result<(), TransportError> {
+        let mut taken: HashMap<String, &str> = all.keys().map(|name| (alike(name), name.as_str())).collect();
+        for (name, _) in missing {
+            if let Some(other) = taken.insert(alike(name), name) {
+                return Err(invalid(format!(
+                    "the topics `{name}` and `{other}` differ by `.` and `_` alone, which Kafka takes for one name; rename one, \
+                     or send it elsewhere with `destinations`"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    async fn create(&self, missing: &[(String, Kind)]) -> Result<(), TransportError> {
+        let names = || missing.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        if !self.config.create_topics {
+            return Err(invalid(format!(
+                "there is no Kafka topic {}, and `create_topics` is off; create it by hand, or turn that on",
+                names()
+            )));
+        }
+        let native = client::looker(&self.address, &self.config);
+        let admin: AdminClient<Listening> = native
+            .create_with_context(Listening(self.said.clone()))
+            .map_err(|error| error::of(error, "making the Kafka admin client"))?;
+        let default = |number: u16| if number == 0 { -1 } else { i32::from(number) };
+        let topics: Vec<NewTopic<'_>> = missing
+            .iter()
+            .map(|(name, kind)| {
+                let partitions = if *kind == Kind::Topic { default(self.config.partitions) } else { 1 };
+                let topic = NewTopic::new(
+                    name,
+                    partitions,
+                    TopicReplication::Fixed(default(self.config.replication)),
+                );
+                match kind {
+                    Kind::Topic => topic,
+                    Kind::Retry => topic.set("retention.ms", "-1").set("retention.bytes", "-1"),
+                    Kind::Kept => topic.set("cleanup.policy", "compact"),
+                }
+            })
+            .collect();
+        let options = AdminOptions::new().request_timeout(Some(ASK)).operation_timeout(Some(ASK));
+        let doing = || format!("creating the Kafka topics {}", names());
+        let answers = admin
+            .create_topics(&topics, &options)
+            .await
+            .map_err(|error| self.said.explain(error, &doing()))?;
+        // Its drop waits for its thread.
+        drop(tokio::task::spawn_blocking(move || drop(admin)));
+        for answer in answers {
+            match answer {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((name, code)) => {
+                    let error = rdkafka::error::KafkaError::AdminOp(code);
+                    return Err(error::of(error, &format!("creating the Kafka topic `{name}`")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the brokers know each topic and who leads it.
+    async fn wait_for(self: &Arc<Self>, names: BTreeSet<String>) -> Result<(), TransportError> {
+        self.ask("waiting for new topics", move |cluster| {
+            let until = Instant::now() + KNOWN_AFTER;
+            loop {
+                let all = cluster.list_topics()?;
+                let Some(missing) = names.iter().find(|name| !all.contains_key(*name)) else { return Ok(()) };
+                if Instant::now() >= until {
+                    return Err(TransportError::new(
+                        msgkit::transport::TransportErrorKind::Timeout,
+                        format!(
+                            "the Kafka topic `{missing}` was created and has no leader after {KNOWN_AFTER:?}"
+                        ),
+                    ));
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        })
+        .await
+    }
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster")
+            .field("address", &self.address)
+            .field("prefix", &self.config.prefix)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,172 @@
+//! Which groups there are, and where each began. Kafka forgets a group that was away for long, and knows no patterns; so
+//! each pattern of a group is written down, once, in a compacted topic, with the offsets at which the group begins in the
+//! Kafka topics that were there.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use msgkit::Pattern;
+use msgkit::transport::{Group, Start, Subscription, TransportError};
+use rdkafka::message::{Message as _, OwnedHeaders};
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::{Cluster, Kind};
+use crate::error::invalid;
+use crate::look::{Look, Span};
+
+/// What is written down, as of the offset up to which it was read.
+#[derive(Debug, Default)]
+pub(crate) struct Groups(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    read_to: i64,
+    patterns: BTreeMap<String, BTreeMap<String, Record>>,
+}
+
+/// What is known of one pattern of a group: where it begins in each Kafka topic that was there when it was declared, by
+/// partition. In a topic that came later it begins with the first message.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    starts: BTreeMap<String, BTreeMap<i32, i64>>,
+}
+
+/// The record of one pattern has this key.
+fn key(group: &Group, pattern: &str) -> String {
+    format!("{group} {pattern}")
+}
+
+impl Groups {
+    /// The patterns of `group`, and where each begins.
+    pub(crate) fn of(&self, group: &Group) -> Vec<(Pattern, Record)> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(patterns) = known.patterns.get(group.as_str()) else { return Vec::new() };
+        patterns.iter().filter_map(|(text, record)| Some((text.parse().ok()?, record.clone()))).collect()
+    }
+
+    /// All groups.
+    pub(crate) fn all(&self) -> Vec<Group> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.patterns.keys().filter_map(|name| Group::new(name.clone()).ok()).collect()
+    }
+
+    fn knows(&self, group: &Group, pattern: &str) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.patterns.get(group.as_str()).is_some_and(|patterns| patterns.contains_key(pattern))
+    }
+}
+
+impl Cluster {
+    /// Reads what was written down since the last time. Blocks.
+    pub(crate) fn read_groups(&self) -> Result<(), TransportError> {
+        let topic = self.names.groups();
+        if !self.topics_within(std::time::Duration::from_secs(3600))?.contains_key(&topic)
+            && !self.list_topics()?.contains_key(&topic)
+        {
+            return Ok(());
+        }
+        let (_, end) = self.watermarks(&topic, 0)?;
+        let from = self.groups.0.lock().unwrap_or_else(PoisonError::into_inner).read_to;
+        let mut look = Look::begin(self, &[Span { topic, partition: 0, from, to: end }])?;
+        let mut read = Vec::new();
+        while let Some(message) = look.next()? {
+            let key = message.key().and_then(|key| std::str::from_utf8(key).ok());
+            let Some((group, pattern)) = key.and_then(|key| key.split_once(' ')) else { continue };
+            let record = message.payload().and_then(|value| serde_json::from_slice::<Record>(value).ok());
+            read.push((group.to_owned(), pattern.to_owned(), record));
+        }
+        // Two may have read the same; what is written down is the same for both.
+        let mut known = self.groups.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (group, pattern, record) in read {
+            let patterns = known.patterns.entry(group).or_default();
+            match record {
+                Some(record) => patterns.insert(pattern, record),
+                None => patterns.remove(&pattern),
+            };
+        }
+        known.read_to = known.read_to.max(end);
+        Ok(())
+    }
+
+    /// Writes down the patterns of `subscription` that its group does not have yet.
+    pub(crate) async fn register(
+        self: &Arc<Self>,
+        subscription: &Subscription,
+    ) -> Result<(), TransportError> {
+        let Some(group) = subscription.group.clone() else { return Ok(()) };
+        if subscription.patterns.iter().all(|pattern| self.groups.knows(&group, pattern.as_str())) {
+            return Ok(());
+        }
+        let topic = self.names.groups();
+        self.ensure(&[(&topic, Kind::Kept)]).await?;
+        let (patterns, start) = (subscription.patterns.clone(), subscription.start);
+        let asked = group.clone();
+        let records = self
+            .ask("declaring a group", move |cluster| {
+                // First the offsets, then whether somebody else has declared it: what is published after that other
+                // declaration lies behind the offsets that were read before it.
+                let mut records = Vec::new();
+                let topics = cluster.list_topics()?;
+                for pattern in &patterns {
+                    if !cluster.groups.knows(&asked, pattern.as_str()) {
+                        records.push((pattern.clone(), cluster.starts(&topics, pattern, start)?));
+                    }
+                }
+                cluster.read_groups()?;
+                Ok(records)
+            })
+            .await?;
+        for (pattern, record) in records {
+            if self.groups.knows(&group, pattern.as_str()) {
+                continue;
+            }
+            let value = serde_json::to_vec(&record).map_err(|error| {
+                invalid(format!("the declaration of group `{group}` cannot be written: {error}"))
+            })?;
+            let key = key(&group, pattern.as_str()).into_bytes();
+            self.send_raw(topic.clone(), Some(key), Some(value.into()), OwnedHeaders::new()).await?;
+            let mut known = self.groups.0.lock().unwrap_or_else(PoisonError::into_inner);
+            known
+                .patterns
+                .entry(group.as_str().to_owned())
+                .or_default()
+                .insert(pattern.as_str().to_owned(), record);
+        }
+        Ok(())
+    }
+
+    /// Where `pattern` begins in each Kafka topic that is there. Blocks.
+    fn starts(
+        &self,
+        topics: &BTreeMap<String, usize>,
+        pattern: &Pattern,
+        start: Start,
+    ) -> Result<Record, TransportError> {
+        let mut record = Record::default();
+        if start == Start::Earliest {
+            return Ok(record);
+        }
+        let patterns = std::slice::from_ref(pattern);
+        for (name, partitions) in topics.iter().filter(|(name, _)| self.names.may_hold(name, patterns)) {
+            let mut starts = BTreeMap::new();
+            for partition in 0..i32::try_from(*partitions).unwrap_or(i32::MAX) {
+                starts.insert(partition, self.start_of(name, partition, start)?);
+            }
+            record.starts.insert(name.clone(), starts);
+        }
+        Ok(record)
+    }
+
+    /// Where a group that has committed nothing begins in a partition: at the earliest that one of its patterns says;
+    /// `None` = with the first message.
+    pub(crate) fn declared_start(&self, group: &Group, topic: &str, partition: i32) -> Option<i64> {
+        let mut least: Option<i64> = None;
+        for (pattern, record) in self.groups.of(group) {
+            if self.names.may_hold(topic, std::slice::from_ref(&pattern)) {
+                let start = *record.starts.get(topic)?.get(&partition)?;
+                least = Some(least.map_or(start, |least| least.min(start)));
+            }
+        }
+        least
+    }
+}

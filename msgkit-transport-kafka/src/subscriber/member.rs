@@ -1,0 +1,451 @@
+//! What a subscription has: shared by its thread, which fills it, the service, which receives from it, and deliveries,
+//! which settle from anywhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use msgkit::transport::{Group, Incoming, Settle, Token, TransportError};
+use tokio::sync::{Notify, oneshot};
+
+use super::partition::{Commit, Counting, Partition};
+use super::signal::Signal;
+use crate::cluster::Cluster;
+use crate::error::closed;
+
+/// A subscription's messages in this process.
+#[derive(Debug)]
+pub(crate) struct Member {
+    /// The group, but of a delay step.
+    pub(crate) group: Option<Group>,
+    cluster: Weak<Cluster>,
+    state: Mutex<State>,
+    /// For the thread: there is something to do.
+    pub(super) signal: Arc<Signal>,
+    /// For the transport that closes: the thread is over.
+    over: Notify,
+    /// For the service: there is something to receive.
+    pub(super) arrived: Notify,
+    prefetch: usize,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// Each assignment of a partition, by the number that its tokens carry.
+    pub(super) partitions: BTreeMap<u64, Partition>,
+    /// What waits to be handed out, in the order of arrival.
+    waiting: BTreeMap<u64, Waiting>,
+    in_hand: usize,
+    arrivals: u64,
+    epochs: u64,
+    /// Partitions of which something is wanted, while the starts of what waits are not written down.
+    demand: BTreeSet<u64>,
+    stopped: bool,
+    leaving: bool,
+    ended: bool,
+    gone: bool,
+    /// Why receiving fails, told once.
+    error: Option<TransportError>,
+    flushes: Vec<oneshot::Sender<Result<(), TransportError>>>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    epoch: u64,
+    offset: u64,
+    message: Incoming,
+}
+
+/// A message on its way to the service.
+#[derive(Debug)]
+pub(super) struct Handed {
+    pub(super) token: Token,
+    pub(super) message: Incoming,
+    pub(super) count: u32,
+    pub(super) position: String,
+}
+
+/// What there is to receive.
+pub(super) enum Found {
+    Messages,
+    Nothing,
+    End,
+}
+
+/// A message as it came from the client.
+pub(super) struct Arrived {
+    pub(super) epoch: u64,
+    pub(super) offset: u64,
+    /// `None` where it is none of the subscription's.
+    pub(super) message: Option<Incoming>,
+}
+
+impl Member {
+    pub(super) fn new(cluster: &Arc<Cluster>, group: Option<Group>, prefetch: usize) -> Self {
+        Self {
+            group,
+            cluster: Arc::downgrade(cluster),
+            state: Mutex::default(),
+            signal: Arc::default(),
+            arrived: Notify::new(),
+            over: Notify::new(),
+            prefetch: prefetch.max(1),
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the thread look for something to do.
+    pub(crate) fn wake(&self) {
+        self.signal.ring();
+    }
+
+    /// How many messages are in hand unsettled.
+    pub(crate) fn in_hand(&self) -> u64 {
+        u64::try_from(self.state().in_hand).unwrap_or(u64::MAX)
+    }
+
+    /// Takes what may be handed out, at most `max`.
+    pub(super) fn take(&self, max: usize, into: &mut Vec<Handed>) -> Result<Found, TransportError> {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        if let Some(error) = state.error.take() {
+            return Err(error);
+        }
+        let mut sequences = Vec::new();
+        let mut held_back: BTreeSet<u64> = BTreeSet::new();
+        if !state.stopped {
+            for (sequence, waiting) in &state.waiting {
+                if sequences.len() >= max {
+                    break;
+                }
+                let counted =
+                    state.partitions.get(&waiting.epoch).is_some_and(|p| waiting.offset < p.counted_to);
+                // What comes behind it in its partition waits too.
+                if !counted || held_back.contains(&waiting.epoch) {
+                    held_back.insert(waiting.epoch);
+                } else {
+                    sequences.push(*sequence);
+                }
+            }
+        }
+        for sequence in sequences {
+            let Some(Waiting { epoch, offset, message }) = state.waiting.remove(&sequence) else { continue };
+            let Some(partition) = state.partitions.get_mut(&epoch) else { continue };
+            partition.in_hand.insert(offset, sequence);
+            state.in_hand += 1;
+            into.push(Handed {
+                token: Token { id: offset, epoch },
+                message,
+                count: partition.count(offset),
+                position: crate::look::position(
+                    &partition.topic,
+                    partition.number,
+                    i64::try_from(offset).unwrap_or(0),
+                ),
+            });
+        }
+        if !into.is_empty() {
+            return Ok(Found::Messages);
+        }
+        if state.stopped || state.leaving || state.ended {
+            let closed_by_transport = state.ended && !state.stopped && !state.leaving;
+            return if closed_by_transport { Err(closed()) } else { Ok(Found::End) };
+        }
+        let before = state.demand.len();
+        state.demand.extend(held_back);
+        if state.demand.len() > before {
+            self.signal.ring();
+        }
+        Ok(Found::Nothing)
+    }
+
+    pub(super) fn stop(&self) {
+        let mut state = self.state();
+        state.stopped = true;
+        // What nobody will receive any more is left for the next member.
+        state.waiting.clear();
+        drop(state);
+        self.arrived.notify_one();
+        self.signal.ring();
+    }
+
+    pub(super) fn leave(&self) {
+        let mut state = self.state();
+        state.stopped = true;
+        state.leaving = true;
+        state.waiting.clear();
+        drop(state);
+        self.arrived.notify_one();
+        self.signal.ring();
+    }
+
+    /// The thread is told to go by the transport, not by the service.
+    pub(crate) fn dismiss(&self) {
+        let mut state = self.state();
+        state.ended = true;
+        state.waiting.clear();
+        drop(state);
+        self.arrived.notify_one();
+        self.signal.ring();
+    }
+
+    pub(super) fn must_go(&self) -> bool {
+        let state = self.state();
+        state.leaving || state.ended
+    }
+
+    /// Waits until the thread is gone.
+    pub(crate) async fn is_gone(&self) {
+        loop {
+            let over = self.over.notified();
+            if self.state().gone {
+                return;
+            }
+            over.await;
+        }
+    }
+
+    /// The thread is gone.
+    pub(super) fn gone(&self) {
+        let mut state = self.state();
+        state.ended = true;
+        state.gone = true;
+        state.waiting.clear();
+        state.partitions.clear();
+        state.in_hand = 0;
+        state.flushes.clear();
+        drop(state);
+        self.arrived.notify_one();
+        self.over.notify_waiters();
+    }
+
+    pub(super) fn fail(&self, error: TransportError) {
+        self.state().error = Some(error);
+        self.arrived.notify_one();
+    }
+
+    /// Resolves with the broker's word on everything that was settled before the call.
+    pub(super) fn flush(&self) -> oneshot::Receiver<Result<(), TransportError>> {
+        let (told, word) = oneshot::channel();
+        let mut state = self.state();
+        if !state.ended {
+            state.flushes.push(told);
+        }
+        drop(state);
+        self.signal.ring();
+        word
+    }
+
+    /// How many messages there is room for.
+    pub(super) fn room(&self) -> usize {
+        let state = self.state();
+        if state.stopped { 0 } else { self.prefetch.saturating_sub(state.in_hand + state.waiting.len()) }
+    }
+
+    /// A new assignment of a partition; its epoch.
+    pub(super) fn assigned(
+        &self,
+        topic: &str,
+        number: i32,
+        begin: u64,
+        before: crate::starts::Starts,
+        free: bool,
+    ) -> u64 {
+        let mut state = self.state();
+        state.epochs += 1;
+        let epoch = state.epochs;
+        let partition = Partition::new(topic.to_owned(), number, begin, before, self.prefetch, free);
+        state.partitions.insert(epoch, partition);
+        epoch
+    }
+
+    /// Takes what came from the client.
+    pub(super) fn arrived(&self, messages: impl Iterator<Item = Arrived>) {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let mut any = false;
+        for Arrived { epoch, offset, message } in messages {
+            let Some(partition) = state.partitions.get_mut(&epoch) else { continue };
+            if partition.leaving || !partition.received(offset) {
+                continue;
+            }
+            let Some(message) = message else {
+                partition.settled(offset);
+                continue;
+            };
+            if state.stopped {
+                continue;
+            }
+            any = true;
+            if partition.counted_to > 0 && offset >= partition.counted_to {
+                state.demand.insert(epoch);
+            }
+            state.arrivals += 1;
+            state.waiting.insert(state.arrivals, Waiting { epoch, offset, message });
+        }
+        drop(guard);
+        if any {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Lets nothing more of these partitions out.
+    pub(super) fn begin_to_leave(&self, epochs: &[u64]) {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        for epoch in epochs {
+            if let Some(partition) = state.partitions.get_mut(epoch) {
+                partition.leaving = true;
+            }
+        }
+        state.waiting.retain(|_, waiting| !epochs.contains(&waiting.epoch));
+    }
+
+    /// Whether nothing of these partitions is in hand.
+    pub(super) fn are_settled(&self, epochs: &[u64]) -> bool {
+        let state = self.state();
+        epochs
+            .iter()
+            .filter_map(|epoch| state.partitions.get(epoch))
+            .all(|partition| partition.in_hand.is_empty())
+    }
+
+    /// Forgets partitions; what is in hand of them settles to no effect. Tells whether settlements were lost with them.
+    pub(super) fn lost(&self, epochs: &[u64]) -> bool {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let mut behind = false;
+        for epoch in epochs {
+            if let Some(partition) = state.partitions.remove(epoch) {
+                state.in_hand -= partition.in_hand.len();
+                behind |= partition.is_behind();
+            }
+        }
+        state.waiting.retain(|_, waiting| !epochs.contains(&waiting.epoch));
+        behind
+    }
+
+    /// The flushes that were asked for since the last call.
+    pub(super) fn take_flushes(&self) -> Vec<oneshot::Sender<Result<(), TransportError>>> {
+        std::mem::take(&mut self.state().flushes)
+    }
+
+    /// What there is to tell the broker: of `only`, where given.
+    pub(super) fn commits(&self, only: Option<&[u64]>, counting: Counting) -> Vec<Commit> {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let demand =
+            if counting == Counting::Ahead { std::mem::take(&mut state.demand) } else { BTreeSet::new() };
+        let mut wanted: BTreeMap<u64, u64> = BTreeMap::new();
+        for waiting in state.waiting.values().filter(|waiting| demand.contains(&waiting.epoch)) {
+            let highest = wanted.entry(waiting.epoch).or_default();
+            *highest = (*highest).max(waiting.offset);
+        }
+        let chosen =
+            state.partitions.iter_mut().filter(|(epoch, _)| only.is_none_or(|only| only.contains(epoch)));
+        chosen
+            .filter_map(|(epoch, partition)| {
+                // Where nothing was counted since a flush, nobody has asked yet.
+                let counting = match counting {
+                    Counting::Ahead if partition.counted_to == 0 && !demand.contains(epoch) => {
+                        Counting::InHand
+                    }
+                    other => other,
+                };
+                partition.commit(*epoch, counting, wanted.get(epoch).copied())
+            })
+            .collect()
+    }
+
+    /// Whether anything is to be told: starts that somebody waits for (at once), progress (soon).
+    pub(super) fn wants_commit(&self) -> (bool, bool) {
+        let state = self.state();
+        (!state.demand.is_empty(), state.partitions.values().any(Partition::is_behind))
+    }
+
+    /// The starts that were to be written down are not: whoever waits for them asks again.
+    pub(super) fn not_told(&self, commits: &[Commit]) {
+        let mut state = self.state();
+        state.demand.extend(commits.iter().filter(|commit| commit.counted_to > 0).map(|commit| commit.epoch));
+    }
+
+    /// The broker has taken `commits`.
+    pub(super) fn told(&self, commits: Vec<Commit>) {
+        let mut state = self.state();
+        for commit in commits {
+            if let Some(partition) = state.partitions.get_mut(&commit.epoch) {
+                partition.told(commit);
+            }
+        }
+        drop(state);
+        self.arrived.notify_one();
+    }
+
+    /// The partitions that have as much above an unsettled message as may be.
+    pub(super) fn full(&self) -> BTreeSet<u64> {
+        let state = self.state();
+        state
+            .partitions
+            .iter()
+            .filter(|(_, partition)| partition.is_full())
+            .map(|(epoch, _)| *epoch)
+            .collect()
+    }
+
+    /// After something left the hand: the thread fetches more where enough room has come about.
+    fn made_room(&self, state: &State) -> bool {
+        let held = state.in_hand + state.waiting.len();
+        state.waiting.is_empty()
+            || held <= self.prefetch - (self.prefetch / 4).max(1)
+            || state.partitions.values().any(|partition| partition.leaving)
+    }
+}
+
+impl Settle for Member {
+    fn done(&self, tokens: &mut Vec<Token>) {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let mut late = 0;
+        for token in tokens.drain(..) {
+            let partition = state.partitions.get_mut(&token.epoch);
+            let held = partition.filter(|partition| partition.in_hand.contains_key(&token.id));
+            let Some(partition) = held else {
+                late += 1;
+                continue;
+            };
+            partition.in_hand.remove(&token.id);
+            partition.settled(token.id);
+            state.in_hand -= 1;
+        }
+        let ring = self.made_room(state);
+        drop(guard);
+        if late > 0
+            && let Some(cluster) = self.cluster.upgrade()
+        {
+            cluster.late.fetch_add(late, Ordering::Relaxed);
+        }
+        if ring {
+            self.signal.ring();
+        }
+    }
+
+    fn returned(&self, token: Token, message: Incoming) {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let Some(partition) = state.partitions.get_mut(&token.epoch) else { return };
+        let Some(sequence) = partition.in_hand.remove(&token.id) else { return };
+        state.in_hand -= 1;
+        if !partition.leaving && !state.stopped {
+            state.waiting.insert(sequence, Waiting { epoch: token.epoch, offset: token.id, message });
+        }
+        let ring = self.made_room(state);
+        drop(guard);
+        self.arrived.notify_one();
+        if ring {
+            self.signal.ring();
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Envelopes as Kafka records: CloudEvents in binary mode. Every attribute is a header `ce_…`, but `datacontenttype`, which
+//! is the header `content-type`; the payload is the value, the ordering key the key. A payload that is null is a null
+//! value, a tombstone.
+//!
+//! Read liberally: structured events, headers that are null, repeated or no text, and what is no event at all.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
+use msgkit::envelope::attributes::{self, Reader};
+use msgkit::envelope::ingest::Ingest;
+use msgkit::envelope::{NativeHeaders, NativeValue, structured};
+use msgkit::transport::{Incoming, Malformed};
+use msgkit::{Envelope, Timestamp, Topic};
+use rdkafka::message::{Header, Headers, OwnedHeaders};
+
+use crate::error::SYSTEM;
+
+/// What stands before the names of attributes.
+const PREFIX: &str = "ce_";
+const CONTENT_TYPE: &str = "content-type";
+/// Carries foreign headers that Kafka cannot hold as they are.
+const NATIVE: &str = "nativeheaders";
+/// What a header whose name cannot be read is kept under.
+const UNREADABLE: &str = "kafka:unreadable-name";
+
+/// A record as the client takes it.
+#[derive(Debug)]
+pub(crate) struct Written {
+    /// Always there; taken while one is added.
+    pub(crate) headers: Option<OwnedHeaders>,
+    /// `None` is a tombstone.
+    pub(crate) value: Option<Bytes>,
+    /// About how many bytes the headers take.
+    pub(crate) head: usize,
+}
+
+/// Writes `envelope`, its topic only where the Kafka topic's name does not say it. Where `tombstones` is off, a payload
+/// that is null is written as an attribute, because a tombstone would delete.
+pub(crate) fn write(envelope: &Envelope, names_topic: bool, tombstones: bool) -> Written {
+    let mut headers = Written { headers: Some(OwnedHeaders::new_with_capacity(16)), value: None, head: 0 };
+    let mut name = String::from(PREFIX);
+    attributes::visit(envelope, |attribute, value| match attribute {
+        "datacontenttype" => headers.add(CONTENT_TYPE, Some(value.as_bytes())),
+        "topic" if !names_topic => {}
+        "payloadnull" if tombstones => {}
+        _ => {
+            name.truncate(PREFIX.len());
+            name.push_str(attribute);
+            headers.add(&name, Some(value.as_bytes()));
+        }
+    });
+    headers.native(envelope.native());
+    headers.value = match envelope.payload_bytes() {
+        None if !tombstones => Some(Bytes::new()),
+        payload => payload,
+    };
+    headers
+}
+
+/// Writes bytes that are no envelope, with any headers.
+pub(crate) fn write_foreign(native: &NativeHeaders) -> OwnedHeaders {
+    let mut written = Written { headers: Some(OwnedHeaders::new()), value: None, head: 0 };
+    written.native(native);
+    written.headers.unwrap_or_default()
+}
+
+impl Written {
+    fn add(&mut self, name: &str, value: Option<&[u8]>) {
+        self.head += name.len() + value.map_or(0, <[u8]>::len) + 10;
+        self.headers = self.headers.take().map(|headers| headers.insert(Header { key: name, value }));
+    }
+
+    /// Writes foreign headers as Kafka has them. Where a type would be lost, an attribute carries the exact list beside
+    /// them, and only that is read back.
+    fn native(&mut self, native: &NativeHeaders) {
+        let mut exact = true;
+        for (name, value) in native.iter() {
+            if belongs_to_wire(name) || name.contains('\0') {
+                exact = false;
+                continue;
+            }
+            match value {
+                NativeValue::Null => self.add(name, None),
+                NativeValue::Text(text) => self.add(name, Some(text.as_str().as_bytes())),
+                NativeValue::Bytes(bytes) => {
+                    exact &= std::str::from_utf8(bytes).is_err();
+                    self.add(name, Some(bytes));
+                }
+                other => {
+                    exact = false;
+                    self.add(name, Some(format!("{other:?}").as_bytes()));
+                }
+            }
+        }
+        if !exact {
+            self.add(&format!("{PREFIX}{NATIVE}"), Some(native.to_json().as_bytes()));
+        }
+    }
+}
+
+/// Whether a foreign header of this name would be read as something else.
+fn belongs_to_wire(name: &str) -> bool {
+    name.starts_with(PREFIX) || name == CONTENT_TYPE || is_trace(name) || name == UNREADABLE
+}
+
+/// The headers in which tracing libraries of others carry the context, without a prefix.
+fn is_trace(name: &str) -> bool {
+    matches!(name, "traceparent" | "tracestate")
+}
+
+/// A record as it came off the wire.
+#[derive(Debug)]
+pub(crate) struct Raw {
+    /// The topic that it is taken for where it names none.
+    pub(crate) implied: Topic,
+    /// `partition/offset`, behind the Kafka topic's name.
+    pub(crate) position: String,
+    pub(crate) key: Option<Bytes>,
+    pub(crate) value: Option<Bytes>,
+    pub(crate) headers: Vec<(String, Option<Bytes>)>,
+}
+
+/// The headers of a record. A name that is no text makes the client panic, so that header's value is kept without it.
+pub(crate) fn headers_of<H: Headers>(headers: Option<&H>) -> Vec<(String, Option<Bytes>)> {
+    let Some(headers) = headers else { return Vec::new() };
+    let mut all = Vec::with_capacity(headers.count());
+    for at in 0..headers.count() {
+        match catch_unwind(AssertUnwindSafe(|| headers.try_get(at))) {
+            Ok(Some(header)) => all.push((header.key.to_owned(), header.value.map(Bytes::copy_from_slice))),
+            Ok(None) => break,
+            Err(_) => all.push((UNREADABLE.to_owned(), None)),
+        }
+    }
+    all
+}
+
+/// Reads a record; what is no event is read by `ingest`, else malformed. Never panics, whatever came.
+pub(crate) fn read(raw: Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
+    let mut reader = Reader::new();
+    let text =
+        |value: &Option<Bytes>| value.as_ref().and_then(|value| String::from_utf8(value.to_vec()).ok());
+    let find =
+        |wanted: &str| raw.headers.iter().find(|(name, _)| name == wanted).and_then(|(_, value)| text(value));
+    let carried = find("ce_nativeheaders");
+    for (name, value) in &raw.headers {
+        match (name.strip_prefix(PREFIX).filter(|rest| !rest.is_empty()), text(value)) {
+            (Some(attribute), Some(text)) => reader.attribute(attribute, &text),
+            // A null or unreadable attribute is kept among the foreign headers.
+            (Some(_), None) => reader.native(name.as_str(), native_value(value)),
+            _ => {}
+        }
+    }
+    let key =
+        raw.key.as_ref().and_then(|key| String::from_utf8(key.to_vec()).ok()).filter(|key| !key.is_empty());
+    if reader.is_event() {
+        if find("ce_datacontenttype").is_none()
+            && let Some(content_type) = find(CONTENT_TYPE)
+        {
+            reader.attribute("datacontenttype", &content_type);
+        }
+        if find("ce_partitionkey").is_none()
+            && let Some(key) = &key
+        {
+            reader.attribute("partitionkey", key);
+        }
+        for name in ["traceparent", "tracestate"] {
+            // Of a producer that knows tracing and no CloudEvents extension for it.
+            if find(&format!("{PREFIX}{name}")).is_none()
+                && let Some(value) = find(name)
+            {
+                reader.attribute(name, &value);
+            }
+        }
+        if carried.is_none() {
+            for (name, value) in &raw.headers {
+                if !name.starts_with(PREFIX) && name != CONTENT_TYPE && !is_trace(name) {
+                    reader.native(name.as_str(), native_value(value));
+                }
+            }
+        }
+        return match reader.finish(&raw.implied, raw.value.clone()) {
+            Ok(envelope) => Incoming::Envelope(envelope),
+            Err(error) => malformed(raw, key, error.to_string()),
+        };
+    }
+    let structured = find(CONTENT_TYPE)
+        .is_some_and(|text| text.to_ascii_lowercase().starts_with("application/cloudevents"));
+    let error = if structured {
+        match structured::from_slice(raw.value.as_deref().unwrap_or_default(), &raw.implied) {
+            Ok(mut envelope) => {
+                if envelope.key().is_none()
+                    && let Some(key) = key
+                {
+                    envelope.set_key(Some(key.into()));
+                }
+                return Incoming::Envelope(envelope);
+            }
+            Err(error) => error.to_string(),
+        }
+    } else {
+        "the record has no CloudEvents attributes, and no ingest rule says what it is".to_owned()
+    };
+    let native = foreign(&raw);
+    let position = Some(raw.position.as_str());
+    match ingest.envelope(SYSTEM, &raw.implied, position, raw.value.clone(), native, now) {
+        Some(mut envelope) => {
+            if envelope.key().is_none()
+                && let Some(key) = key
+            {
+                envelope.set_key(Some(key.into()));
+            }
+            Incoming::Envelope(envelope)
+        }
+        None => malformed(raw, key, error),
+    }
+}
+
+fn malformed(raw: Raw, key: Option<String>, error: String) -> Incoming {
+    let native = foreign(&raw);
+    let mut malformed = Malformed::new(raw.implied, raw.value, native, error);
+    malformed.key = key.map(Into::into);
+    Incoming::Malformed(Box::new(malformed))
+}
+
+/// Every header of a record that is no event, as it came.
+fn foreign(raw: &Raw) -> NativeHeaders {
+    let carried = raw.headers.iter().find(|(name, _)| name == "ce_nativeheaders");
+    if let Some((_, Some(json))) = carried
+        && let Some(native) = std::str::from_utf8(json).ok().and_then(NativeHeaders::from_json)
+    {
+        return native;
+    }
+    raw.headers.iter().map(|(name, value)| (name.as_str(), native_value(value))).collect()
+}
+
+fn native_value(value: &Option<Bytes>) -> NativeValue {
+    match value {
+        None => NativeValue::Null,
+        Some(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => NativeValue::Text(text.into()),
+            Err(_) => NativeValue::Bytes(bytes.clone()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,34 @@
+//! The conformance suite on a real Kafka: each case in a name space of its own. Without a broker, and without one installed
+//! that could be started, every case is *not run*.
+
+mod support;
+
+use std::process::{Command, ExitCode};
+
+use msgkit_testing::conformance;
+
+fn main() -> ExitCode {
+    if let Some(code) = with_few_threads() {
+        return code;
+    }
+    support::show_logs();
+    conformance::main(vec![Box::new(support::KafkaSubject)])
+}
+
+/// Runs this binary again with as many cases at once as the broker's cores can serve, unless the caller says how many:
+/// each case makes topics and groups, and some have less than a second for it.
+fn with_few_threads() -> Option<ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument.starts_with("--test-threads") || argument == "--list") {
+        return None;
+    }
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let this = std::env::current_exe().ok()?;
+    let status = Command::new(this)
+        .args(arguments)
+        .arg("--test-threads")
+        .arg((cores + 1).to_string())
+        .status()
+        .ok()?;
+    Some(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

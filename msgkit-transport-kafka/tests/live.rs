@@ -1,0 +1,12 @@
+//! What the suite cannot see: members that join, leave and are killed while handlers run, a broker that dies, what others
+//! write, what is refused. On a real Kafka; without one the tests say so, or fail where `MSGKIT_REQUIRE_BROKERS` is 1.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
+
+mod live {
+    pub(crate) mod bench;
+    mod broker;
+    mod members;
+    mod others;
+    mod refusals;
+}
+mod support;
