@@ -4,6 +4,7 @@
 //!   ends its processes and removes its directory; so does the end of the test's own process, whatever ended it.
 //! - The environment variable `MSGKIT_MOSQUITTO_URL` or `MSGKIT_RABBITMQ_URL` names a broker that runs already. It is
 //!   used in place of one of our own, and is never stopped.
+//! - [`KinesisLocal`] is a stand-in for Amazon Kinesis; [`KinesisFaults`] before it throttles and refuses as the service does.
 //! - One broker serves a whole test binary: [`Mosquitto::shared`], [`RabbitMq::shared`]. Each test has a name space of
 //!   its own in it: [`Mosquitto::prefix`], [`RabbitMq::vhost`].
 //! - A broker that is not installed is a [`BrokerError`] of the kind [`Missing`](BrokerErrorKind::Missing), which becomes
@@ -28,6 +29,8 @@
 mod certificates;
 mod error;
 mod http;
+mod kinesis;
+mod kinesis_faults;
 mod mosquitto;
 mod proxy;
 mod rabbitmq;
@@ -35,6 +38,8 @@ mod sandbox;
 mod system;
 
 pub use self::error::{BrokerError, BrokerErrorKind};
+pub use self::kinesis::KinesisLocal;
+pub use self::kinesis_faults::{Call, KinesisFaults};
 pub use self::mosquitto::{Mosquitto, MosquittoOptions};
 pub use self::proxy::{Connection, Direction, FaultProxy};
 pub use self::rabbitmq::{RabbitMq, VirtualHost};
