@@ -74,7 +74,7 @@ pub struct KinesisConfig {
     /// How often streams and shards are looked for that are new.
     #[serde(with = "msgkit::config::duration")]
     pub discover: Duration,
-    /// How long to wait before a shard that had nothing is read again.
+    /// The longest wait before a shard that had nothing is read again; right after a message it is an eighth.
     #[serde(with = "msgkit::config::duration")]
     pub poll_interval: Duration,
     /// The least time between two reads of one shard: the service takes five a second for each shard, all groups together.

@@ -62,6 +62,15 @@ impl Core {
         format!("{}/groups", self.names.prefix())
     }
 
+    /// This process has published to `stream`: its own readers need not wait until they look again.
+    pub(crate) fn nudge(&self, stream: &str) {
+        let members: Vec<Arc<Member>> = {
+            let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+            members.iter().filter_map(Weak::upgrade).collect()
+        };
+        members.iter().for_each(|member| member.nudge(stream));
+    }
+
     pub(crate) fn enlist(&self, member: &Arc<Member>) {
         let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
         members.retain(|member| member.strong_count() > 0);

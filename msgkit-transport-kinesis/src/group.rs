@@ -31,13 +31,22 @@ impl Core {
     ) -> Result<Wanted, TransportError> {
         let wanted = self.names.wanted(subscription);
         let shards = self.config.shards;
-        try_join_all(wanted.named.iter().map(|stream| self.ensure(stream, shards, self.config.retention))).await?;
+        let ensured = wanted.named.iter().map(|stream| async move {
+            let made = self.ensure(stream, shards, self.config.retention).await?;
+            Ok::<_, TransportError>(made.then(|| stream.clone()))
+        });
+        let made: BTreeSet<String> = try_join_all(ensured).await?.into_iter().flatten().collect();
         add_patterns(store, space, &subscription.patterns).await?;
         let mut streams = wanted.named.clone();
         if wanted.others {
             streams.extend(self.list_streams().await?.into_iter().filter(|stream| self.names.is_ours(stream)));
         }
-        try_join_all(streams.iter().map(|stream| self.ensure_leases(store, space, stream, subscription.start))).await?;
+        try_join_all(streams.iter().map(|stream| {
+            // All that is in a stream that was made just now is younger than the group.
+            let start = if made.contains(stream) { Start::Earliest } else { subscription.start };
+            self.ensure_leases(store, space, stream, start)
+        }))
+        .await?;
         Ok(wanted)
     }
 
@@ -50,7 +59,7 @@ impl Core {
     }
 
     pub(crate) async fn ensure_letters(&self, group: &Group) -> Result<(), TransportError> {
-        self.ensure(&self.names.dead_letter(group), 1, self.config.dead_letter_retention).await
+        self.ensure(&self.names.dead_letter(group), 1, self.config.dead_letter_retention).await.map(drop)
     }
 
     /// Notes the group, so that operators see it, and how many delay steps it has.
@@ -92,7 +101,7 @@ impl Core {
             }
             Err(failure) => return Err(failure.error),
         };
-        let first = async |shard: Shard| {
+        let first = |shard: Shard| async move {
             let at = match start {
                 Start::Earliest => Position::Oldest,
                 Start::At(time) => Position::Time(time.as_millis()),
@@ -100,12 +109,9 @@ impl Core {
             };
             Ok::<_, Failure>(Lease::new(stream, &shard.id, shard.parents, at))
         };
-        let mut leases = Vec::new();
         // What is closed lies before everything that comes from now on.
-        for shard in shards.into_iter().filter(|shard| start != Start::Latest || !shard.closed) {
-            leases.push(first(shard).await?);
-        }
-        for lease in leases {
+        let shards = shards.into_iter().filter(|shard| start != Start::Latest || !shard.closed);
+        for lease in try_join_all(shards.map(first)).await? {
             store.swap(space, &lease.key(), 0, Some(&lease.to_json())).await?;
         }
         // Last: whoever dies before it does all of it again, and finds his rows.

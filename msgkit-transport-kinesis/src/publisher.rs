@@ -148,6 +148,7 @@ impl Core {
             };
             let (back, why) = match answer {
                 Ok(entries) => {
+                    self.nudge(stream);
                     let mut back = Vec::new();
                     let mut why = None;
                     for (item, code) in request.into_iter().zip(entries) {

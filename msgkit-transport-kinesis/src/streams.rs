@@ -56,22 +56,24 @@ impl Core {
         }
     }
 
-    /// Sees to it that `stream` is there, with that many shards and that retention where it is made.
-    pub(crate) async fn ensure(&self, stream: &str, shards: u32, retention: Duration) -> Result<(), TransportError> {
+    /// Sees to it that `stream` is there, with that many shards and that retention where it is made. Answers whether it was.
+    pub(crate) async fn ensure(&self, stream: &str, shards: u32, retention: Duration) -> Result<bool, TransportError> {
         if self.streams.lock().unwrap_or_else(PoisonError::into_inner).contains(stream) {
-            return Ok(());
+            return Ok(false);
         }
+        let mut made = false;
         match self.patiently(|| self.status(stream)).await {
             Ok(status) if is_usable(&status) => {}
             Ok(_) => self.made(stream).await?,
             Err(failure) if failure.cause == Cause::NotFound && self.config.create => {
                 self.create(stream, shards, retention).await?;
+                made = true;
             }
             Err(failure) if failure.cause == Cause::NotFound => return Err(self.missing(stream, failure.error)),
             Err(failure) => return Err(failure.error),
         }
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).insert(stream.to_owned());
-        Ok(())
+        Ok(made)
     }
 
     fn missing(&self, stream: &str, error: TransportError) -> TransportError {

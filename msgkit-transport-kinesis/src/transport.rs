@@ -253,7 +253,7 @@ impl Kinesis {
             Declaration::DeadLetters(group) => core.ensure_letters(group).await,
             Declaration::Topic(topic) => {
                 let stream = core.names.stream_of_place(topic);
-                core.ensure(&stream, core.config.shards, core.config.retention).await
+                core.ensure(&stream, core.config.shards, core.config.retention).await.map(drop)
             }
             _ => Ok(()),
         }

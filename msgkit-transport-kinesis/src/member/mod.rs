@@ -124,6 +124,17 @@ impl Member {
         }
     }
 
+    /// This process has published to `stream`: there is something to read.
+    pub(crate) fn nudge(&self, stream: &str) {
+        let mut any = false;
+        for held in self.lock().held.values_mut().filter(|held| held.lease.stream == stream) {
+            (held.nudged, any) = (true, true);
+        }
+        if any {
+            self.room.notify_waiters();
+        }
+    }
+
     /// Nothing more is fetched, and nothing more handed out.
     pub(crate) fn stop(&self) {
         self.lock().stopped = true;

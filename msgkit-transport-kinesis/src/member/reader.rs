@@ -31,6 +31,9 @@ impl Member {
         let mut iterator: Option<(String, Instant)> = None;
         let mut wait = AGAIN.0;
         let mut warned = false;
+        let config = &self.core.config;
+        let soon = (config.poll_interval / 8).max(config.read_interval);
+        let mut idle = soon;
         while let Some(limit) = self.room_of(generation).await {
             let began = Instant::now();
             let known = iterator.take().filter(|(_, since)| since.elapsed() < ITERATOR).map(|(known, _)| known);
@@ -57,9 +60,13 @@ impl Member {
                     }
                     let Some(next) = next else { return };
                     iterator = Some((next, Instant::now()));
-                    let config = &self.core.config;
-                    let pause = if empty && behind == 0 { config.poll_interval } else { config.read_interval };
-                    self.pause(pause.saturating_sub(began.elapsed())).await;
+                    let pause = if empty && behind == 0 { idle } else { config.read_interval };
+                    idle = if empty { (idle * 2).min(config.poll_interval) } else { soon };
+                    // Not before the service takes the next read, whoever has published.
+                    tokio::time::sleep(config.read_interval.min(pause).saturating_sub(began.elapsed())).await;
+                    if self.pause(generation, pause.saturating_sub(began.elapsed())).await {
+                        idle = soon;
+                    }
                 }
                 // No iterator: the shard is closed, and all of it was read.
                 Ok(None) => {
@@ -82,7 +89,7 @@ impl Member {
                         self.arrived.notify_one();
                         return;
                     }
-                    self.pause(wait.mul_f64(0.5 + fastrand::f64())).await;
+                    tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
                     wait = (wait * 2).min(AGAIN.1);
                 }
             }
@@ -95,16 +102,25 @@ impl Member {
         Some((lease.stream.clone(), lease.shard.clone(), lease.at.clone()))
     }
 
-    /// Waits, unless it is over before.
-    async fn pause(&self, pause: Duration) {
-        let room = self.room.notified();
-        let over = async {
-            room.await;
-            while !self.lock().stopped {
-                self.room.notified().await;
+    /// Waits, unless it is over before, or this process publishes to the stream. Answers whether it has.
+    async fn pause(&self, generation: u64, pause: Duration) -> bool {
+        let woken = async {
+            loop {
+                let room = self.room.notified();
+                let mut room = std::pin::pin!(room);
+                room.as_mut().enable();
+                {
+                    let mut state = self.lock();
+                    let stopped = state.stopped;
+                    let Some(held) = state.held.get_mut(&generation).filter(|_| !stopped) else { return false };
+                    if std::mem::take(&mut held.nudged) {
+                        return true;
+                    }
+                }
+                room.await;
             }
         };
-        let _ = tokio::time::timeout(pause, over).await;
+        tokio::time::timeout(pause, woken).await.unwrap_or(false)
     }
 
     /// Waits until more can be held; answers how many records. `None` = it is over.

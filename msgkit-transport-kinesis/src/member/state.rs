@@ -44,6 +44,8 @@ pub(super) struct Held {
     pub(super) ended: bool,
     /// Whether it goes to another member as soon as nothing of it is in hand.
     pub(super) leaving: bool,
+    /// Whether this process has published to its stream since it was read.
+    pub(super) nudged: bool,
     /// How far behind the end of the shard the last read was, in milliseconds.
     pub(super) behind: i64,
 }
@@ -64,6 +66,7 @@ impl Held {
             want: 0,
             ended: false,
             leaving: false,
+            nudged: false,
             behind: 0,
         }
     }

@@ -33,9 +33,9 @@ pub(crate) fn config() -> KinesisConfig {
     let mut config = KinesisConfig::default();
     config.leases = Some("memory".to_owned());
     config.lease = Duration::from_secs(6);
-    config.heartbeat = Duration::from_millis(150);
-    config.discover = Duration::from_millis(400);
-    config.poll_interval = Duration::from_millis(80);
+    config.heartbeat = Duration::from_millis(300);
+    config.discover = Duration::from_millis(600);
+    config.poll_interval = Duration::from_millis(320);
     config.read_interval = Duration::from_millis(5);
     config
 }
@@ -114,7 +114,8 @@ struct Place {
     setup: Setup,
 }
 
-/// Buries every member that the table of leases knows, as the others do with one that gave no sign of life.
+/// Does to every member that the table of leases knows what the others do with one that gave no sign of life: buries it,
+/// and has its leases written since, so that it can neither settle nor give back.
 pub(crate) async fn bury_all(leases: &dyn LeaseStore, spaces: &[String]) {
     for space in spaces {
         loop {
@@ -126,6 +127,9 @@ pub(crate) async fn bury_all(leases: &dyn LeaseStore, spaces: &[String]) {
             for row in rows.iter().filter(|row| row.key.starts_with("member/")) {
                 // It may give a sign of life between the look and the burial.
                 again |= !matches!(leases.swap(space, &row.key, row.version, None).await, Ok(true));
+            }
+            for row in rows.iter().filter(|row| row.key.starts_with("lease/")) {
+                again |= !matches!(leases.swap(space, &row.key, row.version, Some(&row.value)).await, Ok(true));
             }
             if !again {
                 break;
