@@ -14,7 +14,7 @@ use msgkit::envelope::NativeHeaders;
 use msgkit::transport::{Transport, TransportError, TransportErrorKind, TransportUrl};
 use msgkit::{Registry, Topic};
 use msgkit_testing::brokers::{FaultProxy, KinesisLocal};
-use msgkit_testing::conformance::{Broker, Fault, NotRun, Setup, Subject};
+use msgkit_testing::conformance::{Broker, Fault, NotRun, Setup, Subject, Time};
 use msgkit_transport_kinesis::{DestinationRule, Kinesis, KinesisConfig, LeaseStore, SqliteLeases};
 
 /// A client of its own, as a producer that knows nothing of msgkit has it.
@@ -35,7 +35,7 @@ pub(crate) fn config() -> KinesisConfig {
     config.lease = Duration::from_secs(6);
     config.heartbeat = Duration::from_millis(300);
     config.discover = Duration::from_millis(600);
-    config.poll_interval = Duration::from_millis(320);
+    config.poll_interval = Duration::from_millis(800);
     config.read_interval = Duration::from_millis(5);
     config
 }
@@ -62,6 +62,10 @@ impl Subject for KinesisSubject {
     fn version(&self) -> String {
         let broker = KinesisLocal::shared().map_or_else(|_| "kinesis-local".to_owned(), KinesisLocal::version);
         format!("{broker}, leases in SQLite")
+    }
+
+    fn time(&self) -> Time {
+        Time::Slow
     }
 
     async fn broker(&self, setup: &Setup) -> Result<Box<dyn Broker>, NotRun> {
