@@ -18,7 +18,7 @@ const ATTRIBUTES: usize = 8 << 10;
 /// [transports.backbone]
 /// url = "kinesis://eu-west-1/device-platform"
 /// [transports.backbone.kinesis]
-/// leases = "dynamodb:device-platform-leases"
+/// leases = "sqlite:/var/lib/platform/leases.db"
 /// shards = 4
 /// [[transports.backbone.kinesis.destinations]]
 /// match = "device.>"
@@ -29,13 +29,11 @@ const ATTRIBUTES: usize = 8 << 10;
 #[non_exhaustive]
 pub struct KinesisConfig {
     /// Where the leases of shards are kept: `memory` (one process, gone with it), `sqlite:<file>` (processes of one machine;
-    /// feature `sqlite`), `dynamodb:<table>` (any number of machines; feature `dynamodb`).
+    /// feature `sqlite`). For anything else see [`Kinesis::with_leases`](crate::Kinesis::with_leases).
     pub leases: Option<String>,
     /// The address of the service in place of the region's own: `http://127.0.0.1:4567`. Default: what
     /// `AWS_ENDPOINT_URL_KINESIS` or `AWS_ENDPOINT_URL` say.
     pub endpoint: Option<String>,
-    /// The address of DynamoDB in place of the region's own, where the leases live there.
-    pub dynamodb_endpoint: Option<String>,
     /// The id of an access key; default: the user of the URL, else `AWS_ACCESS_KEY_ID`, else (feature `aws-config`) as every
     /// AWS tool finds it.
     pub access_key_id: Option<String>,
@@ -62,7 +60,7 @@ pub struct KinesisConfig {
     pub ordered: bool,
     /// The largest record in bytes, key included: 1 MiB, or what the streams were raised to (at most 10 MiB).
     pub max_record_size: usize,
-    /// How long a publish may take, throttling included, before it gives back what was not taken.
+    /// How long a publish goes on, throttling included, while the service takes nothing; then it gives back what is left.
     #[serde(with = "msgkit::config::duration")]
     pub publish_timeout: Duration,
     /// How long a member may give no sign of life before others take its shards.
@@ -89,7 +87,6 @@ impl Default for KinesisConfig {
         Self {
             leases: None,
             endpoint: None,
-            dynamodb_endpoint: None,
             access_key_id: None,
             secret_access_key: None,
             session_token: None,
@@ -275,4 +272,89 @@ pub(crate) fn place(url: &TransportUrl) -> Result<(String, String), Error> {
         }
     }
     Ok((region.to_owned(), prefix.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use msgkit::Registry;
+    use msgkit::transport::Options;
+
+    use super::*;
+
+    fn refusal(url: &str, options: &str) -> String {
+        let registry = Registry::new().with(crate::scheme());
+        let url = TransportUrl::parse(url).unwrap();
+        let options = Options::from_toml("[transports.t.kinesis]", options).unwrap();
+        match registry.build(&url, options) {
+            Ok(transport) => panic!("taken: {transport:?}"),
+            Err(error) => msgkit::Chain(&error).to_string(),
+        }
+    }
+
+    #[test]
+    fn every_option_is_read() {
+        let options = r#"
+            leases = "memory:tests"
+            endpoint = "http://127.0.0.1:4567"
+            access_key_id = "AKID"
+            secret_access_key = "5ecr3t"
+            session_token = "t0ken"
+            destinations = [{ match = "device.*.raw", stream = "raw", foreign = "device.{key}.raw" }]
+            create = false
+            shards = 0
+            retention = "48h"
+            dead_letter_retention = "720h"
+            unkeyed = "spread"
+            ordered = false
+            max_record_size = 10485760
+            publish_timeout = "5s"
+            lease = "30s"
+            heartbeat = "5s"
+            discover = "1m"
+            poll_interval = "2s"
+            read_interval = "1s"
+            lag_limit = 7
+        "#;
+        let url = TransportUrl::parse("kinesis://eu-west-1/app").unwrap();
+        let config: KinesisConfig = Options::from_toml("place", options).unwrap().read(&url).unwrap();
+        config.check().unwrap();
+        assert_eq!((config.unkeyed, config.ordered, config.create, config.shards), (Unkeyed::Spread, false, false, 0));
+        assert_eq!(config.destinations[0].foreign.as_deref(), Some("device.{key}.raw"));
+        assert_eq!((config.lease, config.lag_limit), (Duration::from_secs(30), 7));
+        let printed = format!("{config:?}");
+        assert!(!printed.contains("5ecr3t") && !printed.contains("t0ken"), "{printed}");
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_by_name() {
+        for (options, said) in [
+            ("leases = \"redis:x\"", "redis"),
+            ("leases = \"sqlite:\"", "sqlite"),
+            ("shards = 1", "leases"),
+            ("leases = \"memory\"\nretention = \"1h\"", "retention"),
+            ("leases = \"memory\"\nlease = \"5s\"", "heartbeat"),
+            ("leases = \"memory\"\nmax_record_size = 1", "max_record_size"),
+            ("leases = \"memory\"\npoll_interval = \"0s\"", "poll_interval"),
+            ("leases = \"memory\"\naccess_key_id = \"a\"", "secret_access_key"),
+            ("leases = \"memory\"\nendpoint = \"127.0.0.1:4567\"", "http://"),
+            ("leases = \"memory\"\nlease_s = 1", "lease_s"),
+            ("leases = \"memory\"\nunkeyed = \"random\"", "spread"),
+            ("leases = \"memory\"\ndestinations = [{ match = \"a.>\", stream = \"a b\" }]", "a b"),
+            ("leases = \"memory\"\ndestinations = [{ match = \"a.>.b\", stream = \"a\" }]", "a.>.b"),
+            ("leases = \"memory\"\ndestinations = [{ match = \"a.>\", stream = \"a\", foreign = \"a/b\" }]", "foreign"),
+        ] {
+            let text = refusal("kinesis://AKID:5ecr3t@eu-west-1/app", options);
+            assert!(text.contains(said), "{options}: {text}");
+            assert!(!text.contains("5ecr3t"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_address_is_refused_without_its_secret() {
+        for url in ["kinesis://a:5ecr3t@", "kinesis://a:5ecr3t@eu_west/app", "kinesis://a:5ecr3t@eu-west-1/a b"] {
+            let text = refusal(url, "leases = \"memory\"");
+            assert!(!text.contains("5ecr3t"), "{text}");
+        }
+        assert!(refusal("kinesis://", "leases = \"memory\"").contains("kinesis://eu-west-1"));
+    }
 }

@@ -127,7 +127,7 @@ impl Core {
         let ordered = self.config.ordered;
         let mut queue = Queue::of(items, ordered);
         let mut refused = Vec::new();
-        let end = Instant::now() + self.config.publish_timeout;
+        let mut end = Instant::now() + self.config.publish_timeout;
         let mut wait = AGAIN.0;
         while !queue.is_empty() {
             let request = queue.next();
@@ -149,13 +149,19 @@ impl Core {
             let (back, why) = match answer {
                 Ok(entries) => {
                     self.nudge(stream);
-                    let mut back = Vec::new();
-                    let mut why = None;
+                    let (mut back, mut why, mut taken) = (Vec::new(), None, 0);
                     for (item, code) in request.into_iter().zip(entries) {
-                        if let Some(code) = code {
-                            why.get_or_insert(code);
-                            back.push(item);
+                        match code {
+                            Some(code) => {
+                                why.get_or_insert(code);
+                                back.push(item);
+                            }
+                            None => taken += 1,
                         }
+                    }
+                    if taken > 0 {
+                        // As long as it takes something, it is waited for.
+                        end = Instant::now() + self.config.publish_timeout;
                     }
                     let Some(code) = why else {
                         wait = AGAIN.0;
@@ -176,6 +182,7 @@ impl Core {
                 // What stands behind a record that was refused must not overtake it, so all of it goes back.
                 let (kind, text) = match final_word {
                     true => (why.error.kind(), why.error.to_string()),
+                    false if why.error.kind() == TransportErrorKind::Timeout => (why.error.kind(), why.error.to_string()),
                     false => (why.error.kind(), overdue(stream, self.config.publish_timeout, Some(&why.error)).to_string()),
                 };
                 let source = std::sync::Arc::new(why.error);
@@ -234,7 +241,7 @@ impl Core {
 
 fn overdue(stream: &str, patience: Duration, why: Option<&TransportError>) -> TransportError {
     let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
-    let text = format!("stream `{stream}` has not taken it within the `publish_timeout` of {patience:?}{why}");
+    let text = format!("stream `{stream}` has taken nothing for the `publish_timeout` of {patience:?}{why}");
     TransportError::new(TransportErrorKind::Timeout, text)
 }
 

@@ -132,7 +132,7 @@ async fn what_is_never_taken_is_named_and_holds_back_its_key_alone() {
     let Some(local) = local() else { return };
     let faults = KinesisFaults::start(local.address()).unwrap();
     let transport =
-        kinesis(&faults.endpoint(), &local.account(), &memory(), |config| config.publish_timeout = Duration::from_secs(4));
+        kinesis(&faults.endpoint(), &local.account(), &memory(), |config| config.publish_timeout = Duration::from_secs(20));
     let mut reader = transport.subscribe(&subscription()).await.unwrap();
     faults.refuse_records("ProvisionedThroughputExceededException", 1000, |_, key| key == "bad");
     let batch = ["bad 1", "good 1", "bad 2", "good 2"]
@@ -180,7 +180,8 @@ async fn throttling_and_lost_iterators_cost_time_and_nothing_else() {
 async fn requests_keep_the_limits_of_the_service() {
     let Some(local) = local() else { return };
     let faults = KinesisFaults::start(local.address()).unwrap();
-    let transport = kinesis(&faults.endpoint(), &local.account(), &memory(), |_| {});
+    let patient = |config: &mut KinesisConfig| config.publish_timeout = PATIENCE;
+    let transport = kinesis(&faults.endpoint(), &local.account(), &memory(), patient);
     within("the publish", transport.publish((0..1_201).map(|n| message("", &n.to_string())).collect())).await.unwrap();
     let large = "x".repeat(900 << 10);
     within("the publish", transport.publish((0..8).map(|_| message("", &large)).collect())).await.unwrap();
