@@ -55,11 +55,15 @@ impl Account {
                 Some(Keys { id: id.clone(), secret: secret.clone(), token: config.session_token.clone() })
             }
             _ => match (url.user(), url.password()) {
-                (Some(id), Some(secret)) => {
-                    Some(Keys { id: id.to_owned(), secret: Secret::new(secret), token: config.session_token.clone() })
-                }
+                (Some(id), Some(secret)) => Some(Keys {
+                    id: id.to_owned(),
+                    secret: Secret::new(secret),
+                    token: config.session_token.clone(),
+                }),
                 _ => match (env("AWS_ACCESS_KEY_ID"), env("AWS_SECRET_ACCESS_KEY")) {
-                    (Some(id), Some(secret)) => Some(Keys { id, secret: Secret::new(secret), token: token() }),
+                    (Some(id), Some(secret)) => {
+                        Some(Keys { id, secret: Secret::new(secret), token: token() })
+                    }
                     // A stand-in on this machine asks for a signature, and does not look at it.
                     _ if endpoint.as_deref().is_some_and(is_loopback) => {
                         Some(Keys { id: "000000000000".to_owned(), secret: Secret::new("none"), token: None })

@@ -181,7 +181,9 @@ impl KinesisConfig {
     pub(crate) fn check(&self) -> Result<(), Error> {
         let refuse = |text: String| Err(Error::new(ErrorKind::Config, text));
         let day = Duration::from_secs(24 * 3600);
-        for (name, value) in [("retention", self.retention), ("dead_letter_retention", self.dead_letter_retention)] {
+        for (name, value) in
+            [("retention", self.retention), ("dead_letter_retention", self.dead_letter_retention)]
+        {
             if value < day || value > day * 365 {
                 return refuse(format!("`{name}` of a Kinesis transport must be 24h to 8760h"));
             }
@@ -204,7 +206,10 @@ impl KinesisConfig {
             );
         }
         if self.max_record_size < 64 << 10 || self.max_record_size > 10 * MIB {
-            return refuse("`max_record_size` of a Kinesis transport must be 65536 to 10485760 bytes (10 MiB)".to_owned());
+            return refuse(
+                "`max_record_size` of a Kinesis transport must be 65536 to 10485760 bytes (10 MiB)"
+                    .to_owned(),
+            );
         }
         if self.shards > 10_000 {
             return refuse("`shards` of a Kinesis transport must be 0 (on-demand) to 10000".to_owned());
@@ -318,7 +323,10 @@ mod tests {
         let url = TransportUrl::parse("kinesis://eu-west-1/app").unwrap();
         let config: KinesisConfig = Options::from_toml("place", options).unwrap().read(&url).unwrap();
         config.check().unwrap();
-        assert_eq!((config.unkeyed, config.ordered, config.create, config.shards), (Unkeyed::Spread, false, false, 0));
+        assert_eq!(
+            (config.unkeyed, config.ordered, config.create, config.shards),
+            (Unkeyed::Spread, false, false, 0)
+        );
         assert_eq!(config.destinations[0].foreign.as_deref(), Some("device.{key}.raw"));
         assert_eq!((config.lease, config.lag_limit), (Duration::from_secs(30), 7));
         let printed = format!("{config:?}");
@@ -341,7 +349,10 @@ mod tests {
             ("leases = \"memory\"\nunkeyed = \"random\"", "spread"),
             ("leases = \"memory\"\ndestinations = [{ match = \"a.>\", stream = \"a b\" }]", "a b"),
             ("leases = \"memory\"\ndestinations = [{ match = \"a.>.b\", stream = \"a\" }]", "a.>.b"),
-            ("leases = \"memory\"\ndestinations = [{ match = \"a.>\", stream = \"a\", foreign = \"a/b\" }]", "foreign"),
+            (
+                "leases = \"memory\"\ndestinations = [{ match = \"a.>\", stream = \"a\", foreign = \"a/b\" }]",
+                "foreign",
+            ),
         ] {
             let text = refusal("kinesis://AKID:5ecr3t@eu-west-1/app", options);
             assert!(text.contains(said), "{options}: {text}");
@@ -351,7 +362,9 @@ mod tests {
 
     #[test]
     fn a_wrong_address_is_refused_without_its_secret() {
-        for url in ["kinesis://a:5ecr3t@", "kinesis://a:5ecr3t@eu_west/app", "kinesis://a:5ecr3t@eu-west-1/a b"] {
+        for url in
+            ["kinesis://a:5ecr3t@", "kinesis://a:5ecr3t@eu_west/app", "kinesis://a:5ecr3t@eu-west-1/a b"]
+        {
             let text = refusal(url, "leases = \"memory\"");
             assert!(!text.contains("5ecr3t"), "{text}");
         }

@@ -47,8 +47,12 @@ impl From<Failure> for TransportError {
 pub(crate) fn meaning(code: &str) -> (Cause, TransportErrorKind, &'static str) {
     use TransportErrorKind::{Invalid, Refused, Unavailable};
     match code {
-        "ProvisionedThroughputExceededException" | "LimitExceededException" | "ThrottlingException"
-        | "KMSThrottlingException" | "Throttling" | "TooManyRequestsException" => (
+        "ProvisionedThroughputExceededException"
+        | "LimitExceededException"
+        | "ThrottlingException"
+        | "KMSThrottlingException"
+        | "Throttling"
+        | "TooManyRequestsException" => (
             Cause::Throttled,
             Unavailable,
             "; it is more than the shards take: add shards, or make the stream on-demand",
@@ -58,17 +62,30 @@ pub(crate) fn meaning(code: &str) -> (Cause, TransportErrorKind, &'static str) {
         }
         "ResourceInUseException" => (Cause::InUse, Unavailable, ""),
         "ExpiredIteratorException" => (Cause::Expired, Unavailable, ""),
-        "InternalFailure" | "InternalServerError" | "InternalFailureException" | "ServiceUnavailable"
-        | "ServiceUnavailableException" | "RequestTimeout" | "RequestTimeoutException" => (Cause::Other, Unavailable, ""),
+        "InternalFailure"
+        | "InternalServerError"
+        | "InternalFailureException"
+        | "ServiceUnavailable"
+        | "ServiceUnavailableException"
+        | "RequestTimeout"
+        | "RequestTimeoutException" => (Cause::Other, Unavailable, ""),
         "AccessDeniedException" | "KMSAccessDeniedException" | "OptInRequired" => {
             (Cause::Other, Refused, "; look at what the role of these credentials may do with this stream")
         }
-        "UnrecognizedClientException" | "InvalidSignatureException" | "IncompleteSignature" | "InvalidClientTokenId"
-        | "MissingAuthenticationToken" | "MissingAuthenticationTokenException" | "SignatureDoesNotMatch"
-        | "NotAuthorized" | "ExpiredTokenException" => {
+        "UnrecognizedClientException"
+        | "InvalidSignatureException"
+        | "IncompleteSignature"
+        | "InvalidClientTokenId"
+        | "MissingAuthenticationToken"
+        | "MissingAuthenticationTokenException"
+        | "SignatureDoesNotMatch"
+        | "NotAuthorized"
+        | "ExpiredTokenException" => {
             (Cause::Other, Refused, "; look at the credentials, and at the clock of this machine")
         }
-        "InvalidArgumentException" | "ValidationException" | "SerializationException" => (Cause::Other, Invalid, ""),
+        "InvalidArgumentException" | "ValidationException" | "SerializationException" => {
+            (Cause::Other, Invalid, "")
+        }
         // An answer with a status of 5xx and no code of ours is the service's own trouble.
         _ => (Cause::Other, Unavailable, ""),
     }

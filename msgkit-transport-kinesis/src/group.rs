@@ -39,7 +39,8 @@ impl Core {
         add_patterns(store, space, &subscription.patterns).await?;
         let mut streams = wanted.named.clone();
         if wanted.others {
-            streams.extend(self.list_streams().await?.into_iter().filter(|stream| self.names.is_ours(stream)));
+            streams
+                .extend(self.list_streams().await?.into_iter().filter(|stream| self.names.is_ours(stream)));
         }
         try_join_all(streams.iter().map(|stream| {
             // All that is in a stream that was made just now is younger than the group.
@@ -68,7 +69,8 @@ impl Core {
         loop {
             let rows = self.store.load(&space).await?;
             let known = rows.iter().find(|row| row.key == group.as_str());
-            let before: GroupRow = known.and_then(|row| serde_json::from_str(&row.value).ok()).unwrap_or_default();
+            let before: GroupRow =
+                known.and_then(|row| serde_json::from_str(&row.value).ok()).unwrap_or_default();
             if known.is_some() && before.steps >= steps {
                 return Ok(());
             }
@@ -162,7 +164,8 @@ fn missing<'a>(shards: &'a [Shard], known: &BTreeMap<String, Lease>) -> Vec<&'a 
     let parents: BTreeMap<&str, &[String]> =
         shards.iter().map(|shard| (shard.id.as_str(), shard.parents.as_slice())).collect();
     let mut ancestors: BTreeSet<&str> = BTreeSet::new();
-    let mut open: Vec<&str> = known.values().flat_map(|lease| lease.parents.iter().map(String::as_str)).collect();
+    let mut open: Vec<&str> =
+        known.values().flat_map(|lease| lease.parents.iter().map(String::as_str)).collect();
     while let Some(shard) = open.pop() {
         if ancestors.insert(shard) {
             open.extend(parents.get(shard).into_iter().flat_map(|all| all.iter().map(String::as_str)));
@@ -175,11 +178,16 @@ fn missing<'a>(shards: &'a [Shard], known: &BTreeMap<String, Lease>) -> Vec<&'a 
 }
 
 /// A group takes all patterns that any of its members has asked for.
-async fn add_patterns(store: &dyn LeaseStore, space: &str, patterns: &[Pattern]) -> Result<(), TransportError> {
+async fn add_patterns(
+    store: &dyn LeaseStore,
+    space: &str,
+    patterns: &[Pattern],
+) -> Result<(), TransportError> {
     loop {
         let rows = store.load(space).await?;
         let known = rows.iter().find(|row| row.key == GROUP);
-        let mut group: GroupRow = known.and_then(|row| serde_json::from_str(&row.value).ok()).unwrap_or_default();
+        let mut group: GroupRow =
+            known.and_then(|row| serde_json::from_str(&row.value).ok()).unwrap_or_default();
         let before = group.patterns.len();
         for pattern in patterns {
             if !group.patterns.iter().any(|known| known == pattern.as_str()) {

@@ -106,10 +106,10 @@ impl Names {
 
     /// The topic of a record that names none, and whether the configuration tells it.
     pub(crate) fn topic_of(&self, stream: &str, key: &str) -> (Topic, bool) {
-        let told = self.rules.iter().filter(|rule| rule.stream == stream).find_map(|rule| rule.foreign.as_deref());
-        let told = told.and_then(|foreign| {
-            Topic::new(foreign.replace("{key}", &Topic::render_segment(key))).ok()
-        });
+        let told =
+            self.rules.iter().filter(|rule| rule.stream == stream).find_map(|rule| rule.foreign.as_deref());
+        let told =
+            told.and_then(|foreign| Topic::new(foreign.replace("{key}", &Topic::render_segment(key))).ok());
         if let Some(topic) = told {
             return (topic, true);
         }

@@ -136,7 +136,9 @@ impl Core {
 
     async fn letter(&self, group: &Group, position: &str) -> Result<Incoming, TransportError> {
         let none = || {
-            invalid(format!("group `{group}` has no dead letter at `{position:.90}`; take a position from a listing"))
+            invalid(format!(
+                "group `{group}` has no dead letter at `{position:.90}`; take a position from a listing"
+            ))
         };
         let (shard, sequence) = letter_place(position).map_err(|_| none())?;
         let gone = self.store.load(&self.letter_space(group)).await?;
@@ -236,8 +238,11 @@ impl Operate for Kinesis {
         let from = match after {
             None => None,
             Some(after) => {
-                let place = after.split_once('/').and_then(|(stream, rest)| Some((stream, letter_place(rest).ok()?)));
-                let place = place.ok_or_else(|| invalid(format!("`{after:.90}` is no position; take one from a listing")))?;
+                let place =
+                    after.split_once('/').and_then(|(stream, rest)| Some((stream, letter_place(rest).ok()?)));
+                let place = place.ok_or_else(|| {
+                    invalid(format!("`{after:.90}` is no position; take one from a listing"))
+                })?;
                 Some((place.0.to_owned(), place.1.0, place.1.1))
             }
         };
@@ -279,7 +284,9 @@ impl Operate for Kinesis {
         self.core().open()?;
         let message = self.core().letter(group, position).await?;
         let Some(envelope) = message.envelope() else {
-            return Err(invalid(format!("the dead letter at `{position:.90}` is no envelope and cannot be replayed")));
+            return Err(invalid(format!(
+                "the dead letter at `{position:.90}` is no envelope and cannot be replayed"
+            )));
         };
         let to = Destination::Retry { group: group.clone(), step: 1, delay: std::time::Duration::ZERO };
         self.core().ensure_retry(group, 1).await?;
@@ -304,7 +311,9 @@ impl Operate for Kinesis {
         let core = self.core();
         core.open()?;
         match destination {
-            Destination::Retry { group, step, .. } => core.depth_of(&core.retry_space(group, *step)).await.map(Some),
+            Destination::Retry { group, step, .. } => {
+                core.depth_of(&core.retry_space(group, *step)).await.map(Some)
+            }
             Destination::DeadLetter(group) => {
                 let limit = usize::try_from(core.config.lag_limit).unwrap_or(usize::MAX);
                 Ok(Some(core.letters(group, None, limit).await?.len() as u64))

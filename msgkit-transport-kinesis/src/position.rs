@@ -60,7 +60,10 @@ mod tests {
     fn numbers_are_compared_as_numbers() {
         let number = Sequence::new;
         assert!(number("9") < number("10"));
-        assert!(number("49671246667567228643283430150187087032206582658") < number("49671246667567228643283430150187087032206582659"));
+        assert!(
+            number("49671246667567228643283430150187087032206582658")
+                < number("49671246667567228643283430150187087032206582659")
+        );
         assert_eq!(number("007"), number("7"));
         assert_eq!(number("0").as_str(), "0");
         assert!(Position::After(number("10")).is_past(&number("9")));

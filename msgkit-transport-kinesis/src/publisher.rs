@@ -108,7 +108,11 @@ impl Queue {
             }
             let key = &item.parcel.partition_key;
             // A lane that was emptied by this request is gone with its key; it begins anew.
-            match self.keyed.iter_mut().find(|lane| lane.front().is_some_and(|first| first.parcel.partition_key == *key)) {
+            match self
+                .keyed
+                .iter_mut()
+                .find(|lane| lane.front().is_some_and(|first| first.parcel.partition_key == *key))
+            {
                 Some(lane) => lane.push_front(item),
                 None => self.keyed.push(VecDeque::from([item])),
             }
@@ -143,7 +147,10 @@ impl Core {
             } else {
                 match tokio::time::timeout(left, self.put_once(stream, &request)).await {
                     Ok(answer) => answer,
-                    Err(_) => Err(Failure { cause: Cause::Other, error: overdue(stream, self.config.publish_timeout, None) }),
+                    Err(_) => Err(Failure {
+                        cause: Cause::Other,
+                        error: overdue(stream, self.config.publish_timeout, None),
+                    }),
                 }
             };
             let (back, why) = match answer {
@@ -168,7 +175,10 @@ impl Core {
                         continue;
                     };
                     let (cause, kind, hint) = meaning(&code);
-                    let error = TransportError::new(kind, format!("stream `{stream}` did not take a record: {code}{hint}"));
+                    let error = TransportError::new(
+                        kind,
+                        format!("stream `{stream}` did not take a record: {code}{hint}"),
+                    );
                     (back, Failure { cause, error })
                 }
                 Err(failure) => (request, failure),
@@ -182,8 +192,13 @@ impl Core {
                 // What stands behind a record that was refused must not overtake it, so all of it goes back.
                 let (kind, text) = match final_word {
                     true => (why.error.kind(), why.error.to_string()),
-                    false if why.error.kind() == TransportErrorKind::Timeout => (why.error.kind(), why.error.to_string()),
-                    false => (why.error.kind(), overdue(stream, self.config.publish_timeout, Some(&why.error)).to_string()),
+                    false if why.error.kind() == TransportErrorKind::Timeout => {
+                        (why.error.kind(), why.error.to_string())
+                    }
+                    false => (
+                        why.error.kind(),
+                        overdue(stream, self.config.publish_timeout, Some(&why.error)).to_string(),
+                    ),
                 };
                 let source = std::sync::Arc::new(why.error);
                 refused.extend(queue.rest().map(|item| {
@@ -211,7 +226,9 @@ impl Core {
                 .partition_key(&item.parcel.partition_key)
                 .data(Blob::new(item.parcel.data.clone()))
                 .build()
-                .map_err(|error| TransportError::new(TransportErrorKind::Internal, doing.clone()).with_source(error))?;
+                .map_err(|error| {
+                    TransportError::new(TransportErrorKind::Internal, doing.clone()).with_source(error)
+                })?;
             call = call.records(entry);
         }
         let told = call.send().await.map_err(|error| {
@@ -220,7 +237,8 @@ impl Core {
                 // Deleted since: it is made again where that is wished.
                 self.forget(stream);
                 if self.config.create {
-                    let error = TransportError::new(TransportErrorKind::Unavailable, failure.error.to_string());
+                    let error =
+                        TransportError::new(TransportErrorKind::Unavailable, failure.error.to_string());
                     return Failure { cause: Cause::Other, error: error.with_source(failure.error) };
                 }
             }
@@ -231,7 +249,10 @@ impl Core {
             return Err(TransportError::new(TransportErrorKind::Unavailable, text).into());
         }
         // Taken is what has a number; anything else was not, whatever the answer's own count says.
-        let code = |entry: aws_sdk_kinesis::types::PutRecordsResultEntry| match (entry.sequence_number, entry.error_code) {
+        let code = |entry: aws_sdk_kinesis::types::PutRecordsResultEntry| match (
+            entry.sequence_number,
+            entry.error_code,
+        ) {
             (Some(_), None) => None,
             (_, code) => Some(code.unwrap_or_else(|| "InternalFailure".to_owned())),
         };
@@ -354,7 +375,8 @@ mod tests {
         let mut queue = Queue::of(items(&keys, 1), true);
         assert_eq!([queue.next().len(), queue.next().len(), queue.next().len()], [500, 500, 200]);
         let mut queue = Queue::of(items(&["~"; 12], 1 << 20), true);
-        let sizes: Vec<usize> = std::iter::from_fn(|| Some(queue.next().len()).filter(|count| *count > 0)).collect();
+        let sizes: Vec<usize> =
+            std::iter::from_fn(|| Some(queue.next().len()).filter(|count| *count > 0)).collect();
         assert_eq!(sizes, [4, 4, 4], "five of a MiB and their keys are more than 5 MiB");
     }
 }

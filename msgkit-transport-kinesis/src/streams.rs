@@ -57,7 +57,12 @@ impl Core {
     }
 
     /// Sees to it that `stream` is there, with that many shards and that retention where it is made. Answers whether it was.
-    pub(crate) async fn ensure(&self, stream: &str, shards: u32, retention: Duration) -> Result<bool, TransportError> {
+    pub(crate) async fn ensure(
+        &self,
+        stream: &str,
+        shards: u32,
+        retention: Duration,
+    ) -> Result<bool, TransportError> {
         if self.streams.lock().unwrap_or_else(PoisonError::into_inner).contains(stream) {
             return Ok(false);
         }
@@ -69,7 +74,9 @@ impl Core {
                 self.create(stream, shards, retention).await?;
                 made = true;
             }
-            Err(failure) if failure.cause == Cause::NotFound => return Err(self.missing(stream, failure.error)),
+            Err(failure) if failure.cause == Cause::NotFound => {
+                return Err(self.missing(stream, failure.error));
+            }
             Err(failure) => return Err(failure.error),
         }
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).insert(stream.to_owned());
@@ -92,9 +99,7 @@ impl Core {
     async fn status(&self, stream: &str) -> Result<StreamStatus, Failure> {
         let asked = self.account.client().await?.describe_stream_summary().stream_name(stream).send().await;
         let told = asked.map_err(|error| error::of(error, &format!("asking for stream `{stream}`")))?;
-        Ok(told
-            .stream_description_summary
-            .map_or(StreamStatus::Creating, |summary| summary.stream_status))
+        Ok(told.stream_description_summary.map_or(StreamStatus::Creating, |summary| summary.stream_status))
     }
 
     async fn create(&self, stream: &str, shards: u32, retention: Duration) -> Result<(), TransportError> {
@@ -124,7 +129,10 @@ impl Core {
         let hours = i32::try_from(retention.as_secs().div_ceil(3600)).unwrap_or(8760);
         if hours > 24 {
             self.patiently(|| async {
-                let asked = client.increase_stream_retention_period().stream_name(stream).retention_period_hours(hours);
+                let asked = client
+                    .increase_stream_retention_period()
+                    .stream_name(stream)
+                    .retention_period_hours(hours);
                 asked.send().await.map(drop).map_err(|error| error::of(error, "raising the retention"))
             })
             .await?;
@@ -187,7 +195,10 @@ impl Core {
                         Some(token) => asked.next_token(token),
                         None => asked.stream_name(stream),
                     };
-                    asked.send().await.map_err(|error| error::of(error, &format!("listing the shards of `{stream}`")))
+                    asked
+                        .send()
+                        .await
+                        .map_err(|error| error::of(error, &format!("listing the shards of `{stream}`")))
                 })
                 .await?;
             for shard in page.shards.unwrap_or_default() {
@@ -206,7 +217,12 @@ impl Core {
         }
     }
 
-    pub(crate) async fn iterator(&self, stream: &str, shard: &str, at: &Position) -> Result<Option<String>, Failure> {
+    pub(crate) async fn iterator(
+        &self,
+        stream: &str,
+        shard: &str,
+        at: &Position,
+    ) -> Result<Option<String>, Failure> {
         let asked = self.account.client().await?.get_shard_iterator().stream_name(stream).shard_id(shard);
         let asked = match at {
             Position::Oldest => asked.shard_iterator_type(ShardIteratorType::TrimHorizon),
@@ -218,7 +234,8 @@ impl Core {
                 .starting_sequence_number(sequence.as_str()),
         };
         let told = asked.send().await;
-        let told = told.map_err(|error| error::of(error, &format!("looking for a place in `{stream}/{shard}`")))?;
+        let told =
+            told.map_err(|error| error::of(error, &format!("looking for a place in `{stream}/{shard}`")))?;
         Ok(told.shard_iterator)
     }
 
@@ -278,7 +295,10 @@ impl Core {
             match walked {
                 Ok(_) => return Ok(last.map_or(from, Position::After)),
                 // This machine's clock is ahead of the service's.
-                Err(failure) if failure.error.kind() == TransportErrorKind::Invalid && failure.cause == Cause::Other => {
+                Err(failure)
+                    if failure.error.kind() == TransportErrorKind::Invalid
+                        && failure.cause == Cause::Other =>
+                {
                     failed = Some(failure);
                 }
                 Err(failure) => return Err(failure),

@@ -82,7 +82,13 @@ impl Kinesis {
         Ok(Self::made(account, prefix, config, clock, leases))
     }
 
-    fn made(account: Account, prefix: String, config: KinesisConfig, clock: Clock, store: Arc<dyn LeaseStore>) -> Self {
+    fn made(
+        account: Account,
+        prefix: String,
+        config: KinesisConfig,
+        clock: Clock,
+        store: Arc<dyn LeaseStore>,
+    ) -> Self {
         let names = Names::new(prefix, config.destinations.clone());
         Self(Arc::new(Core {
             account,
@@ -138,9 +144,13 @@ fn leases(config: &KinesisConfig, _account: &Account) -> Result<Arc<dyn LeaseSto
     let (kind, rest) = leases.split_once(':').unwrap_or((leases, ""));
     match kind {
         "memory" => Ok(Arc::new(MemoryLeases::shared(rest))),
-        "sqlite" if rest.is_empty() => refuse("`leases = \"sqlite:\"` names no file; write `sqlite:leases.db`".to_owned()),
+        "sqlite" if rest.is_empty() => {
+            refuse("`leases = \"sqlite:\"` names no file; write `sqlite:leases.db`".to_owned())
+        }
         "sqlite" => sqlite(Path::new(rest)),
-        _ => refuse(format!("`leases = \"{leases:.60}\"` of a Kinesis transport is unknown; known are {known}")),
+        _ => refuse(format!(
+            "`leases = \"{leases:.60}\"` of a Kinesis transport is unknown; known are {known}"
+        )),
     }
 }
 
@@ -244,7 +254,10 @@ impl Kinesis {
                 core.ensure_group(&*core.store, &space, subscription).await?;
                 let steps = u32::try_from(retry_steps.len()).unwrap_or(u32::MAX);
                 // One more than none: what operators replay goes by the first step.
-                try_join_all((1..=steps.max(u32::from(*dead_letters))).map(|step| core.ensure_retry(group, step))).await?;
+                try_join_all(
+                    (1..=steps.max(u32::from(*dead_letters))).map(|step| core.ensure_retry(group, step)),
+                )
+                .await?;
                 if *dead_letters {
                     core.ensure_letters(group).await?;
                 }

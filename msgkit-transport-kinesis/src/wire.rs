@@ -108,7 +108,12 @@ pub(crate) struct Arrived<'a> {
 }
 
 /// What a record is, and whether it says itself, or the configuration for it, which topic it has.
-pub(crate) fn read(arrived: &Arrived<'_>, names: &Names, ingest: &Ingest, now: Timestamp) -> (Incoming, bool) {
+pub(crate) fn read(
+    arrived: &Arrived<'_>,
+    names: &Names,
+    ingest: &Ingest,
+    now: Timestamp,
+) -> (Incoming, bool) {
     let (topic, told) = names.topic_of(arrived.stream, arrived.partition_key);
     let key = Some(arrived.partition_key).filter(|key| !key.is_empty() && !key.starts_with(NO_KEY));
     let error = match structured::from_slice(&arrived.data, &topic) {
@@ -149,7 +154,10 @@ mod tests {
     use crate::config::DestinationRule;
 
     fn names() -> Names {
-        Names::new(String::new(), vec![DestinationRule::new("x.y".parse().unwrap(), "x").with_foreign("x.{key}")])
+        Names::new(
+            String::new(),
+            vec![DestinationRule::new("x.y".parse().unwrap(), "x").with_foreign("x.{key}")],
+        )
     }
 
     fn event(payload: &[u8], content_type: ContentType) -> Envelope {

@@ -27,6 +27,7 @@ fn with_few_threads() -> Option<ExitCode> {
     }
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let this = std::env::current_exe().ok()?;
-    let status = Command::new(this).args(arguments).arg("--test-threads").arg(cores.to_string()).status().ok()?;
+    let status =
+        Command::new(this).args(arguments).arg("--test-threads").arg(cores.to_string()).status().ok()?;
     Some(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

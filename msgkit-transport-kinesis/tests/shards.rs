@@ -30,7 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(240);
 fn local() -> Option<&'static KinesisLocal> {
     match KinesisLocal::shared() {
         Ok(local) => Some(local),
-        Err(error) if std::env::var("MSGKIT_REQUIRE_BROKERS").is_ok_and(|value| value == "1") => panic!("{error}"),
+        Err(error) if std::env::var("MSGKIT_REQUIRE_BROKERS").is_ok_and(|value| value == "1") => {
+            panic!("{error}")
+        }
         Err(error) => {
             println!("not run: {error}");
             None
@@ -94,7 +96,9 @@ async fn by_key(reader: &mut dyn Deliveries, count: usize) -> BTreeMap<String, V
     let mut seen: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for _ in 0..count {
         for delivery in take(reader, 1).await {
-            seen.entry(delivery.message().key().unwrap_or_default().to_owned()).or_default().push(text(&delivery));
+            seen.entry(delivery.message().key().unwrap_or_default().to_owned())
+                .or_default()
+                .push(text(&delivery));
             delivery.ack();
         }
     }
@@ -117,7 +121,11 @@ async fn records_that_are_refused_go_again_in_the_order_of_their_key() {
     assert!(transport.throttled() >= 3, "{}", transport.throttled());
     let puts: Vec<_> = faults.calls().into_iter().filter(|call| call.operation == "PutRecords").collect();
     for put in &puts {
-        assert_eq!(put.keys.iter().collect::<BTreeSet<_>>().len(), put.keys.len(), "one of each key: {put:?}");
+        assert_eq!(
+            put.keys.iter().collect::<BTreeSet<_>>().len(),
+            put.keys.len(),
+            "one of each key: {put:?}"
+        );
     }
     assert!(puts.len() > 12, "some went again: {}", puts.len());
     let seen = by_key(&mut *reader, 36).await;
@@ -131,12 +139,13 @@ async fn records_that_are_refused_go_again_in_the_order_of_their_key() {
 async fn what_is_never_taken_is_named_and_holds_back_its_key_alone() {
     let Some(local) = local() else { return };
     let faults = KinesisFaults::start(local.address()).unwrap();
-    let transport =
-        kinesis(&faults.endpoint(), &local.account(), &memory(), |config| config.publish_timeout = Duration::from_secs(20));
+    let transport = kinesis(&faults.endpoint(), &local.account(), &memory(), |config| {
+        config.publish_timeout = Duration::from_secs(20)
+    });
     let mut reader = transport.subscribe(&subscription()).await.unwrap();
     faults.refuse_records("ProvisionedThroughputExceededException", 1000, |_, key| key == "bad");
-    let batch = ["bad 1", "good 1", "bad 2", "good 2"]
-        .map(|text| message(text.split(' ').next().unwrap(), text));
+    let batch =
+        ["bad 1", "good 1", "bad 2", "good 2"].map(|text| message(text.split(' ').next().unwrap(), text));
     let error = within("the publish", transport.publish(batch.into())).await.unwrap_err();
     assert!(error.is_temporary());
     assert!(msgkit::Chain(&error).to_string().contains("publish_timeout"), "{}", msgkit::Chain(&error));
@@ -161,13 +170,17 @@ async fn throttling_and_lost_iterators_cost_time_and_nothing_else() {
     let transport = kinesis(&faults.endpoint(), &local.account(), &memory(), |_| {});
     let mut reader = within("the subscription", transport.subscribe(&subscription())).await.unwrap();
     faults.fail("PutRecords", throttled, 3);
-    within("the publish", transport.publish((0..5).map(|n| message("k", &n.to_string())).collect())).await.unwrap();
+    within("the publish", transport.publish((0..5).map(|n| message("k", &n.to_string())).collect()))
+        .await
+        .unwrap();
     faults.fail("GetRecords", throttled, 4);
     faults.fail("GetRecords", "ExpiredIteratorException", 2);
     faults.fail("GetRecords", "InternalFailure", 1);
     assert_eq!(by_key(&mut *reader, 5).await["k"], ["0", "1", "2", "3", "4"]);
     faults.fail("GetRecords", "ExpiredIteratorException", 2);
-    within("the publish", transport.publish((5..9).map(|n| message("k", &n.to_string())).collect())).await.unwrap();
+    within("the publish", transport.publish((5..9).map(|n| message("k", &n.to_string())).collect()))
+        .await
+        .unwrap();
     assert_eq!(by_key(&mut *reader, 4).await["k"], ["5", "6", "7", "8"], "each once, behind what was read");
     assert!(transport.throttled() >= 7, "{}", transport.throttled());
     faults.fail("PutRecords", "AccessDeniedException", 1);
@@ -182,16 +195,26 @@ async fn requests_keep_the_limits_of_the_service() {
     let faults = KinesisFaults::start(local.address()).unwrap();
     let patient = |config: &mut KinesisConfig| config.publish_timeout = PATIENCE;
     let transport = kinesis(&faults.endpoint(), &local.account(), &memory(), patient);
-    within("the publish", transport.publish((0..1_201).map(|n| message("", &n.to_string())).collect())).await.unwrap();
+    within("the publish", transport.publish((0..1_201).map(|n| message("", &n.to_string())).collect()))
+        .await
+        .unwrap();
     let large = "x".repeat(900 << 10);
     within("the publish", transport.publish((0..8).map(|_| message("", &large)).collect())).await.unwrap();
     let puts: Vec<_> = faults.calls().into_iter().filter(|call| call.operation == "PutRecords").collect();
     let records: Vec<usize> = puts.iter().map(|put| put.keys.len()).collect();
     assert_eq!(records, [500, 500, 201, 5, 3]);
-    assert!(puts.iter().all(|put| put.bytes <= 5 << 20), "{:?}", puts.iter().map(|put| put.bytes).collect::<Vec<_>>());
+    assert!(
+        puts.iter().all(|put| put.bytes <= 5 << 20),
+        "{:?}",
+        puts.iter().map(|put| put.bytes).collect::<Vec<_>>()
+    );
     let error = transport.publish(vec![message("k", &"x".repeat(1 << 20))]).await.unwrap_err();
     assert_eq!(error.kind(), TransportErrorKind::Invalid);
-    assert!(msgkit::Chain(&error).to_string().contains("1048576"), "it names the limit: {}", msgkit::Chain(&error));
+    assert!(
+        msgkit::Chain(&error).to_string().contains("1048576"),
+        "it names the limit: {}",
+        msgkit::Chain(&error)
+    );
     transport.close().await.unwrap();
 }
 
@@ -202,7 +225,10 @@ async fn reshard(client: &aws_sdk_kinesis::Client, stream: &str) {
         let mut open: Vec<(u128, u128, String)> = shards
             .into_iter()
             .filter(|shard| {
-                shard.sequence_number_range.as_ref().is_some_and(|range| range.ending_sequence_number.is_none())
+                shard
+                    .sequence_number_range
+                    .as_ref()
+                    .is_some_and(|range| range.ending_sequence_number.is_none())
             })
             .map(|shard| {
                 let range = shard.hash_key_range.unwrap();
@@ -217,7 +243,9 @@ async fn reshard(client: &aws_sdk_kinesis::Client, stream: &str) {
         within("the stream is active", async {
             loop {
                 let told = client.describe_stream_summary().stream_name(stream).send().await.unwrap();
-                if told.stream_description_summary.unwrap().stream_status == aws_sdk_kinesis::types::StreamStatus::Active {
+                if told.stream_description_summary.unwrap().stream_status
+                    == aws_sdk_kinesis::types::StreamStatus::Active
+                {
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -227,7 +255,14 @@ async fn reshard(client: &aws_sdk_kinesis::Client, stream: &str) {
     };
     let (first, last, shard) = open().await.remove(0);
     let middle = (first + (last - first) / 2 + 1).to_string();
-    client.split_shard().stream_name(stream).shard_to_split(shard).new_starting_hash_key(middle).send().await.unwrap();
+    client
+        .split_shard()
+        .stream_name(stream)
+        .shard_to_split(shard)
+        .new_starting_hash_key(middle)
+        .send()
+        .await
+        .unwrap();
     active().await;
     let shards = open().await;
     client
@@ -335,14 +370,17 @@ async fn a_killed_member_is_followed_by_another_and_its_starts_count() {
     let file = directory.path().join("leases.db");
     let account = local.account();
     let leases: Arc<dyn LeaseStore> = Arc::new(SqliteLeases::new(&file));
-    let transport = kinesis(local.endpoint(), &account, &leases, |config| config.lease = Duration::from_secs(3));
+    let transport =
+        kinesis(local.endpoint(), &account, &leases, |config| config.lease = Duration::from_secs(3));
     let declared = msgkit::transport::Declaration::Group {
         subscription: subscription(),
         retry_steps: Vec::new(),
         dead_letters: false,
     };
     transport.declare(&[declared]).await.unwrap();
-    within("the publish", transport.publish((0..6).map(|n| message("k", &n.to_string())).collect())).await.unwrap();
+    within("the publish", transport.publish((0..6).map(|n| message("k", &n.to_string())).collect()))
+        .await
+        .unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "a_killed_member_is_followed_by_another_and_its_starts_count", "--nocapture"])
         .env("MSGKIT_KINESIS_CHILD", format!("{} {account} {}", local.endpoint(), file.display()))
@@ -351,7 +389,9 @@ async fn a_killed_member_is_followed_by_another_and_its_starts_count() {
         .unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let held = tokio::task::spawn_blocking(move || {
-        lines.map_while(Result::ok).find_map(|line| line.split_once("in hand: ").map(|(_, held)| held.to_owned()))
+        lines
+            .map_while(Result::ok)
+            .find_map(|line| line.split_once("in hand: ").map(|(_, held)| held.to_owned()))
     });
     let held = within("the child has some in hand", held).await.unwrap();
     child.kill().unwrap();
@@ -361,7 +401,11 @@ async fn a_killed_member_is_followed_by_another_and_its_starts_count() {
     let came = take(&mut *reader, 5).await;
     let told: Vec<(String, u32)> = came.iter().map(|delivery| (text(delivery), delivery.count())).collect();
     let expected = [("1", 2), ("2", 2), ("3", 2), ("4", 1), ("5", 1)];
-    assert_eq!(told, expected.map(|(text, count)| (text.to_owned(), count)), "what it had in hand was started");
+    assert_eq!(
+        told,
+        expected.map(|(text, count)| (text.to_owned(), count)),
+        "what it had in hand was started"
+    );
     came.into_iter().for_each(Delivery::ack);
     reader.flush().await.unwrap();
     let lag = transport.lag(&Group::new("g").unwrap()).await.unwrap();
@@ -431,7 +475,10 @@ async fn other_consumers_can_read_what_is_published() {
     let record = &got.records[0];
     assert_eq!(record.partition_key.as_deref(), Some("customer 7"));
     let event: serde_json::Value = serde_json::from_slice(record.data.as_ref()).unwrap();
-    assert_eq!((&event["specversion"], &event["type"], &event["data"]), (&"1.0".into(), &"test.text".into(), &"hello".into()));
+    assert_eq!(
+        (&event["specversion"], &event["type"], &event["data"]),
+        (&"1.0".into(), &"test.text".into(), &"hello".into())
+    );
     assert_eq!((&event["topic"], &event["partitionkey"]), (&"a.b".into(), &"customer 7".into()));
     transport.close().await.unwrap();
 }

@@ -91,8 +91,8 @@ impl KinesisLocal {
     }
 
     fn launch_once(node: &Path, script: &Path, package: &Path) -> Result<Self, BrokerError> {
-        let sandbox =
-            Sandbox::new("kinesis").map_err(|error| BrokerError::io(NAME, "cannot make its directory", error))?;
+        let sandbox = Sandbox::new("kinesis")
+            .map_err(|error| BrokerError::io(NAME, "cannot make its directory", error))?;
         let ports = free_ports().map_err(|error| BrokerError::io(NAME, "no free port", error))?;
         let mut ours = Ours {
             sandbox,

@@ -68,8 +68,11 @@ impl KinesisFaults {
     pub fn start(target: impl Into<String>) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let address = listener.local_addr()?;
-        let shared =
-            Arc::new(Shared { target: target.into(), ended: AtomicBool::new(false), state: Mutex::default() });
+        let shared = Arc::new(Shared {
+            target: target.into(),
+            ended: AtomicBool::new(false),
+            state: Mutex::default(),
+        });
         let serving = shared.clone();
         thread::spawn(move || {
             for stream in listener.incoming() {
@@ -175,7 +178,10 @@ impl Text {
     }
 
     fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     fn operation(&self) -> String {
@@ -278,8 +284,12 @@ impl Shared {
             .enumerate()
             .map(|(at, record)| (partial.refuses)(at, record["PartitionKey"].as_str().unwrap_or_default()))
             .collect();
-        let kept: Vec<Value> =
-            records.iter().zip(&refused).filter(|(_, refused)| !**refused).map(|(record, _)| record.clone()).collect();
+        let kept: Vec<Value> = records
+            .iter()
+            .zip(&refused)
+            .filter(|(_, refused)| !**refused)
+            .map(|(record, _)| record.clone())
+            .collect();
         let mut taken = VecDeque::new();
         if !kept.is_empty() {
             body["Records"] = Value::Array(kept);

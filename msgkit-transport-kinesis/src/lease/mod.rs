@@ -200,6 +200,9 @@ mod tests {
         lease.started = Some(number(5));
         assert_eq!(serde_json::from_str::<Lease>(&lease.to_json()).unwrap(), lease);
         let old = r#"{"stream":"s","shard":"0","parents":[],"at":"oldest"}"#;
-        assert_eq!(serde_json::from_str::<Lease>(old).unwrap(), Lease::new("s", "0", Vec::new(), Position::Oldest));
+        assert_eq!(
+            serde_json::from_str::<Lease>(old).unwrap(),
+            Lease::new("s", "0", Vec::new(), Position::Oldest)
+        );
     }
 }

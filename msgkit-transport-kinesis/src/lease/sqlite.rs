@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use msgkit::transport::{TransportError, TransportErrorKind};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 use tokio::sync::OnceCell;
 
 use super::{LeaseRow, LeaseStore};
@@ -51,7 +53,8 @@ impl SqliteLeases {
     }
 
     fn failed(&self, doing: &str, error: sqlx::Error) -> TransportError {
-        let text = format!("the leases in `{}` cannot be {doing}; look at the option `leases`", self.file.display());
+        let text =
+            format!("the leases in `{}` cannot be {doing}; look at the option `leases`", self.file.display());
         TransportError::new(TransportErrorKind::Unavailable, text).with_source(error)
     }
 }

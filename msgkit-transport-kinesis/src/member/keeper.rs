@@ -136,7 +136,10 @@ impl Member {
             // Before the row says so: nothing more of it is handed out.
             self.end_reader(keeper, generation);
             let mut state = self.lock();
-            let still = state.held.get(&generation).is_some_and(|held| held.in_hand.is_empty() && held.lease.at == row.at);
+            let still = state
+                .held
+                .get(&generation)
+                .is_some_and(|held| held.in_hand.is_empty() && held.lease.at == row.at);
             if !still {
                 return Ok(());
             }
@@ -331,7 +334,11 @@ impl Member {
             .collect();
         // Children come after their parents.
         let may_begin = |lease: &Lease| {
-            !lease.done && !lease.parents.iter().any(|parent| undone.contains(&(lease.stream.as_str(), parent.as_str())))
+            !lease.done
+                && !lease
+                    .parents
+                    .iter()
+                    .any(|parent| undone.contains(&(lease.stream.as_str(), parent.as_str())))
         };
         let active: Vec<&Row> = table.values().filter(|row| may_begin(&row.lease)).collect();
         let mut shares: BTreeMap<&str, usize> = alive.iter().map(|id| (id.as_str(), 0)).collect();
@@ -395,7 +402,8 @@ impl Member {
 
 /// Marks so many leases for others: those of which least is in hand.
 fn give_away(state: &mut State, count: usize) {
-    let mut order: Vec<(usize, u64)> = state.held.iter().map(|(at, held)| (held.in_hand.len(), *at)).collect();
+    let mut order: Vec<(usize, u64)> =
+        state.held.iter().map(|(at, held)| (held.in_hand.len(), *at)).collect();
     order.sort_unstable();
     for (place, (_, generation)) in order.into_iter().enumerate() {
         if let Some(held) = state.held.get_mut(&generation) {

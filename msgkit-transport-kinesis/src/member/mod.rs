@@ -55,7 +55,8 @@ impl Member {
         wanted: Wanted,
         subscription: &Subscription,
     ) -> Arc<Self> {
-        let patterns = if subscription.retry_step.is_some() { Vec::new() } else { subscription.patterns.clone() };
+        let patterns =
+            if subscription.retry_step.is_some() { Vec::new() } else { subscription.patterns.clone() };
         let member = Arc::new(Self {
             core: core.clone(),
             store,
@@ -212,7 +213,9 @@ impl Member {
             Ok(None) => Ok(()),
             Ok(Some(error)) => Err(TransportError::new(
                 TransportErrorKind::Unavailable,
-                format!("the leases could not be given back; others take them when they have expired: {error}"),
+                format!(
+                    "the leases could not be given back; others take them when they have expired: {error}"
+                ),
             )),
             Err(_) => Err(TransportError::new(
                 TransportErrorKind::Timeout,
@@ -231,7 +234,8 @@ impl Settle for Member {
                 late += 1;
             }
         }
-        let leaves = state.held.values().any(|held| (held.leaving && held.in_hand.is_empty()) || held.is_finished());
+        let leaves =
+            state.held.values().any(|held| (held.leaving && held.in_hand.is_empty()) || held.is_finished());
         drop(state);
         if late > 0 {
             self.core.late.fetch_add(late, Ordering::Relaxed);

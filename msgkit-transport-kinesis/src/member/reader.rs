@@ -36,7 +36,8 @@ impl Member {
         let mut idle = soon;
         while let Some(limit) = self.room_of(generation).await {
             let began = Instant::now();
-            let known = iterator.take().filter(|(_, since)| since.elapsed() < ITERATOR).map(|(known, _)| known);
+            let known =
+                iterator.take().filter(|(_, since)| since.elapsed() < ITERATOR).map(|(known, _)| known);
             let got = async {
                 let from = match known {
                     Some(known) => Some(known),
@@ -112,7 +113,9 @@ impl Member {
                 {
                     let mut state = self.lock();
                     let stopped = state.stopped;
-                    let Some(held) = state.held.get_mut(&generation).filter(|_| !stopped) else { return false };
+                    let Some(held) = state.held.get_mut(&generation).filter(|_| !stopped) else {
+                        return false;
+                    };
                     if std::mem::take(&mut held.nudged) {
                         return true;
                     }

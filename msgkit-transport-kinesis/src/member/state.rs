@@ -112,7 +112,8 @@ impl Held {
     /// The next record; `None` is one that is not for this group.
     pub(super) fn push(&mut self, sequence: Sequence, message: Option<Ready>) {
         // Read again, after an iterator was lost.
-        if self.numbers.back().is_some_and(|(_, last)| sequence <= *last) || self.lease.at.is_past(&sequence) {
+        if self.numbers.back().is_some_and(|(_, last)| sequence <= *last) || self.lease.at.is_past(&sequence)
+        {
             return;
         }
         let number = self.next;
@@ -235,8 +236,12 @@ impl State {
             return Ok(Found::Nothing);
         }
         let (mut taken, mut unwritten) = (0, false);
-        let order: Vec<u64> =
-            self.held.range(self.last + 1..).chain(self.held.range(..=self.last)).map(|(at, _)| *at).collect();
+        let order: Vec<u64> = self
+            .held
+            .range(self.last + 1..)
+            .chain(self.held.range(..=self.last))
+            .map(|(at, _)| *at)
+            .collect();
         for generation in order {
             let room = self.prefetch.saturating_sub(self.in_hand);
             if taken == max || room == 0 {
@@ -265,7 +270,8 @@ impl State {
                 self.in_hand += 1;
                 taken += 1;
                 self.last = generation;
-                let mut delivery = Delivery::new(message, Token { id: number, epoch: generation }, settler.clone());
+                let mut delivery =
+                    Delivery::new(message, Token { id: number, epoch: generation }, settler.clone());
                 if let Some(sequence) = held.sequence(number) {
                     let (stream, shard) = (&held.lease.stream, &held.lease.shard);
                     delivery = delivery

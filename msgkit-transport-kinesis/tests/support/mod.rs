@@ -60,7 +60,8 @@ impl Subject for KinesisSubject {
     }
 
     fn version(&self) -> String {
-        let broker = KinesisLocal::shared().map_or_else(|_| "kinesis-local".to_owned(), KinesisLocal::version);
+        let broker =
+            KinesisLocal::shared().map_or_else(|_| "kinesis-local".to_owned(), KinesisLocal::version);
         format!("{broker}, leases in SQLite")
     }
 
@@ -77,7 +78,8 @@ impl Subject for KinesisSubject {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).push((directory, proxy.clone()));
         let mut config = config();
         config.endpoint = Some(format!("http://{}", proxy.address()));
-        config.publish_timeout = setup.publish_timeout.unwrap_or(config.publish_timeout).max(config.heartbeat);
+        config.publish_timeout =
+            setup.publish_timeout.unwrap_or(config.publish_timeout).max(config.heartbeat);
         // What records of others cannot say.
         let rule = |pattern: &str, stream: &str, topic: &str| match pattern.parse() {
             Ok(pattern) => DestinationRule::new(pattern, stream).with_foreign(topic),
@@ -133,7 +135,8 @@ pub(crate) async fn bury_all(leases: &dyn LeaseStore, spaces: &[String]) {
                 again |= !matches!(leases.swap(space, &row.key, row.version, None).await, Ok(true));
             }
             for row in rows.iter().filter(|row| row.key.starts_with("lease/")) {
-                again |= !matches!(leases.swap(space, &row.key, row.version, Some(&row.value)).await, Ok(true));
+                again |=
+                    !matches!(leases.swap(space, &row.key, row.version, Some(&row.value)).await, Ok(true));
             }
             if !again {
                 break;
