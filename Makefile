@@ -7,7 +7,7 @@ RUN := $(CARGO) --locked
 
 # What the conformance suites find goes here; the table has these columns.
 VERDICTS := $(CURDIR)/target/guarantees
-SUBJECTS := memory memory_retry_topics sqlite files amqp mqtt mqtt_3_1_1 kinesis
+SUBJECTS := memory memory_retry_topics sqlite files amqp mqtt mqtt_3_1_1
 TABLE := $(RUN) run -q -p msgkit-testing --profile $(PROFILE) --example guarantees --
 
 # What is fuzzed, and for how many minutes each.
