@@ -79,7 +79,7 @@ tools:
 	@command -v chromium >/dev/null 2>&1 || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; }
 	@cd examples/device-platform/tests/dashboard && { [ -d node_modules ] || npm install --no-audit --no-fund --no-package-lock; }
 
-## The brokers that the tests start (Debian packages, Kafka by Maven), without the services that come with them.
+## The brokers that the tests start (Debian packages, Kafka by Maven, Kinesis' stand-in by npm), without the services that come with them.
 brokers:
 	@.ci/brokers
 

@@ -4,6 +4,7 @@
 //!   ends its processes and removes its directory; so does the end of the test's own process, whatever ended it.
 //! - The environment variable `MSGKIT_MOSQUITTO_URL`, `MSGKIT_RABBITMQ_URL` or `MSGKIT_KAFKA_URL` names a broker that runs already. It is
 //!   used in place of one of our own, and is never stopped.
+//! - [`KinesisLocal`] is a stand-in for Amazon Kinesis; [`KinesisFaults`] before it throttles and refuses as the service does.
 //! - One broker serves a whole test binary: [`Mosquitto::shared`], [`RabbitMq::shared`], [`Kafka::shared`]. Each test has a name space of
 //!   its own in it: [`Mosquitto::prefix`], [`RabbitMq::vhost`], [`Kafka::prefix`].
 //! - A broker that is not installed is a [`BrokerError`] of the kind [`Missing`](BrokerErrorKind::Missing), which becomes
@@ -29,6 +30,8 @@ mod certificates;
 mod error;
 mod http;
 mod kafka;
+mod kinesis;
+mod kinesis_faults;
 mod mosquitto;
 mod proxy;
 mod rabbitmq;
@@ -37,6 +40,8 @@ mod system;
 
 pub use self::error::{BrokerError, BrokerErrorKind};
 pub use self::kafka::{Kafka, KafkaOptions};
+pub use self::kinesis::KinesisLocal;
+pub use self::kinesis_faults::{Call, KinesisFaults};
 pub use self::mosquitto::{Mosquitto, MosquittoOptions};
 pub use self::proxy::{Connection, Direction, FaultProxy};
 pub use self::rabbitmq::{RabbitMq, VirtualHost};

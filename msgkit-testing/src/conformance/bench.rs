@@ -104,7 +104,7 @@ impl<'a> Bench<'a> {
     pub async fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
         let step = match self.time() {
             Time::Virtual => Duration::from_millis(100),
-            Time::Real => Duration::from_millis(5),
+            Time::Real | Time::Slow => Duration::from_millis(5),
         };
         self.soon(what, async {
             while !done() {

@@ -83,12 +83,12 @@ pub fn run(case: &Case, subject: &dyn Subject, pipeline: &Arc<dyn Pipeline>) -> 
     let time = subject.time();
     let mut builder = match time {
         Time::Virtual => tokio::runtime::Builder::new_current_thread(),
-        Time::Real => tokio::runtime::Builder::new_multi_thread(),
+        Time::Real | Time::Slow => tokio::runtime::Builder::new_multi_thread(),
     };
     builder.enable_all();
     match time {
         Time::Virtual => builder.start_paused(true),
-        Time::Real => builder.worker_threads(2),
+        Time::Real | Time::Slow => builder.worker_threads(2),
     };
     let runtime = match builder.build() {
         Ok(runtime) => runtime,
@@ -97,7 +97,7 @@ pub fn run(case: &Case, subject: &dyn Subject, pipeline: &Arc<dyn Pipeline>) -> 
     let verdict = runtime.block_on(async {
         let clock = match time {
             Time::Virtual => Clock::virtual_from(Timestamp::from_millis(BEGIN)),
-            Time::Real => Clock::system(),
+            Time::Real | Time::Slow => Clock::system(),
         };
         // A broker that cannot be had is found out before the case begins; after that it is a failure.
         if let Err(NotRun(why)) = subject.broker(&Setup::new(clock)).await {

@@ -25,7 +25,7 @@ const REQUIRE: &str = "MSGKIT_REQUIRE_BROKERS";
 pub fn main(subjects: Vec<Box<dyn Subject>>) -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Cases in real time mostly wait.
-    if arguments.test_threads.is_none() && subjects.iter().any(|subject| subject.time() == Time::Real) {
+    if arguments.test_threads.is_none() && subjects.iter().any(|subject| subject.time() != Time::Virtual) {
         arguments.test_threads = Some(8);
     }
     panics::keep_places();

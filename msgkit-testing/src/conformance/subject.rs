@@ -45,6 +45,8 @@ pub enum Time {
     Virtual,
     /// The wall clock.
     Real,
+    /// The wall clock, on a service that takes tenths of a second for what a broker next door does in milliseconds.
+    Slow,
 }
 
 impl Time {
@@ -55,6 +57,7 @@ impl Time {
         match self {
             Self::Virtual => Duration::from_secs(600),
             Self::Real => Duration::from_millis(300),
+            Self::Slow => Duration::from_millis(800),
         }
     }
 
@@ -64,6 +67,7 @@ impl Time {
         match self {
             Self::Virtual => Duration::from_secs(2 * 3600),
             Self::Real => Duration::from_secs(60),
+            Self::Slow => Duration::from_secs(180),
         }
     }
 
@@ -73,6 +77,7 @@ impl Time {
         match self {
             Self::Virtual => Duration::from_secs(10),
             Self::Real => Duration::from_millis(400),
+            Self::Slow => Duration::from_millis(2500),
         }
     }
 }

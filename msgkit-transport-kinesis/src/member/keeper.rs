@@ -1,0 +1,430 @@
+//! The table of leases, as one member sees and changes it.
+//!
+//! Who dies anywhere in here leaves rows that others understand: a lease without its owner's sign of life is taken by
+//! somebody else, who begins at its checkpoint; a shard that is done and whose children are not in the table yet is found by
+//! the next look for new shards.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use msgkit::transport::TransportErrorKind;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::Member;
+use super::state::State;
+use crate::error::{Cause, Failure};
+use crate::group::patterns_of;
+use crate::lease::{Lease, LeaseRow};
+
+const MEMBER: &str = "member/";
+
+/// What the keeper knows that nobody else does.
+struct Keeper {
+    id: String,
+    /// The version of its own row; 0 = not there.
+    version: u64,
+    /// The version in which the others were seen last, and since when.
+    others: HashMap<String, (u64, Instant)>,
+    readers: HashMap<u64, JoinHandle<()>>,
+    next_round: Instant,
+    next_look: Instant,
+    warned: bool,
+}
+
+/// A lease as the table has it.
+struct Row {
+    lease: Lease,
+    version: u64,
+}
+
+impl Member {
+    pub(super) async fn keep(self: Arc<Self>) {
+        let now = Instant::now();
+        let mut keeper = Keeper {
+            id: new_id(),
+            version: 0,
+            others: HashMap::new(),
+            readers: HashMap::new(),
+            next_round: now,
+            next_look: now + self.core.config.discover,
+            warned: false,
+        };
+        loop {
+            let round = Instant::now() >= keeper.next_round;
+            let quitting = self.lock().quitting;
+            self.write_down(&mut keeper, round || quitting).await;
+            if quitting {
+                self.leave(&mut keeper).await;
+                return;
+            }
+            let worked = if round { self.round(&mut keeper).await } else { Ok(()) };
+            if round {
+                keeper.next_round = Instant::now() + self.core.config.heartbeat;
+            }
+            match worked {
+                Ok(()) => keeper.warned = keeper.warned && !round,
+                Err(failure) => self.complain(&mut keeper, &failure),
+            }
+            self.kept.notify_waiters();
+            tokio::select! {
+                () = self.due.notified() => {}
+                () = tokio::time::sleep_until(keeper.next_round) => {}
+            }
+        }
+    }
+
+    fn complain(&self, keeper: &mut Keeper, failure: &Failure) {
+        let text = msgkit::Chain(&failure.error).to_string();
+        if failure.error.kind() == TransportErrorKind::Refused {
+            self.lock().failure = Some((TransportErrorKind::Refused, text));
+            self.arrived.notify_one();
+        } else if !keeper.warned {
+            keeper.warned = true;
+            tracing::warn!(space = %self.space, error = text, "the leases cannot be kept; trying again");
+        }
+    }
+
+    /// Writes what has changed of the leases held: starts at once, checkpoints with them, when somebody waits for them or
+    /// when it is time (`all`). Gives away, or ends, what is ready for it.
+    async fn write_down(&self, keeper: &mut Keeper, all: bool) {
+        let (asked, work) = {
+            let state = self.lock();
+            let asked = state.flush_asked;
+            let all = all || asked > state.flush_done;
+            let due = |held: &super::state::Held| {
+                let leaves = held.is_finished() || (held.leaving && held.in_hand.is_empty());
+                held.to_start().is_some() || leaves || (all && held.dirty)
+            };
+            let work: Vec<u64> = state.held.iter().filter(|(_, held)| due(held)).map(|(at, _)| *at).collect();
+            (asked, work)
+        };
+        let mut error = None;
+        for generation in work {
+            if let Err(failure) = self.write_one(keeper, generation).await {
+                error = Some(msgkit::Chain(&failure.error).to_string());
+                self.complain(keeper, &failure);
+            }
+        }
+        let mut state = self.lock();
+        if asked > state.flush_done {
+            state.flush_done = asked;
+            state.flush_error = error;
+        }
+        drop(state);
+        self.kept.notify_waiters();
+    }
+
+    async fn write_one(&self, keeper: &mut Keeper, generation: u64) -> Result<(), Failure> {
+        let (row, version, start, goes) = {
+            let state = self.lock();
+            let Some(held) = state.held.get(&generation) else { return Ok(()) };
+            let mut row = held.lease.clone();
+            let start = held.to_start();
+            if let Some((_, sequence)) = &start {
+                row.started = Some(sequence.clone());
+            }
+            let finished = held.is_finished();
+            let goes = finished || (held.leaving && held.in_hand.is_empty());
+            if goes {
+                row.release();
+                row.done = finished;
+            }
+            (row, held.version, start, goes)
+        };
+        if goes {
+            // Before the row says so: nothing more of it is handed out.
+            self.end_reader(keeper, generation);
+            let mut state = self.lock();
+            let still = state
+                .held
+                .get(&generation)
+                .is_some_and(|held| held.in_hand.is_empty() && held.lease.at == row.at);
+            if !still {
+                return Ok(());
+            }
+            state.lose(generation);
+        }
+        let written = self.store.swap(&self.space, &row.key(), version, Some(&row.to_json())).await?;
+        if goes {
+            if row.done {
+                let rows = self.store.load(&self.space).await?;
+                self.core.add_shards(&*self.store, &self.space, &row.stream, &rows).await?;
+            }
+            // Others may take what was given, and we what the shard has become.
+            keeper.next_round = Instant::now();
+            return Ok(());
+        }
+        if !written {
+            self.lost(keeper, generation, &row);
+            return Ok(());
+        }
+        let mut state = self.lock();
+        if let Some(held) = state.held.get_mut(&generation) {
+            held.version = version + 1;
+            held.lease.started = row.started;
+            if let Some((number, _)) = start {
+                held.stored_start(number);
+            }
+            held.dirty = held.lease.at != row.at;
+        }
+        drop(state);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    /// Somebody else has the lease: we were taken for dead.
+    fn lost(&self, keeper: &mut Keeper, generation: u64, lease: &Lease) {
+        self.end_reader(keeper, generation);
+        self.lock().lose(generation);
+        tracing::warn!(stream = %lease.stream, shard = %lease.shard, "the lease is lost; its messages come again elsewhere");
+    }
+
+    fn end_reader(&self, keeper: &mut Keeper, generation: u64) {
+        if let Some(reader) = keeper.readers.remove(&generation) {
+            reader.abort();
+        }
+    }
+
+    /// Writes down everything, gives back every lease, and is a member no more.
+    async fn leave(&self, keeper: &mut Keeper) {
+        for (_, reader) in keeper.readers.drain() {
+            reader.abort();
+        }
+        let held: Vec<(Lease, u64)> = {
+            let mut state = self.lock();
+            let held = state.held.values().map(|held| (held.lease.clone(), held.version)).collect();
+            state.lose_all();
+            held
+        };
+        let mut error = None;
+        for (mut lease, version) in held {
+            lease.release();
+            let given = self.store.swap(&self.space, &lease.key(), version, Some(&lease.to_json())).await;
+            error = error.or(given.err());
+        }
+        if keeper.version > 0 {
+            let key = format!("{MEMBER}{}", keeper.id);
+            let removed = self.store.swap(&self.space, &key, keeper.version, None).await;
+            error = error.or(removed.err());
+        }
+        let mut state = self.lock();
+        state.gone = true;
+        state.flush_error = error.map(|error| msgkit::Chain(&error).to_string());
+        drop(state);
+        self.kept.notify_waiters();
+    }
+
+    /// A sign of life, a look at the others, and a fair share.
+    async fn round(self: &Arc<Self>, keeper: &mut Keeper) -> Result<(), Failure> {
+        self.sign_of_life(keeper).await?;
+        let mut rows = self.store.load(&self.space).await?;
+        if Instant::now() >= keeper.next_look {
+            keeper.next_look = Instant::now() + self.core.config.discover;
+            if self.look_for_shards(&rows).await? {
+                rows = self.store.load(&self.space).await?;
+            }
+        }
+        let alive = self.alive(keeper, &rows).await?;
+        let table = table(&rows);
+        self.compare(keeper, &rows, &table);
+        self.share(keeper, &alive, table).await
+    }
+
+    async fn sign_of_life(&self, keeper: &mut Keeper) -> Result<(), Failure> {
+        let began = Instant::now();
+        let key = format!("{MEMBER}{}", keeper.id);
+        let before = keeper.version;
+        if !self.store.swap(&self.space, &key, before, Some("{}")).await? {
+            if before > 0 {
+                tracing::warn!(space = %self.space, "taken for dead: all leases are lost, their messages come again");
+            }
+            for (_, reader) in keeper.readers.drain() {
+                reader.abort();
+            }
+            self.lock().lose_all();
+            // Under another name, so that nobody takes what is left of the old one for alive.
+            keeper.id = new_id();
+            keeper.version = 0;
+            let key = format!("{MEMBER}{}", keeper.id);
+            if !self.store.swap(&self.space, &key, 0, Some("{}")).await? {
+                return Ok(());
+            }
+        }
+        keeper.version += 1;
+        // A fifth less than the others wait, counted from before the call.
+        self.lock().alive_until = began + self.core.config.lease.mul_f64(0.8);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    async fn look_for_shards(&self, rows: &[LeaseRow]) -> Result<bool, Failure> {
+        let mut streams: BTreeSet<String> = self.wanted.named.clone();
+        if self.wanted.others {
+            let there = self.core.list_streams().await?;
+            streams.extend(there.into_iter().filter(|stream| self.core.names.is_ours(stream)));
+        }
+        let mut changed = false;
+        for stream in streams {
+            match self.core.add_shards(&*self.store, &self.space, &stream, rows).await {
+                Ok(more) => changed |= more,
+                // It is gone; what it had is gone with it.
+                Err(failure) if failure.cause == Cause::NotFound => self.core.forget(&stream),
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(changed)
+    }
+
+    /// The members that give signs of life; buries those that do not.
+    async fn alive(&self, keeper: &mut Keeper, rows: &[LeaseRow]) -> Result<BTreeSet<String>, Failure> {
+        let mut alive = BTreeSet::from([keeper.id.clone()]);
+        let mut seen = HashMap::new();
+        for row in rows {
+            let Some(id) = row.key.strip_prefix(MEMBER).filter(|id| *id != keeper.id) else { continue };
+            let since = match keeper.others.get(id) {
+                Some((version, since)) if *version == row.version => *since,
+                _ => Instant::now(),
+            };
+            if since.elapsed() > self.core.config.lease {
+                self.store.swap(&self.space, &row.key, row.version, None).await?;
+                continue;
+            }
+            seen.insert(id.to_owned(), (row.version, since));
+            alive.insert(id.to_owned());
+        }
+        keeper.others = seen;
+        Ok(alive)
+    }
+
+    /// What the table says of the leases held: those of others are lost.
+    fn compare(&self, keeper: &mut Keeper, rows: &[LeaseRow], table: &BTreeMap<String, Row>) {
+        let mut state = self.lock();
+        let patterns = patterns_of(rows);
+        if self.subscription.retry_step.is_none() && !patterns.is_empty() && state.patterns != patterns {
+            state.patterns = patterns;
+        }
+        let lost: Vec<(u64, Lease)> = state
+            .held
+            .iter()
+            .filter(|(_, held)| {
+                table.get(&held.lease.key()).is_none_or(|row| {
+                    row.version > held.version || row.lease.owner.as_deref() != Some(keeper.id.as_str())
+                })
+            })
+            .map(|(generation, held)| (*generation, held.lease.clone()))
+            .collect();
+        drop(state);
+        for (generation, lease) in lost {
+            self.lost(keeper, generation, &lease);
+        }
+    }
+
+    /// Takes what is free, gives what is too much.
+    async fn share(
+        self: &Arc<Self>,
+        keeper: &mut Keeper,
+        alive: &BTreeSet<String>,
+        table: BTreeMap<String, Row>,
+    ) -> Result<(), Failure> {
+        let undone: BTreeSet<(&str, &str)> = table
+            .values()
+            .filter(|row| !row.lease.done)
+            .map(|row| (row.lease.stream.as_str(), row.lease.shard.as_str()))
+            .collect();
+        // Children come after their parents.
+        let may_begin = |lease: &Lease| {
+            !lease.done
+                && !lease
+                    .parents
+                    .iter()
+                    .any(|parent| undone.contains(&(lease.stream.as_str(), parent.as_str())))
+        };
+        let active: Vec<&Row> = table.values().filter(|row| may_begin(&row.lease)).collect();
+        let mut shares: BTreeMap<&str, usize> = alive.iter().map(|id| (id.as_str(), 0)).collect();
+        let mut free: Vec<&Row> = Vec::new();
+        let held_keys: BTreeSet<String> = self.lock().held.values().map(|held| held.lease.key()).collect();
+        for row in &active {
+            let owner = row.lease.owner.as_deref();
+            let ours = owner == Some(keeper.id.as_str());
+            match owner.and_then(|owner| shares.get_mut(owner)) {
+                // One of ours that we do not hold: a write of which we never heard.
+                Some(_) if ours && !held_keys.contains(&row.lease.key()) => free.push(row),
+                Some(share) => *share += 1,
+                None => free.push(row),
+            }
+        }
+        let (least, rest) = (active.len() / alive.len(), active.len() % alive.len());
+        let most = least + usize::from(rest > 0);
+        let mut mine = shares.get(keeper.id.as_str()).copied().unwrap_or_default();
+        let had = mine;
+        let missed = free.len();
+        fastrand::shuffle(&mut free);
+        let mut taken = 0;
+        for row in free {
+            if mine >= most {
+                break;
+            }
+            let mut lease = row.lease.clone();
+            lease.take(&keeper.id);
+            if self.store.swap(&self.space, &lease.key(), row.version, Some(&lease.to_json())).await? {
+                let generation = self.lock().hold(lease, row.version + 1);
+                keeper.readers.insert(generation, tokio::spawn(self.clone().read(generation)));
+                mine += 1;
+                taken += 1;
+            } else {
+                // Somebody else was first: look again at once.
+                keeper.next_round = Instant::now();
+            }
+        }
+        let poorer = shares.iter().any(|(id, share)| *id != keeper.id && *share < least);
+        let give = match mine {
+            _ if mine > most => mine - most,
+            _ if mine == most && rest > 0 && poorer && missed == taken && had == mine => 1,
+            _ => 0,
+        };
+        let mut state = self.lock();
+        give_away(&mut state, give);
+        state.has_share = mine >= least;
+        drop(state);
+        self.room.notify_waiters();
+        self.due_if_leaving();
+        Ok(())
+    }
+
+    fn due_if_leaving(&self) {
+        let leaves = self.lock().held.values().any(|held| held.leaving && held.in_hand.is_empty());
+        if leaves {
+            self.due.notify_one();
+        }
+    }
+}
+
+/// Marks so many leases for others: those of which least is in hand.
+fn give_away(state: &mut State, count: usize) {
+    let mut order: Vec<(usize, u64)> =
+        state.held.iter().map(|(at, held)| (held.in_hand.len(), *at)).collect();
+    order.sort_unstable();
+    for (place, (_, generation)) in order.into_iter().enumerate() {
+        if let Some(held) = state.held.get_mut(&generation) {
+            held.leaving = place < count;
+        }
+    }
+}
+
+fn table(rows: &[LeaseRow]) -> BTreeMap<String, Row> {
+    rows.iter()
+        .filter(|row| row.key.starts_with("lease/"))
+        .filter_map(|row| match serde_json::from_str(&row.value) {
+            Ok(lease) => Some((row.key.clone(), Row { lease, version: row.version })),
+            Err(error) => {
+                tracing::error!(key = %row.key, %error, "a lease cannot be read; its shard is not");
+                None
+            }
+        })
+        .collect()
+}
+
+fn new_id() -> String {
+    format!("{:x}-{:016x}", std::process::id(), fastrand::u64(..))
+}

@@ -1,0 +1,189 @@
+//! Reading one shard: from its checkpoint to its end, as fast as messages are taken.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use msgkit::transport::TransportErrorKind;
+use tokio::time::Instant;
+
+use super::Member;
+use super::state::Ready;
+use crate::error::{Cause, Failure};
+use crate::position::{Position, Sequence};
+use crate::streams::Page;
+use crate::wire::{Arrived, read};
+
+/// What of a shard waits to be handed out, at most, before more is read: one read adds up to 10 MiB.
+const MOST_WAITING: usize = 2_000;
+const MOST_BYTES: usize = 8 << 20;
+/// An iterator lives for five minutes.
+const ITERATOR: Duration = Duration::from_secs(240);
+/// How long to wait after a failure, at first and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+impl Member {
+    /// Reads the shard of one generation until it is over, lost, or the member leaves.
+    pub(super) async fn read(self: Arc<Self>, generation: u64) {
+        let Some((stream, shard, mut at)) = self.place(generation) else { return };
+        let place = format!("{stream}/{shard}");
+        let mut iterator: Option<(String, Instant)> = None;
+        let mut wait = AGAIN.0;
+        let mut warned = false;
+        let config = &self.core.config;
+        let soon = (config.poll_interval / 8).max(config.read_interval);
+        let mut idle = soon;
+        while let Some(limit) = self.room_of(generation).await {
+            let began = Instant::now();
+            let known =
+                iterator.take().filter(|(_, since)| since.elapsed() < ITERATOR).map(|(known, _)| known);
+            let got = async {
+                let from = match known {
+                    Some(known) => Some(known),
+                    None => self.core.iterator(&stream, &shard, &at).await?,
+                };
+                match from {
+                    Some(from) => self.core.records(&place, &from, limit).await.map(Some),
+                    None => Ok(None),
+                }
+            };
+            match got.await {
+                Ok(Some(page)) => {
+                    (wait, warned) = (AGAIN.0, false);
+                    let (empty, behind) = (page.records.is_empty(), page.behind);
+                    if let Some(last) = page.records.last() {
+                        at = Position::After(Sequence::new(&last.sequence_number));
+                    }
+                    let next = page.next.clone();
+                    if !self.take_in(generation, &place, page) {
+                        return;
+                    }
+                    let Some(next) = next else { return };
+                    iterator = Some((next, Instant::now()));
+                    let pause = if empty && behind == 0 { idle } else { config.read_interval };
+                    idle = if empty { (idle * 2).min(config.poll_interval) } else { soon };
+                    // Not before the service takes the next read, whoever has published.
+                    tokio::time::sleep(config.read_interval.min(pause).saturating_sub(began.elapsed())).await;
+                    if self.pause(generation, pause.saturating_sub(began.elapsed())).await {
+                        idle = soon;
+                    }
+                }
+                // No iterator: the shard is closed, and all of it was read.
+                Ok(None) => {
+                    self.take_in(generation, &place, Page { records: Vec::new(), next: None, behind: 0 });
+                    return;
+                }
+                // The next round asks for another, behind what was read last.
+                Err(Failure { cause: Cause::Expired, .. }) => {}
+                Err(failure) => {
+                    if failure.cause == Cause::Throttled {
+                        self.core.throttled.fetch_add(1, Ordering::Relaxed);
+                    } else if !warned {
+                        warned = true;
+                        let error = msgkit::Chain(&failure.error).to_string();
+                        tracing::warn!(%place, error, "a shard cannot be read; trying again");
+                    }
+                    if failure.error.kind() == TransportErrorKind::Refused {
+                        let text = msgkit::Chain(&failure.error).to_string();
+                        self.lock().failure = Some((TransportErrorKind::Refused, text));
+                        self.arrived.notify_one();
+                        return;
+                    }
+                    tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
+                    wait = (wait * 2).min(AGAIN.1);
+                }
+            }
+        }
+    }
+
+    fn place(&self, generation: u64) -> Option<(String, String, Position)> {
+        let state = self.lock();
+        let lease = &state.held.get(&generation)?.lease;
+        Some((lease.stream.clone(), lease.shard.clone(), lease.at.clone()))
+    }
+
+    /// Waits, unless it is over before, or this process publishes to the stream. Answers whether it has.
+    async fn pause(&self, generation: u64, pause: Duration) -> bool {
+        let woken = async {
+            loop {
+                let room = self.room.notified();
+                let mut room = std::pin::pin!(room);
+                room.as_mut().enable();
+                {
+                    let mut state = self.lock();
+                    let stopped = state.stopped;
+                    let Some(held) = state.held.get_mut(&generation).filter(|_| !stopped) else {
+                        return false;
+                    };
+                    if std::mem::take(&mut held.nudged) {
+                        return true;
+                    }
+                }
+                room.await;
+            }
+        };
+        tokio::time::timeout(pause, woken).await.unwrap_or(false)
+    }
+
+    /// Waits until more can be held; answers how many records. `None` = it is over.
+    async fn room_of(&self, generation: u64) -> Option<usize> {
+        loop {
+            let room = self.room.notified();
+            let mut room = std::pin::pin!(room);
+            room.as_mut().enable();
+            {
+                let state = self.lock();
+                let held = state.held.get(&generation)?;
+                if state.stopped || held.ended {
+                    return None;
+                }
+                let most = MOST_WAITING.max(state.prefetch);
+                if !held.leaving && held.buffered() < most && held.bytes < MOST_BYTES {
+                    return Some(most - held.buffered());
+                }
+            }
+            // Also from time to time: what leaves may stay after all.
+            let _ = tokio::time::timeout(self.core.config.heartbeat, room).await;
+        }
+    }
+
+    /// Takes what was read. Answers whether the shard is still this member's.
+    fn take_in(&self, generation: u64, place: &str, page: Page) -> bool {
+        let now = self.core.clock.now();
+        let patterns = self.lock().patterns.clone();
+        let (stream, _) = place.split_once('/').unwrap_or((place, ""));
+        let read: Vec<(Sequence, Option<Ready>)> = page
+            .records
+            .into_iter()
+            .map(|record| {
+                let sequence = Sequence::new(&record.sequence_number);
+                let position = format!("{place}/{}", sequence.as_str());
+                let data = Bytes::from(record.data.into_inner());
+                let size = data.len();
+                let partition_key = record.partition_key.as_deref().unwrap_or_default();
+                let arrived = Arrived { stream, position: &position, partition_key, data };
+                let (message, told) = read(&arrived, &self.core.names, &self.subscription.ingest, now);
+                // What tells no topic is for every group that reads the stream: better seen than lost.
+                let wanted = patterns.is_empty()
+                    || !told
+                    || patterns.iter().any(|pattern| pattern.matches(message.topic()));
+                (sequence, wanted.then_some(Ready { message, size }))
+            })
+            .collect();
+        let mut state = self.lock();
+        let Some(held) = state.held.get_mut(&generation) else { return false };
+        for (sequence, message) in read {
+            held.push(sequence, message);
+        }
+        held.behind = page.behind;
+        held.ended = page.next.is_none();
+        let finished = held.is_finished();
+        drop(state);
+        if finished {
+            self.due.notify_one();
+        }
+        self.arrived.notify_one();
+        true
+    }
+}

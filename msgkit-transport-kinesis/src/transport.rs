@@ -1,0 +1,274 @@
+//! The transport itself: what it is made from, what it can do.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::{join_all, try_join_all};
+use msgkit::envelope::Clock;
+use msgkit::transport::{
+    Capabilities, Declaration, Delay, Factory, Health, KeyOrder, Operate, Options, StartPositions, Transport,
+    TransportError, TransportUrl,
+};
+use msgkit::{Error, ErrorKind};
+use tokio::sync::Notify;
+
+use crate::client::Account;
+use crate::config::{KinesisConfig, place};
+use crate::core::Core;
+use crate::error::{self, SYSTEM, closed};
+use crate::lease::{LeaseStore, MemoryLeases};
+use crate::names::Names;
+
+/// How long the service may take to say that it is there.
+const HEALTH: Duration = Duration::from_secs(5);
+
+/// The scheme `kinesis:`, for a [`Registry`](msgkit::Registry).
+#[must_use]
+pub fn scheme() -> impl Factory {
+    Scheme
+}
+
+#[derive(Debug)]
+struct Scheme;
+
+impl Factory for Scheme {
+    fn schemes(&self) -> &'static [&'static str] {
+        &["kinesis"]
+    }
+
+    fn build(&self, url: &TransportUrl, options: Options) -> Result<Arc<dyn Transport>, Error> {
+        let clock = options.clock();
+        let config = options.read(url)?;
+        Ok(Arc::new(Kinesis::with(url, config, clock)?))
+    }
+}
+
+/// The streams of one account and region; clones share what they know.
+#[derive(Clone)]
+pub struct Kinesis(Arc<Core>);
+
+impl Kinesis {
+    /// The transport of the region and the system that `url` names, with `config`; what the URL has behind its `?` is not
+    /// read. Nothing is connected before the first use.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`], naming the option that cannot be and the fix.
+    pub fn with(url: &TransportUrl, config: KinesisConfig, clock: Clock) -> Result<Self, Error> {
+        config.check()?;
+        let (region, prefix) = place(url)?;
+        let account = Account::new(url, region, &config)?;
+        let store = leases(&config, &account)?;
+        Ok(Self::made(account, prefix, config, clock, store))
+    }
+
+    /// As [`Kinesis::with`], with leases of your own in place of those that the option `leases` names.
+    ///
+    /// # Errors
+    /// As [`Kinesis::with`].
+    pub fn with_leases(
+        url: &TransportUrl,
+        config: KinesisConfig,
+        clock: Clock,
+        leases: Arc<dyn LeaseStore>,
+    ) -> Result<Self, Error> {
+        config.check()?;
+        let (region, prefix) = place(url)?;
+        let account = Account::new(url, region, &config)?;
+        Ok(Self::made(account, prefix, config, clock, leases))
+    }
+
+    fn made(
+        account: Account,
+        prefix: String,
+        config: KinesisConfig,
+        clock: Clock,
+        store: Arc<dyn LeaseStore>,
+    ) -> Self {
+        let names = Names::new(prefix, config.destinations.clone());
+        Self(Arc::new(Core {
+            account,
+            names,
+            config,
+            clock,
+            store,
+            streams: Mutex::new(HashSet::new()),
+            members: Mutex::default(),
+            late: AtomicU64::new(0),
+            throttled: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            closing: Notify::new(),
+        }))
+    }
+
+    /// How many settlements came too late, after their shard had gone to another member: their messages come again there.
+    #[must_use]
+    pub fn lost_leases(&self) -> u64 {
+        self.0.late.load(Ordering::Relaxed)
+    }
+
+    /// How many records and reads the service refused as too much at once; each was tried again.
+    #[must_use]
+    pub fn throttled(&self) -> u64 {
+        self.0.throttled.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Kinesis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kinesis")
+            .field("region", &self.0.account.region())
+            .field("prefix", &self.0.names.prefix())
+            .field("endpoint", &self.0.account.endpoint())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The store that the option names.
+fn leases(config: &KinesisConfig, _account: &Account) -> Result<Arc<dyn LeaseStore>, Error> {
+    let refuse = |text: String| Err(Error::new(ErrorKind::Config, text));
+    let known = "`memory` (one process), `sqlite:<file>` (one machine, feature `sqlite`)";
+    let Some(leases) = &config.leases else {
+        return refuse(format!(
+            "a Kinesis transport needs the option `leases`, which says where groups keep how far they are: {known}"
+        ));
+    };
+    let (kind, rest) = leases.split_once(':').unwrap_or((leases, ""));
+    match kind {
+        "memory" => Ok(Arc::new(MemoryLeases::shared(rest))),
+        "sqlite" if rest.is_empty() => {
+            refuse("`leases = \"sqlite:\"` names no file; write `sqlite:leases.db`".to_owned())
+        }
+        "sqlite" => sqlite(Path::new(rest)),
+        _ => refuse(format!(
+            "`leases = \"{leases:.60}\"` of a Kinesis transport is unknown; known are {known}"
+        )),
+    }
+}
+
+#[cfg(feature = "sqlite")]
+#[allow(clippy::unnecessary_wraps)]
+fn sqlite(file: &Path) -> Result<Arc<dyn LeaseStore>, Error> {
+    Ok(Arc::new(crate::lease::SqliteLeases::new(file)))
+}
+
+#[cfg(not(feature = "sqlite"))]
+fn sqlite(_: &Path) -> Result<Arc<dyn LeaseStore>, Error> {
+    Err(Error::new(
+        ErrorKind::Config,
+        "`leases = \"sqlite:…\"` needs the feature `sqlite` of msgkit-transport-kinesis; add it in Cargo.toml",
+    ))
+}
+
+#[async_trait]
+impl Transport for Kinesis {
+    fn system(&self) -> &'static str {
+        SYSTEM
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let config = &self.0.config;
+        let mut can = Capabilities::none();
+        // A group is no longer there when the table that says how far it is has gone.
+        can.durable = self.0.store.is_durable();
+        can.groups = true;
+        can.ephemeral = true;
+        can.backlog = true;
+        can.keeps_unread = true;
+        can.key_order = if config.ordered { KeyOrder::Group } else { KeyOrder::None };
+        can.delay = Delay::RetryTopics;
+        can.delivery_count = true;
+        can.nack = true;
+        // What is older is not there any more when it has to come again.
+        can.max_hold = Some(config.retention / 2);
+        can.start = StartPositions::new(true, true);
+        can.lag = true;
+        can.peek = true;
+        can.max_payload = Some(config.max_payload());
+        can.live_patterns = true;
+        can
+    }
+
+    async fn declare(&self, declarations: &[Declaration]) -> Result<(), TransportError> {
+        self.0.open()?;
+        for declaration in declarations {
+            if let Declaration::Group { subscription, .. } = declaration {
+                self.capabilities().admit(SYSTEM, subscription)?;
+            }
+        }
+        try_join_all(declarations.iter().map(|declaration| self.declare_one(declaration))).await?;
+        Ok(())
+    }
+
+    async fn health(&self) -> Health {
+        if self.0.is_closed() {
+            return Health::Down(closed().to_string());
+        }
+        let asked = async {
+            let client = self.0.account.client().await?;
+            let told = client.list_streams().limit(1).send().await;
+            told.map(drop).map_err(|error| error::of(error, "asking for the streams").error)
+        };
+        match tokio::time::timeout(HEALTH, asked).await {
+            Ok(Ok(())) => Health::Up,
+            Ok(Err(error)) => Health::Down(msgkit::Chain(&error).to_string()),
+            Err(_) => Health::Down(format!("the service does not answer within {HEALTH:?}")),
+        }
+    }
+
+    fn operate(&self) -> Option<&dyn Operate> {
+        Some(self)
+    }
+
+    async fn close(&self) -> Result<(), TransportError> {
+        if self.0.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.0.closing.notify_waiters();
+        let members: Vec<_> = {
+            let mut members = self.0.members.lock().unwrap_or_else(PoisonError::into_inner);
+            members.drain(..).filter_map(|member| member.upgrade()).collect()
+        };
+        for member in &members {
+            member.shut();
+        }
+        join_all(members.iter().map(|member| member.left())).await.into_iter().collect()
+    }
+}
+
+impl Kinesis {
+    async fn declare_one(&self, declaration: &Declaration) -> Result<(), TransportError> {
+        let core = &self.0;
+        match declaration {
+            Declaration::Group { subscription, retry_steps, dead_letters } => {
+                let Some(group) = &subscription.group else { return Ok(()) };
+                let space = core.group_space(group);
+                core.ensure_group(&*core.store, &space, subscription).await?;
+                let steps = u32::try_from(retry_steps.len()).unwrap_or(u32::MAX);
+                // One more than none: what operators replay goes by the first step.
+                try_join_all(
+                    (1..=steps.max(u32::from(*dead_letters))).map(|step| core.ensure_retry(group, step)),
+                )
+                .await?;
+                if *dead_letters {
+                    core.ensure_letters(group).await?;
+                }
+                core.register(group, steps).await
+            }
+            Declaration::DeadLetters(group) => core.ensure_letters(group).await,
+            Declaration::Topic(topic) => {
+                let stream = core.names.stream_of_place(topic);
+                core.ensure(&stream, core.config.shards, core.config.retention).await.map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+}
