@@ -68,6 +68,10 @@ pub struct MqttConfig {
     pub retained: bool,
     /// What becomes of a message that nobody is subscribed to.
     pub on_unrouted: OnUnrouted,
+    /// Whether a group of several members has one more session, to which its messages go as well, for what is published
+    /// between a restart of the broker and their return. `false` only where the broker keeps shared subscriptions over its
+    /// restart (Mosquitto 2.0 does not), or where that may be lost.
+    pub keeper: bool,
     /// How long a member of a group must have been gone before another takes over its session.
     #[serde(with = "msgkit::config::duration")]
     pub takeover_after: Duration,
@@ -99,6 +103,7 @@ impl Default for MqttConfig {
             max_packet: MOST_PACKET,
             retained: false,
             on_unrouted: OnUnrouted::Accept,
+            keeper: true,
             takeover_after: Duration::from_secs(2),
         }
     }
