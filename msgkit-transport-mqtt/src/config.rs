@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use msgkit::transport::TransportUrl;
 use msgkit::{Error, ErrorKind};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// What an `mqtt:` URL, or its table in the configuration, may say.
 ///
@@ -17,11 +17,11 @@ use serde::Deserialize;
 /// session_expiry = "24h"
 /// ca_file = "ca.crt"
 /// ```
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct MqttConfig {
-    /// Which version of the protocol is spoken.
+    /// Which version of the protocol is spoken: `"5"`, or `"3.1.1"`, which has no headers and does not tell what nobody reads.
     pub version: Version,
     /// Topic levels that everything of this transport lies below, `plant/7`; empty for none.
     pub prefix: String,
@@ -31,9 +31,10 @@ pub struct MqttConfig {
     /// The name of this process among its equals, where each has one that it keeps over a restart (the ordinal of a
     /// stateful set, a host): a restart then takes up its own sessions at once, whatever the broker believes.
     pub instance: Option<String>,
-    /// The user.
+    /// The user, where the url does not name one.
     pub user: Option<String>,
-    /// The password. Never printed.
+    /// The password, where the url does not name one. Never printed.
+    #[serde(skip_serializing)]
     pub password: Option<String>,
     /// The certificates that the broker's is checked against, PEM; without it those of the system.
     pub ca_file: Option<PathBuf>,
@@ -41,7 +42,8 @@ pub struct MqttConfig {
     pub cert_file: Option<PathBuf>,
     /// This client's private key, PEM; with `cert_file`.
     pub key_file: Option<PathBuf>,
-    /// How messages are written: `binary` for MQTT 5, `structured` where members speak 3.1.1.
+    /// How events are written: `binary` (without it on MQTT 5), or `structured` (without it on 3.1.1), for all where some speak
+    /// 3.1.1. Both are read.
     pub format: Option<Format>,
     /// The quality of service of what is published to topics: 1, or 0 to trade safety for speed. Copies are always 1.
     pub qos: u8,
@@ -54,7 +56,8 @@ pub struct MqttConfig {
     /// How long connecting may take.
     #[serde(with = "msgkit::config::duration")]
     pub connect_timeout: Duration,
-    /// How long a publisher waits for the broker's word before it gets a temporary error.
+    /// How long a publisher waits while the broker confirms nothing, before it gets a temporary error; a broker that says
+    /// nothing for half of it is left for a new connection.
     #[serde(with = "msgkit::config::duration")]
     pub publish_timeout: Duration,
     /// The most messages that may be on their way to the broker unconfirmed; the broker may allow fewer.
@@ -66,7 +69,7 @@ pub struct MqttConfig {
     pub max_packet: u32,
     /// Whether an ephemeral subscription begins with what the broker retains for its topics.
     pub retained: bool,
-    /// What becomes of a message that nobody is subscribed to.
+    /// What becomes of a message that nobody is subscribed to: it is taken and counted (`accept`), or refused (`error`; MQTT 5).
     pub on_unrouted: OnUnrouted,
     /// Whether a group of several members has one more session, to which its messages go as well, for what is published
     /// between a restart of the broker and their return. `false` only where the broker keeps shared subscriptions over its
@@ -126,7 +129,7 @@ impl fmt::Debug for MqttConfig {
 }
 
 /// A version of the protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Version {
     /// MQTT 5.
@@ -139,7 +142,7 @@ pub enum Version {
 }
 
 /// How events are written (CloudEvents MQTT binding). Both are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Format {
@@ -150,7 +153,7 @@ pub enum Format {
 }
 
 /// What becomes of a message that nobody is subscribed to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum OnUnrouted {
