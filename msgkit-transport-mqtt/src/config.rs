@@ -69,6 +69,9 @@ pub struct MqttConfig {
     pub max_packet: u32,
     /// Whether an ephemeral subscription begins with what the broker retains for its topics.
     pub retained: bool,
+    /// What the broker publishes when it misses this process, as devices use it: `will = { topic = "device.7.state", payload =
+    /// "{\"online\":false}", retain = true }`. Plain bytes, which a subscription reads by its ingest rules.
+    pub will: Option<Will>,
     /// What becomes of a message that nobody is subscribed to: it is taken and counted (`accept`), or refused (`error`; MQTT 5).
     pub on_unrouted: OnUnrouted,
     /// Whether a group of several members has one more session, to which its messages go as well, for what is published
@@ -105,6 +108,7 @@ impl Default for MqttConfig {
             max_payload: 16 << 20,
             max_packet: MOST_PACKET,
             retained: false,
+            will: None,
             on_unrouted: OnUnrouted::Accept,
             keeper: true,
             takeover_after: Duration::from_secs(2),
@@ -125,6 +129,27 @@ impl fmt::Debug for MqttConfig {
             .field("session_expiry", &self.session_expiry)
             .field("keep_alive", &self.keep_alive)
             .finish_non_exhaustive()
+    }
+}
+
+/// What the broker publishes when the connection that publishes breaks; a transport that is closed takes it back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Will {
+    /// Where to.
+    pub topic: String,
+    /// What.
+    pub payload: String,
+    /// Whether the broker keeps it for those who subscribe later.
+    #[serde(default)]
+    pub retain: bool,
+}
+
+impl Will {
+    /// `payload` to `topic`, not retained.
+    pub fn new(topic: impl Into<String>, payload: impl Into<String>) -> Self {
+        Self { topic: topic.into(), payload: payload.into(), retain: false }
     }
 }
 
@@ -217,6 +242,12 @@ impl MqttConfig {
             return refuse(
                 "`session_expiry = 0s` would lose what a group that is away is owed; use at least 1s",
             );
+        }
+        if let Some(will) = &self.will
+            && let Err(error) = will.topic.parse::<msgkit::Topic>()
+        {
+            let text = format!("`will.topic = {:?}` of an MQTT transport is no topic", will.topic);
+            return Err(Error::new(ErrorKind::Config, text).with_source(error));
         }
         if self.cert_file.is_some() != self.key_file.is_some() {
             return refuse("`cert_file` and `key_file` of an MQTT transport belong together; give both");
@@ -322,7 +353,8 @@ mod tests {
     #[test]
     fn what_cannot_work_is_refused_by_name() {
         type Change = fn(&mut MqttConfig);
-        let cases: [(&str, Change); 9] = [
+        let cases: [(&str, Change); 10] = [
+            ("will.topic", |config| config.will = Some(Will::new("a/b", "gone"))),
             ("qos", |config| config.qos = 2),
             ("keep_alive", |config| config.keep_alive = Duration::from_secs(4)),
             ("in_flight", |config| config.in_flight = 0),

@@ -297,6 +297,12 @@ impl Inbox {
         }
     }
 
+    /// Why nothing comes.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        let state = self.lock();
+        state.failure.clone().filter(|_| !state.stopped)
+    }
+
     pub(crate) fn stop(&self) {
         self.lock().stopped = true;
         self.arrived.notify_one();

@@ -138,8 +138,23 @@ pub(crate) struct Dial {
     pub(crate) expiry: Duration,
     /// The most messages that the broker may have sent unacknowledged.
     pub(crate) receive: u16,
-    /// What the broker publishes, retained, when the connection breaks.
-    pub(crate) will: Option<(String, String)>,
+    /// What the broker publishes when the connection breaks.
+    pub(crate) will: Option<LastWill>,
+}
+
+/// What the broker publishes for a connection that breaks.
+#[derive(Debug, Clone)]
+pub(crate) struct LastWill {
+    pub(crate) topic: String,
+    pub(crate) payload: String,
+    pub(crate) retain: bool,
+}
+
+impl LastWill {
+    /// A mark, or an empty text for none.
+    pub(crate) fn mark(topic: String, payload: String) -> Self {
+        Self { topic, payload, retain: true }
+    }
 }
 
 /// What happens on a connection.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Link, Role, Said};
-use crate::driver::{self, Client, Dial, Event};
+use crate::driver::{self, Client, Dial, Event, LastWill};
 use crate::slots;
 use crate::wire::Parcel;
 
@@ -57,14 +57,14 @@ impl Drop for Draining {
 
 /// Ends the session of a client id for good, and then takes its mark away.
 pub(super) async fn erase(dial: &Dial, mark: Option<String>) {
-    let will = mark.map(|place| (place, String::new()));
+    let will = mark.map(|place| LastWill::mark(place, String::new()));
     let dial = Dial { clean: true, expiry: Duration::ZERO, will, ..dial.clone() };
     let (client, mut connection) = driver::open(&dial);
     let erasing = async {
         while let Ok(event) = connection.next().await {
             match (event, &dial.will) {
-                (Event::Connected(_), Some((place, text))) => {
-                    client.publish(&Parcel::own(place.clone(), text.clone(), true));
+                (Event::Connected(_), Some(will)) => {
+                    client.publish(&Parcel::own(will.topic.clone(), will.payload.clone(), true));
                 }
                 (Event::Connected(_), None) | (Event::Confirmed(..), _) => {
                     return slots::goodbye(&client, &mut connection).await;

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use self::dissolve::{Draining, erase};
 use self::keeper::Keeping;
 use crate::connection::Pauses;
-use crate::driver::{self, Broken, Client, Dial, Event, Filter};
+use crate::driver::{self, Broken, Client, Dial, Event, Filter, LastWill};
 use crate::error::Failure;
 use crate::slots::{self, Lane, Mark, Slots};
 use crate::subscriber::{Filters, Membership, Place};
@@ -328,7 +328,7 @@ impl Link {
                 }
                 membership.hold(self.id, slot);
                 let mark = Mark::vacant(membership.filters.those(sharing));
-                let will = (membership.place(slot), mark.write());
+                let will = LastWill::mark(membership.place(slot), mark.write());
                 let client_id = membership.client_id(slot);
                 Ok(Some((Dial { client_id, will: Some(will), ..dial }, stale)))
             }
@@ -343,7 +343,7 @@ impl Link {
                 let plain = &membership.filters.plain;
                 let known = keeper.map(|mark| mark.filters).unwrap_or_default();
                 let stale = known.into_iter().filter(|filter| !plain.contains(filter)).collect();
-                let will = (membership.keeper_place(), Mark::vacant(plain).write());
+                let will = LastWill::mark(membership.keeper_place(), Mark::vacant(plain).write());
                 // What it drops it drops fast; what it hands out waits for its turn.
                 let receive = dial.receive.max(KEPT);
                 Ok(Some((
@@ -358,7 +358,7 @@ impl Link {
                 }
                 self.lock().slot = Some(*slot);
                 membership.hold(self.id, *slot);
-                let will = (membership.place(*slot), Mark::vacant(&mark.filters).write());
+                let will = LastWill::mark(membership.place(*slot), Mark::vacant(&mark.filters).write());
                 let client_id = membership.client_id(*slot);
                 let Filters { plain, shared } = &membership.filters;
                 let all = mark.filters.iter().chain(plain).chain(shared).cloned().collect::<BTreeSet<_>>();
