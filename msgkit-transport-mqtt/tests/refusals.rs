@@ -224,7 +224,8 @@ async fn a_client_proves_itself_by_its_certificate() -> Tested {
             config.ca_file = Some(authority.file.clone());
             config.publish_timeout = Duration::from_secs(3);
         });
-        let (_, line) = refusal(&stranger).await;
+        let (kind, line) = refusal(&stranger).await;
+        assert_eq!(kind, TransportErrorKind::Refused, "{line}");
         says(&line, &["`cert_file`"]);
     }
     Ok(())

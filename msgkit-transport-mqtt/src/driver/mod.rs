@@ -312,6 +312,15 @@ fn tls_failure(broker: &Broker, error: &rumqttc::TlsError) -> Failure {
     }
 }
 
+/// What it means that no connection came about. A broker that refuses a client's certificate says so only behind the handshake.
+fn unreached(broker: &Broker, error: &dyn std::error::Error) -> Failure {
+    if broker.address.tls && error.to_string().contains("received fatal alert") {
+        let text = "it refuses the TLS connection; look at `cert_file` and `key_file`, which prove who this client is";
+        return broker.failure(TransportErrorKind::Refused, text);
+    }
+    broker.failure(TransportErrorKind::Unavailable, "it cannot be reached")
+}
+
 /// How many requests may wait for the client's loop: more than are ever asked for at once.
 fn room(dial: &Dial) -> usize {
     usize::from(dial.broker.in_flight) + usize::from(dial.receive) + 1024

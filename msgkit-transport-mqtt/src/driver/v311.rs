@@ -159,7 +159,7 @@ impl Connection {
             #[cfg(feature = "tls")]
             ConnectionError::Tls(error) => super::tls_failure(broker, error),
             _ if self.connected => broker.failure(TransportErrorKind::Unavailable, "the connection broke"),
-            _ => broker.failure(TransportErrorKind::Unavailable, "it cannot be reached"),
+            error => super::unreached(broker, error),
         };
         Broken { failure: failure.with_source(error), taken_over: false }
     }

@@ -121,6 +121,14 @@ impl Link {
         self.look(client);
     }
 
+    /// Whether another member has everything to itself still, and so misses nothing and will see to the keeper.
+    fn waits_for_another(&self) -> bool {
+        let control = self.lock();
+        control.slots.iter().any(|(slot, mark)| {
+            control.slot != Some(*slot) && mark.is_plain() && !self.membership.is_free(mark)
+        })
+    }
+
     /// Becomes the keeper, where nobody else does.
     fn keep(self: &Arc<Self>) {
         if !matches!(self.role, Role::Member) || std::mem::replace(&mut self.lock().to_keep, true) {
@@ -148,6 +156,10 @@ impl Link {
                 };
                 if !wanted {
                     break;
+                }
+                // Who has everything to itself beside the others gives it up for a keeper, and is quicker at it.
+                if link.waits_for_another() {
+                    continue;
                 }
                 if !membership.keeps() {
                     membership.clone().begin(Role::Keeper, None);
