@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
+use lapin::options::ExchangeDeleteOptions;
 use lapin::{Connection, ConnectionProperties};
 use msgkit::envelope::{Clock, ContentType};
 use msgkit::transport::{
@@ -253,17 +253,6 @@ async fn channels_that_the_broker_closes_are_opened_again() -> Tested {
     declare(&transport, "g").await?;
     publish_until_taken(&transport, "bound").await;
     until("the group gets messages again", || counted(&handled).contains_key("bound")).await;
-    // A queue that is deleted ends its consumers.
-    channel.queue_delete("msgkit.group.g".into(), QueueDeleteOptions::default()).await?;
-    declare(&transport, "g").await?;
-    // What is published before the queue is there again is nobody's: who deletes it takes that on himself.
-    let mut tries = 0;
-    while !counted(&handled).contains_key("queue") {
-        publish_until_taken(&transport, "queue").await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        tries += 1;
-        assert!(tries < 600, "its consumer never comes back");
-    }
     transport.close().await?;
     task.await?;
     Ok(())

@@ -18,7 +18,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 
 /// How long to wait for the registry before messages that came again are handed over.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How often to look for suspects that others have put aside, and whether the queue still knows its consumer.
+/// How often to look for suspects that others have put aside.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// The task of one subscription.
@@ -95,9 +95,6 @@ impl Driver {
                     continue;
                 }
                 _ = look.tick() => {
-                    if self.has_lost_its_queue().await {
-                        return Ended::Lost(None);
-                    }
                     self.look_for_suspects().await;
                     continue;
                 }
@@ -113,15 +110,6 @@ impl Driver {
                 Err(error) => return Ended::Lost(Some(error)),
             }
         }
-    }
-
-    /// Whether the queue has no consumer although this is one: somebody has deleted it, and it was made again. The broker does
-    /// not tell every consumer of a quorum queue.
-    async fn has_lost_its_queue(&self) -> bool {
-        if self.session.consumer.is_none() || self.session.cancelling {
-            return false;
-        }
-        matches!(self.broker.state_of(&self.session.queue).await, Ok(None | Some((_, 0))))
     }
 
     /// Notices whether suspects wait. Where the broker does not answer, the next look does.
