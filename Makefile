@@ -86,7 +86,6 @@ brokers:
 bench:
 	cd benchmarks && CARGO_TARGET_DIR=../target $(CARGO) build --release --locked
 	cd benchmarks && ../target/release/bench-report messages
-	@$(MAKE) --no-print-directory bench-brokers
 
 ## The queue transports beside their raw clients on real brokers: CPU and wall time per message, memory behind a slow handler.
 bench-brokers: brokers

@@ -77,11 +77,7 @@ struct Cancelled {
 }
 
 message!(Order, "orders.order");
-message!(
-    #[key]
-    Keyed,
-    "orders.keyed"
-);
+message!(#[key] Keyed, "orders.keyed");
 message!(Document, "orders.document");
 message!(Created, "orders.created");
 message!(Changed, "orders.changed");
@@ -162,9 +158,7 @@ impl Subject for Msgkit {
         match self.variant {
             Variant::Json | Variant::Retry => to.publish(&Order { id, customer }).await?,
             Variant::Key => to.publish(&Keyed { id, customer }).await?,
-            Variant::Kibibyte => {
-                to.publish(&Document { id, customer, text: payload::TEXT.to_owned() }).await?
-            }
+            Variant::Kibibyte => to.publish(&Document { id, customer, text: payload::TEXT.to_owned() }).await?,
             Variant::Types => match payload::kind(index) {
                 0 => to.publish(&Created { id, customer }).await?,
                 1 => to.publish(&Changed { id, customer }).await?,
