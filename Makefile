@@ -89,7 +89,7 @@ bench:
 
 ## The queue transports beside their raw clients on real brokers: CPU and wall time per message, memory behind a slow handler.
 bench-brokers: brokers
-	cd benchmarks && CARGO_TARGET_DIR=../target $(CARGO) build --release --locked --bin bench-brokers
+	cd benchmarks && CARGO_TARGET_DIR=../target $(CARGO) build --release --locked --features brokers --bin bench-brokers
 	cd benchmarks && ../target/release/bench-brokers
 
 bench-gate:
