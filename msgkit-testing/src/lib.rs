@@ -5,6 +5,7 @@
 //! - [`mutants`]: transports and pipelines broken in one way each, which test the suite.
 //! - [`simulation`]: a system under seeded faults, crashes and restarts, with a ledger of what they cost.
 //! - [`decorate`]: transports around transports, for faults and for mutants.
+//! - [`options`]: the table of a transport's options, from its config type.
 //! - `brokers` (feature `brokers`): real brokers as child processes, and a proxy that breaks connections.
 
 #[cfg(all(feature = "brokers", unix))]
@@ -13,6 +14,7 @@ pub mod conformance;
 pub mod decorate;
 mod kit;
 pub mod mutants;
+pub mod options;
 pub mod simulation;
 
 pub use self::kit::TestKit;

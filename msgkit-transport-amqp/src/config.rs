@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use msgkit::{Error, ErrorKind};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// What an `amqp:` URL, or its table in the configuration, may say.
 ///
@@ -15,13 +15,14 @@ use serde::Deserialize;
 /// capacity = 500000
 /// on_unrouted = "error"
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct AmqpConfig {
     /// The topic exchange that messages are published to, and the first part of every queue's name; at most 60 bytes.
     pub exchange: String,
-    /// What stands before the names of CloudEvents attributes in the headers that are written; all forms are read.
+    /// What stands before the names of CloudEvents attributes in the headers that are written: `cloudEvents_`, `cloudEvents:`,
+    /// `ce-` or `ce_`; all are read.
     pub attribute_prefix: AttributePrefix,
     /// The most messages that wait in one group's queue; publishers in front of a full queue wait.
     pub capacity: u32,
@@ -33,7 +34,8 @@ pub struct AmqpConfig {
     pub confirm_timeout: Duration,
     /// The largest payload in bytes; at most what the broker's `max_message_size` allows.
     pub max_payload: usize,
-    /// What becomes of a message that no queue takes.
+    /// What becomes of a message that no queue takes: it is taken and counted (`accept`), refused (`error`), or kept in the queue
+    /// `<exchange>.unrouted` (`keep`).
     pub on_unrouted: OnUnrouted,
     /// How many nodes of a cluster keep each quorum queue; 0 = as many as the broker decides.
     pub replicas: u32,
@@ -46,7 +48,7 @@ pub struct AmqpConfig {
     /// How long the broker lets a message be held unsettled: its `consumer_timeout`.
     #[serde(with = "msgkit::config::duration")]
     pub max_hold: Duration,
-    /// How the client proves who it is.
+    /// How the client proves who it is: by user and password (`plain`), or by its certificate (`external`, with `cert_file`).
     pub sasl: Sasl,
     /// What the broker shows the connections as.
     pub connection_name: String,
@@ -82,7 +84,7 @@ impl Default for AmqpConfig {
 }
 
 /// What stands before the names of CloudEvents attributes in headers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum AttributePrefix {
     /// `cloudEvents_`, which AMQP 1.0 and JMS consumers of the same queue understand too.
@@ -117,7 +119,7 @@ impl AttributePrefix {
 }
 
 /// What becomes of a message that no queue takes. A copy (delayed retry, dead letter) that no queue takes always fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum OnUnrouted {
@@ -131,7 +133,7 @@ pub enum OnUnrouted {
 }
 
 /// How the client proves who it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Sasl {

@@ -5,7 +5,7 @@ mod support;
 
 use std::process::{Command, ExitCode};
 
-use msgkit_testing::conformance;
+use msgkit_testing::conformance::{self, Subject, Wrapped, Wrapping};
 
 fn main() -> ExitCode {
     if let Some(code) = with_few_threads() {
@@ -15,7 +15,11 @@ fn main() -> ExitCode {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     }
-    conformance::main(vec![Box::new(support::AmqpSubject::default())])
+    let mut subjects: Vec<Box<dyn Subject>> = vec![Box::new(support::AmqpSubject::default())];
+    for wrapping in Wrapping::ALL {
+        subjects.push(Box::new(Wrapped(support::AmqpSubject::default(), wrapping)));
+    }
+    conformance::main(subjects)
 }
 
 /// Runs this binary again with as many cases at once as the broker's cores can serve, unless the caller says how many:

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use msgkit::transport::TransportUrl;
 use msgkit::{Error, ErrorKind};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// What an `mqtt:` URL, or its table in the configuration, may say.
 ///
@@ -17,11 +17,11 @@ use serde::Deserialize;
 /// session_expiry = "24h"
 /// ca_file = "ca.crt"
 /// ```
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct MqttConfig {
-    /// Which version of the protocol is spoken.
+    /// Which version of the protocol is spoken: `"5"`, or `"3.1.1"`, which has no headers and does not tell what nobody reads.
     pub version: Version,
     /// Topic levels that everything of this transport lies below, `plant/7`; empty for none.
     pub prefix: String,
@@ -31,9 +31,10 @@ pub struct MqttConfig {
     /// The name of this process among its equals, where each has one that it keeps over a restart (the ordinal of a
     /// stateful set, a host): a restart then takes up its own sessions at once, whatever the broker believes.
     pub instance: Option<String>,
-    /// The user.
+    /// The user, where the url does not name one.
     pub user: Option<String>,
-    /// The password. Never printed.
+    /// The password, where the url does not name one. Never printed.
+    #[serde(skip_serializing)]
     pub password: Option<String>,
     /// The certificates that the broker's is checked against, PEM; without it those of the system.
     pub ca_file: Option<PathBuf>,
@@ -41,7 +42,8 @@ pub struct MqttConfig {
     pub cert_file: Option<PathBuf>,
     /// This client's private key, PEM; with `cert_file`.
     pub key_file: Option<PathBuf>,
-    /// How messages are written: `binary` for MQTT 5, `structured` where members speak 3.1.1.
+    /// How events are written: `binary` (without it on MQTT 5), or `structured` (without it on 3.1.1), for all where some speak
+    /// 3.1.1. Both are read.
     pub format: Option<Format>,
     /// The quality of service of what is published to topics: 1, or 0 to trade safety for speed. Copies are always 1.
     pub qos: u8,
@@ -54,7 +56,8 @@ pub struct MqttConfig {
     /// How long connecting may take.
     #[serde(with = "msgkit::config::duration")]
     pub connect_timeout: Duration,
-    /// How long a publisher waits for the broker's word before it gets a temporary error.
+    /// How long a publisher waits while the broker confirms nothing, before it gets a temporary error; a broker that says
+    /// nothing for half of it is left for a new connection.
     #[serde(with = "msgkit::config::duration")]
     pub publish_timeout: Duration,
     /// The most messages that may be on their way to the broker unconfirmed; the broker may allow fewer.
@@ -66,8 +69,15 @@ pub struct MqttConfig {
     pub max_packet: u32,
     /// Whether an ephemeral subscription begins with what the broker retains for its topics.
     pub retained: bool,
-    /// What becomes of a message that nobody is subscribed to.
+    /// What the broker publishes when it misses this process, as devices use it: `will = { topic = "device.7.state", payload =
+    /// "{\"online\":false}", retain = true }`. Plain bytes, which a subscription reads by its ingest rules.
+    pub will: Option<Will>,
+    /// What becomes of a message that nobody is subscribed to: it is taken and counted (`accept`), or refused (`error`; MQTT 5).
     pub on_unrouted: OnUnrouted,
+    /// Whether a group of several members has one more session, to which its messages go as well, for what is published
+    /// between a restart of the broker and their return. `false` only where the broker keeps shared subscriptions over its
+    /// restart (Mosquitto 2.0 does not), or where that may be lost.
+    pub keeper: bool,
     /// How long a member of a group must have been gone before another takes over its session.
     #[serde(with = "msgkit::config::duration")]
     pub takeover_after: Duration,
@@ -98,7 +108,9 @@ impl Default for MqttConfig {
             max_payload: 16 << 20,
             max_packet: MOST_PACKET,
             retained: false,
+            will: None,
             on_unrouted: OnUnrouted::Accept,
+            keeper: true,
             takeover_after: Duration::from_secs(2),
         }
     }
@@ -120,8 +132,29 @@ impl fmt::Debug for MqttConfig {
     }
 }
 
+/// What the broker publishes when the connection that publishes breaks; a transport that is closed takes it back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Will {
+    /// Where to.
+    pub topic: String,
+    /// What.
+    pub payload: String,
+    /// Whether the broker keeps it for those who subscribe later.
+    #[serde(default)]
+    pub retain: bool,
+}
+
+impl Will {
+    /// `payload` to `topic`, not retained.
+    pub fn new(topic: impl Into<String>, payload: impl Into<String>) -> Self {
+        Self { topic: topic.into(), payload: payload.into(), retain: false }
+    }
+}
+
 /// A version of the protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Version {
     /// MQTT 5.
@@ -134,7 +167,7 @@ pub enum Version {
 }
 
 /// How events are written (CloudEvents MQTT binding). Both are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Format {
@@ -145,7 +178,7 @@ pub enum Format {
 }
 
 /// What becomes of a message that nobody is subscribed to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum OnUnrouted {
@@ -209,6 +242,12 @@ impl MqttConfig {
             return refuse(
                 "`session_expiry = 0s` would lose what a group that is away is owed; use at least 1s",
             );
+        }
+        if let Some(will) = &self.will
+            && let Err(error) = will.topic.parse::<msgkit::Topic>()
+        {
+            let text = format!("`will.topic = {:?}` of an MQTT transport is no topic", will.topic);
+            return Err(Error::new(ErrorKind::Config, text).with_source(error));
         }
         if self.cert_file.is_some() != self.key_file.is_some() {
             return refuse("`cert_file` and `key_file` of an MQTT transport belong together; give both");
@@ -314,7 +353,8 @@ mod tests {
     #[test]
     fn what_cannot_work_is_refused_by_name() {
         type Change = fn(&mut MqttConfig);
-        let cases: [(&str, Change); 9] = [
+        let cases: [(&str, Change); 10] = [
+            ("will.topic", |config| config.will = Some(Will::new("a/b", "gone"))),
             ("qos", |config| config.qos = 2),
             ("keep_alive", |config| config.keep_alive = Duration::from_secs(4)),
             ("in_flight", |config| config.in_flight = 0),

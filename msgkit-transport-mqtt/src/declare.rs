@@ -86,7 +86,7 @@ impl Mqtt {
         lanes: &mut Lanes,
     ) -> Result<(), TransportError> {
         for _ in 0..TRIES {
-            let slots = lanes.entry(lane).or_default();
+            let slots = &lanes.entry(lane).or_default().slots;
             // Members that are there are subscribed; with more patterns they are once one of them has been restarted.
             if slots.values().any(|mark| !mark.is_vacant()) {
                 return Ok(());
@@ -114,7 +114,8 @@ impl Mqtt {
     ) -> Result<Made, TransportError> {
         let slot = slots.keys().next().copied().unwrap_or(0);
         let known = slots.get(&slot).map(|mark| mark.filters.as_slice()).unwrap_or_default();
-        let sharing = slots::are_others(slots, slot);
+        // A plain subscription is given up by a member alone, once a keeper stands.
+        let sharing = slots::are_others(slots, slot) && !slots.get(&slot).is_some_and(Mark::is_plain);
         let (stale, filters) = (filters.stale(sharing, known), filters.those(sharing));
         let client_id = slots::client_id(&self.config().client_id, group, lane, slot);
         let (client, mut connection) = driver::open(&Dial { client_id, ..self.dial() });

@@ -245,6 +245,17 @@ impl Inbox {
             && !state.entries.values().any(|entry| entry.link == link)
     }
 
+    /// For a link: whether everything is settled that it brought and that was taken.
+    pub(crate) fn has_nothing_of(&self, link: u64) -> bool {
+        !self.lock().entries.values().any(|entry| entry.link == link)
+    }
+
+    /// Whether nothing is taken any more: what comes stays with the broker.
+    pub(crate) fn is_stopped(&self) -> bool {
+        let state = self.lock();
+        state.stopped || state.closed
+    }
+
     /// For a link: why nothing comes; told to the receiver where it does not pass by itself.
     pub(crate) fn fail(&self, failure: Failure) {
         self.lock().failure = Some(failure);
@@ -284,6 +295,12 @@ impl Inbox {
             Some(failure) if !failure.is_temporary() => Err(failure.to_error()),
             _ => Ok(Found::Nothing),
         }
+    }
+
+    /// Why nothing comes.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        let state = self.lock();
+        state.failure.clone().filter(|_| !state.stopped)
     }
 
     pub(crate) fn stop(&self) {

@@ -15,5 +15,5 @@ mod subscriber;
 mod transport;
 mod wire;
 
-pub use self::config::{Format, MqttConfig, OnUnrouted, Version};
+pub use self::config::{Format, MqttConfig, OnUnrouted, Version, Will};
 pub use self::transport::{Mqtt, scheme};

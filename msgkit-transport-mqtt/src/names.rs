@@ -8,6 +8,9 @@ use std::borrow::Cow;
 use msgkit::transport::Group;
 use msgkit::{Pattern, Text, Topic};
 
+/// What stands in the place of a slot's number in the mark of a keeper.
+pub(crate) const KEEPER: &str = "keeper";
+
 /// Where everything of one transport lies: below `prefix`, where one is configured.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Names {
@@ -20,6 +23,11 @@ impl Names {
     pub(crate) fn new(prefix: &str) -> Self {
         let prefix = prefix.trim_end_matches('/');
         Self { root: if prefix.is_empty() { String::new() } else { format!("{prefix}/") } }
+    }
+
+    /// What every name begins with: empty, or the prefix with its `/`.
+    pub(crate) fn root(&self) -> &str {
+        &self.root
     }
 
     /// The MQTT topic of `topic`.
@@ -67,12 +75,22 @@ impl Names {
         format!("{}msgkit/slots/{group}/{lane}/{slot}", self.root)
     }
 
+    /// Where the keeper of `lane` says whether somebody has it; see [`crate::link`].
+    pub(crate) fn keeper(&self, group: &Group, lane: u32) -> String {
+        format!("{}msgkit/slots/{group}/{lane}/{KEEPER}", self.root)
+    }
+
+    /// What the keeper of `lane` asks itself through the broker: `question` is a level.
+    pub(crate) fn keeper_asks(&self, group: &Group, lane: u32, question: &str) -> String {
+        format!("{}msgkit/keeper/{group}/{lane}/{question}", self.root)
+    }
+
     /// All slots of `group`.
     pub(crate) fn slots(&self, group: &Group) -> String {
         format!("{}msgkit/slots/{group}/+/+", self.root)
     }
 
-    /// Lane and slot, where `name` is the place of one.
+    /// Lane and slot, where `name` is the place of one, or of a keeper ([`KEEPER`]).
     pub(crate) fn read_slot<'a>(&self, group: &Group, name: &'a str) -> Option<(u32, &'a str)> {
         let rest = name.strip_prefix(self.root.as_str())?.strip_prefix("msgkit/slots/")?;
         let (lane, slot) = rest.strip_prefix(group.as_str())?.strip_prefix('/')?.split_once('/')?;

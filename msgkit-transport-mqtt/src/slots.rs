@@ -14,7 +14,8 @@
 //!
 //! The session of a slot that is alone is subscribed plainly, because not every broker keeps shared subscriptions over its
 //! restart; when another comes, it subscribes as a sharer first and takes the plain subscription back then, and the other
-//! way round when it is left alone. What is published in the moment between may come twice.
+//! way round when it is left alone. What is published in the moment between may come twice. Where sessions share, a session
+//! of its own beside them, the **keeper**, stays subscribed plainly; see [`crate::link::keeper`].
 //!
 //! Lane 0 is the group's topics, lane n its delay step n.
 
@@ -25,7 +26,7 @@ use msgkit::transport::{Group, TransportError, TransportErrorKind};
 use crate::connection::unique;
 use crate::driver::{self, Client, Dial, Event, Filter};
 use crate::error::no_answer;
-use crate::names::Names;
+use crate::names::{KEEPER, Names};
 use crate::subscriber::SHARE;
 use crate::wire::{Arrived, Parcel};
 
@@ -78,13 +79,23 @@ impl Mark {
 /// The slots of one lane, by number.
 pub(crate) type Slots = BTreeMap<u32, Mark>;
 
-/// The slots of every lane of a group.
-pub(crate) type Lanes = BTreeMap<u32, Slots>;
+/// What is written of one lane.
+#[derive(Debug, Default)]
+pub(crate) struct Lane {
+    pub(crate) slots: Slots,
+    /// The mark of its keeper, where it has one.
+    pub(crate) keeper: Option<Mark>,
+}
+
+/// Every lane of a group.
+pub(crate) type Lanes = BTreeMap<u32, Lane>;
 
 /// The slot for `owner`: its own of before, also where the broker has just given it up, else the lowest that nobody holds,
 /// else a new one.
 pub(crate) fn choose(slots: &Slots, owner: &str, before: Option<u32>) -> u32 {
-    let own = slots.iter().find(|(_, mark)| mark.owner == owner);
+    // It may be written at two: at its own, and at one that it was taking over when the broker died.
+    let still = before.and_then(|slot| slots.get_key_value(&slot)).filter(|(_, mark)| mark.owner == owner);
+    let own = still.or_else(|| slots.iter().find(|(_, mark)| mark.owner == owner));
     let known = || before.and_then(|slot| slots.get_key_value(&slot)).filter(|(_, mark)| mark.is_vacant());
     let vacant = || slots.iter().find(|(_, mark)| mark.is_vacant());
     match own.or_else(known).or_else(vacant) {
@@ -98,8 +109,8 @@ pub(crate) fn are_others(slots: &Slots, slot: u32) -> bool {
     slots.iter().any(|(other, mark)| *other != slot && !mark.filters.is_empty())
 }
 
-/// The client id of a slot.
-pub(crate) fn client_id(prefix: &str, group: &Group, lane: u32, slot: u32) -> String {
+/// The client id of a slot, or of a keeper.
+pub(crate) fn client_id(prefix: &str, group: &Group, lane: u32, slot: impl std::fmt::Display) -> String {
     match lane {
         0 => format!("{prefix}-{group}-{slot}"),
         step => format!("{prefix}-{group}-retry{step}-{slot}"),
@@ -109,12 +120,14 @@ pub(crate) fn client_id(prefix: &str, group: &Group, lane: u32, slot: u32) -> St
 /// Takes note of a mark that came.
 pub(crate) fn note(names: &Names, group: &Group, lanes: &mut Lanes, arrived: &Arrived) {
     let Some((lane, slot)) = names.read_slot(group, &arrived.topic) else { return };
-    let Ok(slot) = slot.parse() else { return };
-    let slots = lanes.entry(lane).or_default();
-    match Mark::read(&arrived.payload) {
-        Some(mark) => slots.insert(slot, mark),
-        None => slots.remove(&slot),
-    };
+    let mark = Mark::read(&arrived.payload);
+    let known = lanes.entry(lane).or_default();
+    match (slot.parse(), mark) {
+        (Ok(slot), Some(mark)) => drop(known.slots.insert(slot, mark)),
+        (Ok(slot), None) => drop(known.slots.remove(&slot)),
+        (Err(_), mark) if slot == KEEPER => known.keeper = mark,
+        (Err(_), _) => {}
+    }
 }
 
 /// Reads the marks of `group`, on a connection of its own.
@@ -205,5 +218,6 @@ mod tests {
         assert_eq!(choose(&slots(&[(0, ""), (3, "me")]), "me", None), 3, "its own, though another is free");
         assert_eq!(choose(&slots(&[(0, ""), (1, "")]), "me", Some(1)), 1, "what it had before");
         assert_eq!(choose(&slots(&[(0, ""), (1, "a")]), "me", Some(1)), 0);
+        assert_eq!(choose(&slots(&[(0, "me"), (1, "me")]), "me", Some(1)), 1, "its own of two");
     }
 }

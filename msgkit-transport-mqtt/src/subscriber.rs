@@ -19,8 +19,8 @@ use crate::driver::{Broker, Dial};
 use crate::error::Failure;
 use crate::inbox::{Found, Inbox};
 use crate::link::{Link, Role};
-use crate::names::{Names, disjoint};
-use crate::slots::{self, Slots};
+use crate::names::{KEEPER, Names, disjoint};
+use crate::slots::{self, Lane, Mark};
 use crate::transport::Mqtt;
 
 /// How long leaving may take before it is broken off.
@@ -45,12 +45,23 @@ pub(crate) struct Membership {
     links: Mutex<Vec<(Arc<Link>, tokio::task::JoinHandle<()>)>>,
     /// Which link has which slot.
     held: Mutex<HashMap<u64, u32>>,
+    sharing: watch::Sender<Sharing>,
+}
+
+/// Whether a keeper is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Yes,
+    No,
+    /// The keeper ends its session: who wants to share has to wait for another one.
+    Ending,
 }
 
 /// The MQTT filters of a subscription, for a session that has everything to itself and for one that shares with others.
 ///
 /// A session alone is subscribed plainly: a plain subscription survives a restart of every broker, a shared one does not
-/// survive that of some (Mosquitto 2.0), and what is published before its member is back would be lost.
+/// survive that of some (Mosquitto 2.0), and what is published before its member is back would be lost. Where members share,
+/// their keeper is subscribed plainly.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Filters {
     pub(crate) plain: Vec<String>,
@@ -92,6 +103,15 @@ impl Filters {
 /// What a shared subscription begins with.
 pub(crate) const SHARE: &str = "$share/";
 
+/// Whose mark it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    Slot(u32),
+    Keeper,
+    /// Nobody's: somebody looks at the marks.
+    Survey,
+}
+
 impl Membership {
     pub(crate) fn new(mqtt: &Mqtt, subscription: &Subscription) -> Arc<Self> {
         let title = match (&subscription.group, subscription.retry_step) {
@@ -112,6 +132,7 @@ impl Membership {
             ending: watch::Sender::new(false),
             links: Mutex::default(),
             held: Mutex::default(),
+            sharing: watch::Sender::new(Sharing::Yes),
         })
     }
 
@@ -146,6 +167,89 @@ impl Membership {
         }
     }
 
+    /// The client id of its lane's keeper.
+    pub(crate) fn keeper_id(&self) -> String {
+        match &self.subscription.group {
+            Some(group) => slots::client_id(&self.config.client_id, group, self.lane(), KEEPER),
+            None => self.config.client_id.clone(),
+        }
+    }
+
+    /// The place of its lane's keeper's mark.
+    pub(crate) fn keeper_place(&self) -> String {
+        match &self.subscription.group {
+            Some(group) => self.names.keeper(group, self.lane()),
+            None => self.names.nowhere(),
+        }
+    }
+
+    /// The topic on which its lane's keeper asks itself something.
+    pub(crate) fn keeper_asks(&self, question: &str) -> String {
+        match &self.subscription.group {
+            Some(group) => self.names.keeper_asks(group, self.lane(), question),
+            None => self.names.nowhere(),
+        }
+    }
+
+    /// For the member: its session shares, and so needs a keeper, or does not. False where the keeper is ending.
+    pub(crate) fn set_sharing(&self, shares: bool) -> bool {
+        let mut set = true;
+        self.sharing.send_if_modified(|sharing| {
+            set = *sharing != Sharing::Ending;
+            let wanted = if shares { Sharing::Yes } else { Sharing::No };
+            set && std::mem::replace(sharing, wanted) != wanted
+        });
+        set
+    }
+
+    /// For a keeper that begins.
+    pub(crate) fn begin_keeping(&self) {
+        self.sharing.send_if_modified(|sharing| {
+            let ended = *sharing == Sharing::Ending;
+            if ended {
+                *sharing = Sharing::No;
+            }
+            ended
+        });
+    }
+
+    /// For the keeper: returns once nobody shares any more, and from then on nobody can.
+    pub(crate) async fn end_sharing(&self) {
+        let mut watched = self.sharing.subscribe();
+        loop {
+            let _ = watched.wait_for(|sharing| *sharing != Sharing::Yes).await;
+            let mut ending = false;
+            self.sharing.send_if_modified(|sharing| {
+                ending = *sharing != Sharing::Yes;
+                ending && std::mem::replace(sharing, Sharing::Ending) != Sharing::Ending
+            });
+            if ending {
+                return;
+            }
+        }
+    }
+
+    /// Whether a connection of this subscription is the keeper, or tries to be.
+    pub(crate) fn keeps(&self) -> bool {
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.iter().any(|(link, task)| link.is_keeper() && !task.is_finished())
+    }
+
+    /// The link and the connection of its member, where the broker has confirmed its subscription and mark on it.
+    pub(crate) fn member_that_stands(&self) -> Option<(u64, u64)> {
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.iter().find_map(|(link, _)| Some((link.id(), link.has_its_place()?)))
+    }
+
+    /// Whether its member is subscribed at the broker as it is now: asked and answered on the member's connection.
+    pub(crate) async fn stands(&self) -> bool {
+        let Some((member, _)) = self.member_that_stands() else { return false };
+        match self.inbox.ask(member, &self.names.nowhere()) {
+            Some(asked) => asked.await.is_ok(),
+            None => false,
+        }
+    }
+
     /// The filter of the marks of its lane.
     pub(crate) fn marks(&self) -> Option<String> {
         let group = self.subscription.group.as_ref()?;
@@ -153,18 +257,21 @@ impl Membership {
         Some(format!("{}+", place.strip_suffix('0').unwrap_or(&place)))
     }
 
-    /// The slot whose mark lies at `name`.
-    pub(crate) fn read_mark(&self, name: &str) -> Option<u32> {
+    /// Whose mark lies at `name`.
+    pub(crate) fn read_mark(&self, name: &str) -> Option<Place> {
         let group = self.subscription.group.as_ref()?;
         let (lane, slot) = self.names.read_slot(group, name)?;
         (lane == self.lane()).then_some(())?;
-        // What only a survey sends is taken for a slot that does not exist.
-        Some(slot.parse().unwrap_or(u32::MAX))
+        Some(match slot.parse() {
+            Ok(slot) => Place::Slot(slot),
+            Err(_) if slot == KEEPER => Place::Keeper,
+            Err(_) => Place::Survey,
+        })
     }
 
     /// What the marks of its lane say.
-    pub(crate) async fn survey(&self) -> Result<Slots, Failure> {
-        let Some(group) = &self.subscription.group else { return Ok(Slots::new()) };
+    pub(crate) async fn survey(&self) -> Result<Lane, Failure> {
+        let Some(group) = &self.subscription.group else { return Ok(Lane::default()) };
         let mut lanes = slots::survey(&self.dial(), &self.names, group)
             .await
             .map_err(|error| Failure::new(error.kind(), error.to_string()).with_source(error))?;
@@ -180,6 +287,12 @@ impl Membership {
             // No topic of msgkit: some filter matched, and the operator is to see it.
             None => true,
         }
+    }
+
+    /// Whether the slot of another session may be taken over: nobody has it, or this member had begun to take it over when the
+    /// broker died, which then told nobody.
+    pub(crate) fn is_free(&self, mark: &Mark) -> bool {
+        mark.is_vacant() || mark.owner == self.owner
     }
 
     pub(crate) fn hold(&self, link: u64, slot: u32) {

@@ -16,7 +16,7 @@ use msgkit::transport::{
 
 use crate::config::{Address, MqttConfig, SCHEMES, Version};
 use crate::connection::unique;
-use crate::driver::{Broker, Dial};
+use crate::driver::{Broker, Dial, LastWill};
 use crate::inbox::Counters;
 use crate::names::Names;
 use crate::sending::Sending;
@@ -71,18 +71,27 @@ impl Mqtt {
         config.user = config.user.or_else(|| url.user().map(str::to_owned));
         config.password = config.password.or_else(|| url.password().map(str::to_owned));
         let broker = Arc::new(Broker::new(Address::of(url)?, &config)?);
+        let names = Names::new(&config.prefix);
+        let will = match &config.will {
+            Some(will) => Some(LastWill {
+                topic: names.topic(&will.topic.parse()?),
+                payload: will.payload.clone(),
+                retain: will.retain,
+            }),
+            None => None,
+        };
         let dial = Dial {
             broker: broker.clone(),
             client_id: format!("{}-publisher-{}", config.client_id, unique()),
             clean: true,
             expiry: Duration::ZERO,
             receive: 1,
-            will: None,
+            will,
         };
         // So that what waits can still go out on another connection before its publisher is told.
         let patience = config.publish_timeout / 2;
         Ok(Self(Arc::new(Shared {
-            names: Names::new(&config.prefix),
+            names,
             config: Arc::new(config),
             clock,
             broker,
@@ -146,6 +155,19 @@ impl Mqtt {
     /// Fails once it is closed.
     pub(crate) fn open(&self) -> Result<(), TransportError> {
         if self.0.closed.load(Ordering::Acquire) { Err(TransportError::closed("mqtt")) } else { Ok(()) }
+    }
+
+    /// Whether every subscription has its connection.
+    fn receiving(&self) -> Health {
+        let memberships = self.0.memberships.lock().unwrap_or_else(PoisonError::into_inner);
+        let failing = memberships
+            .iter()
+            .filter_map(Weak::upgrade)
+            .find_map(|membership| Some((membership.inbox.failure()?, membership.title.clone())));
+        match failing {
+            Some((why, title)) => Health::Down(format!("{title}: {}", msgkit::Chain(&why))),
+            None => Health::Up,
+        }
     }
 
     /// Takes note of a subscription, to end it with the transport.
@@ -234,7 +256,10 @@ impl Transport for Mqtt {
     }
 
     async fn health(&self) -> Health {
-        self.sending().health(self.config().connect_timeout).await
+        match self.sending().health(self.config().connect_timeout).await {
+            Health::Up => self.receiving(),
+            down => down,
+        }
     }
 
     async fn close(&self) -> Result<(), TransportError> {

@@ -11,17 +11,19 @@ use msgkit::envelope::NativeHeaders;
 use msgkit::transport::{Transport, TransportError, TransportErrorKind, TransportUrl};
 use msgkit::{Registry, Topic};
 use msgkit_testing::brokers::{BrokerError, FaultProxy, Mosquitto};
-use msgkit_testing::conformance::{self, Broker, Fault, NotRun, Setup, Subject};
+use msgkit_testing::conformance::{self, Broker, Fault, NotRun, Setup, Subject, Wrapped, Wrapping};
 use msgkit_transport_mqtt::{Mqtt, MqttConfig, OnUnrouted, Version};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Packet, PublishProperties};
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
 
 fn main() -> ExitCode {
-    conformance::main(vec![
-        Box::new(MqttSubject::new(Version::V5)),
-        Box::new(MqttSubject::new(Version::V311)),
-    ])
+    let mut subjects: Vec<Box<dyn Subject>> =
+        vec![Box::new(MqttSubject::new(Version::V5)), Box::new(MqttSubject::new(Version::V311))];
+    for wrapping in Wrapping::ALL {
+        subjects.push(Box::new(Wrapped(MqttSubject::new(Version::V5), wrapping)));
+    }
+    conformance::main(subjects)
 }
 
 /// The broker of all cases. Nothing here restarts it, so it need not write its whole data with every message: with eight

@@ -300,6 +300,84 @@ async fn the_order_of_acknowledgements_is_that_of_arrival() -> Tested {
     Ok(())
 }
 
+/// A device says with its last will that it is gone; one that leaves in good order does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_broker_tells_of_a_process_that_is_gone() -> Tested {
+    use msgkit::envelope::ingest::{Ingest, IngestRule};
+
+    let Some(broker) = there(Mosquitto::shared()) else { return Ok(()) };
+    for version in [Version::V5, Version::V311] {
+        let proxy = FaultProxy::start(format!("127.0.0.1:{}", broker.port().unwrap_or(1883))).await?;
+        let prefix = broker.prefix("will");
+        let watching = mqtt(broker.url(), &prefix, |config| {
+            config.version = version;
+            config.retained = true;
+        });
+        let mut wanted = Subscription::ephemeral(["device.7.state".parse()?]);
+        wanted.ingest = Ingest(vec![IngestRule::new("device.*.state".parse()?, "test.text")]);
+        let mut state = watching.subscribe(&wanted).await?;
+        let device = || {
+            mqtt(&proxy.address().to_string(), &prefix, |config| {
+                config.version = version;
+                let mut will = msgkit_transport_mqtt::Will::new("device.7.state", "\"gone\"");
+                will.retain = true;
+                config.will = Some(will);
+            })
+        };
+        let leaving = device();
+        publish(&leaving, "a.b", &numbered(1)).await;
+        leaving.close().await?;
+        nothing(&mut *state, "it left in good order").await;
+        let dying = device();
+        publish(&dying, "a.b", &numbered(1)).await;
+        proxy.refuse();
+        proxy.reset();
+        assert_eq!(all(&mut *state, &["gone".to_owned()]).await, ["gone"]);
+        let mut later = watching.subscribe(&wanted).await?;
+        assert_eq!(
+            all(&mut *later, &["gone".to_owned()]).await,
+            ["gone"],
+            "retained for those who come later"
+        );
+    }
+    Ok(())
+}
+
+/// A transport whose subscription has no connection is not ready, though it could publish.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_that_is_down_is_not_ready() -> Tested {
+    use msgkit::transport::Health;
+
+    let Some(broker) = there(Mosquitto::shared()) else { return Ok(()) };
+    let proxy = FaultProxy::start(format!("127.0.0.1:{}", broker.port().unwrap_or(1883))).await?;
+    let transport = mqtt(&proxy.address().to_string(), &broker.prefix("ready"), |_| {});
+    let _deliveries = reader(&transport, &group("g", "a.b")).await;
+    let member = proxy.connections();
+    assert_eq!(transport.health().await, Health::Up);
+    // The one that publishes goes on.
+    proxy.refuse();
+    for connection in &member {
+        connection.reset();
+    }
+    let mut said = String::new();
+    for _ in 0..500 {
+        if let Health::Down(why) = transport.health().await {
+            said = why;
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(said.contains("group `g`"), "it names the subscription: {said:?}");
+    proxy.heal();
+    for _ in 0..1000 {
+        if transport.health().await == Health::Up {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Err("it is never ready again".into())
+}
+
 /// A service whose dead letters would go to MQTT is refused, with the key to set; with another place for them it runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_needs_a_place_for_its_dead_letters() -> Tested {

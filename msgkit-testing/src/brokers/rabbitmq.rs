@@ -385,7 +385,7 @@ impl Ours {
         fs::set_permissions(&cookie, Permissions::from_mode(0o400))?;
         fs::write(
             directory.join("enabled_plugins"),
-            "[rabbitmq_management,rabbitmq_consistent_hash_exchange].\n",
+            "[rabbitmq_management,rabbitmq_consistent_hash_exchange,rabbitmq_auth_mechanism_ssl].\n",
         )?;
         let Ports { amqp, tls, management, .. } = self.ports;
         let tls = self.certificates.as_ref().map_or_else(String::new, |files| {
@@ -394,7 +394,12 @@ impl Ours {
                  ssl_options.cacertfile = {}\n\
                  ssl_options.certfile = {}\n\
                  ssl_options.keyfile = {}\n\
-                 ssl_options.verify = verify_none\n",
+                 ssl_options.verify = verify_peer\n\
+                 ssl_options.fail_if_no_peer_cert = false\n\
+                 auth_mechanisms.1 = PLAIN\n\
+                 auth_mechanisms.2 = AMQPLAIN\n\
+                 auth_mechanisms.3 = EXTERNAL\n\
+                 ssl_cert_login_from = common_name\n",
                 files.authority.display(),
                 files.certificate.display(),
                 files.key.display(),

@@ -138,8 +138,23 @@ pub(crate) struct Dial {
     pub(crate) expiry: Duration,
     /// The most messages that the broker may have sent unacknowledged.
     pub(crate) receive: u16,
-    /// What the broker publishes, retained, when the connection breaks.
-    pub(crate) will: Option<(String, String)>,
+    /// What the broker publishes when the connection breaks.
+    pub(crate) will: Option<LastWill>,
+}
+
+/// What the broker publishes for a connection that breaks.
+#[derive(Debug, Clone)]
+pub(crate) struct LastWill {
+    pub(crate) topic: String,
+    pub(crate) payload: String,
+    pub(crate) retain: bool,
+}
+
+impl LastWill {
+    /// A mark, or an empty text for none.
+    pub(crate) fn mark(topic: String, payload: String) -> Self {
+        Self { topic, payload, retain: true }
+    }
 }
 
 /// What happens on a connection.
@@ -295,6 +310,15 @@ fn tls_failure(broker: &Broker, error: &rumqttc::TlsError) -> Failure {
     } else {
         broker.failure(TransportErrorKind::Unavailable, "the connection broke in the TLS handshake")
     }
+}
+
+/// What it means that no connection came about. A broker that refuses a client's certificate says so only behind the handshake.
+fn unreached(broker: &Broker, error: &dyn std::error::Error) -> Failure {
+    if broker.address.tls && error.to_string().contains("received fatal alert") {
+        let text = "it refuses the TLS connection; look at `cert_file` and `key_file`, which prove who this client is";
+        return broker.failure(TransportErrorKind::Refused, text);
+    }
+    broker.failure(TransportErrorKind::Unavailable, "it cannot be reached")
 }
 
 /// How many requests may wait for the client's loop: more than are ever asked for at once.

@@ -38,8 +38,9 @@ pub(super) fn open(dial: &Dial) -> (Client, Connection) {
     if let Some((user, password)) = &broker.credentials {
         options.set_credentials(user, password);
     }
-    if let Some((topic, payload)) = &dial.will {
-        options.set_last_will(LastWill::new(topic.as_str(), payload.clone(), QoS::AtLeastOnce, true));
+    if let Some(will) = &dial.will {
+        let payload = will.payload.clone();
+        options.set_last_will(LastWill::new(will.topic.as_str(), payload, QoS::AtLeastOnce, will.retain));
     }
     let (client, mut events) = AsyncClient::new(options, super::room(dial));
     let mut network = events.network_options();
@@ -158,7 +159,7 @@ impl Connection {
             #[cfg(feature = "tls")]
             ConnectionError::Tls(error) => super::tls_failure(broker, error),
             _ if self.connected => broker.failure(TransportErrorKind::Unavailable, "the connection broke"),
-            _ => broker.failure(TransportErrorKind::Unavailable, "it cannot be reached"),
+            error => super::unreached(broker, error),
         };
         Broken { failure: failure.with_source(error), taken_over: false }
     }

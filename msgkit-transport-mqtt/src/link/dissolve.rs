@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Link, Role, Said};
-use crate::driver::{self, Client, Dial, Event};
+use crate::driver::{self, Client, Dial, Event, LastWill};
 use crate::slots;
+use crate::wire::Parcel;
 
 /// How long a session that is dissolved must have been silent.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -40,7 +41,8 @@ impl Draining {
                 let mut control = link.lock();
                 if !control.leaving {
                     control.leaving = true;
-                    link.say(&mut control, &client, *slot, mark, Said::Dissolved);
+                    let place = link.membership.place(*slot);
+                    link.say(&mut control, &client, place, mark, Said::Dissolved);
                 }
             }
         }))
@@ -53,14 +55,21 @@ impl Drop for Draining {
     }
 }
 
-/// Ends the session of a client id for good.
-pub(super) async fn erase(dial: &Dial) {
-    let dial = Dial { clean: true, expiry: Duration::ZERO, will: None, ..dial.clone() };
+/// Ends the session of a client id for good, and then takes its mark away.
+pub(super) async fn erase(dial: &Dial, mark: Option<String>) {
+    let will = mark.map(|place| LastWill::mark(place, String::new()));
+    let dial = Dial { clean: true, expiry: Duration::ZERO, will, ..dial.clone() };
     let (client, mut connection) = driver::open(&dial);
     let erasing = async {
         while let Ok(event) = connection.next().await {
-            if matches!(event, Event::Connected(_)) {
-                return slots::goodbye(&client, &mut connection).await;
+            match (event, &dial.will) {
+                (Event::Connected(_), Some(will)) => {
+                    client.publish(&Parcel::own(will.topic.clone(), will.payload.clone(), true));
+                }
+                (Event::Connected(_), None) | (Event::Confirmed(..), _) => {
+                    return slots::goodbye(&client, &mut connection).await;
+                }
+                _ => {}
             }
         }
     };

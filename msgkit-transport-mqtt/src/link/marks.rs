@@ -18,7 +18,13 @@ impl Link {
 
     /// Its own mark stands. It begins once nobody gets everything any more beside it.
     pub(super) fn stands(self: &Arc<Self>, client: &Client) {
-        let first = !std::mem::replace(&mut self.lock().stands, true);
+        let first = {
+            let mut control = self.lock();
+            // Only now: until the broker has confirmed what it is subscribed to now, it may share still.
+            let others = control.slot.is_some_and(|slot| slots::are_others(&control.slots, slot));
+            self.membership.set_sharing((control.sharing || others) && self.membership.config.keeper);
+            !std::mem::replace(&mut control.stands, true)
+        };
         self.look(client);
         if first {
             let link = self.clone();
@@ -40,7 +46,13 @@ impl Link {
             return;
         }
         let sharing = slots::are_others(&control.slots, slot);
-        if sharing != control.sharing {
+        let vacant = control.kept.as_ref().is_none_or(Mark::is_vacant);
+        let keep = vacant && (control.kept.is_some() || (sharing && membership.config.keeper));
+        let kept = !membership.config.keeper
+            || control.kept.as_ref().is_some_and(|mark| !mark.is_vacant() && !mark.filters.is_empty());
+        // A plain subscription is given up once a keeper has one.
+        let may = !sharing || (membership.set_sharing(membership.config.keeper) && kept);
+        if sharing != control.sharing && may {
             control.sharing = sharing;
             let filter = |name: &String| Filter { name: name.clone(), confirmed: true, retained: false };
             let wanted: Vec<Filter> = membership.filters.those(sharing).iter().map(filter).collect();
@@ -52,12 +64,15 @@ impl Link {
         let others = || control.slots.iter().filter(|(other, _)| **other != slot);
         let settled = !others().any(|(_, mark)| mark.is_plain());
         let vacant: Vec<(u32, bool)> = others()
-            .filter(|(_, mark)| mark.is_vacant())
+            .filter(|(_, mark)| membership.is_free(mark))
             .map(|(slot, mark)| (*slot, mark.is_plain()))
             .collect();
         drop(control);
         for (slot, plain) in vacant {
             self.inherit(slot, plain);
+        }
+        if keep {
+            self.keep();
         }
         if settled {
             self.ready();
@@ -89,7 +104,7 @@ impl Link {
                 if control.stands && !control.leaving && !stands {
                     // The last word of an earlier connection, or of somebody who has lost it: this one stands.
                     let held = self.held(&control);
-                    self.say(&mut control, client, slot, &held, Said::Held);
+                    self.say(&mut control, client, self.membership.place(slot), &held, Said::Held);
                 }
                 return;
             }
@@ -98,6 +113,60 @@ impl Link {
             }
         }
         self.look(client);
+    }
+
+    /// The keeper of the lane changed hands.
+    pub(super) fn keeper_marked(self: &Arc<Self>, mark: Option<Mark>, client: &Client) {
+        self.lock().kept = mark;
+        self.look(client);
+    }
+
+    /// Whether another member has everything to itself still, and so misses nothing and will see to the keeper.
+    fn waits_for_another(&self) -> bool {
+        let control = self.lock();
+        control.slots.iter().any(|(slot, mark)| {
+            control.slot != Some(*slot) && mark.is_plain() && !self.membership.is_free(mark)
+        })
+    }
+
+    /// Becomes the keeper, where nobody else does.
+    fn keep(self: &Arc<Self>) {
+        if !matches!(self.role, Role::Member) || std::mem::replace(&mut self.lock().to_keep, true) {
+            return;
+        }
+        let link = self.clone();
+        tokio::spawn(async move {
+            let membership = &link.membership;
+            // First who waits for it, because it gets everything beside the others until then.
+            let mut wait = if link.lock().sharing { 0.5 + 0.5 * fastrand::f64() } else { 0.0 };
+            loop {
+                tokio::select! {
+                    biased;
+                    () = membership.ended() => break,
+                    () = tokio::time::sleep(membership.config.takeover_after.mul_f64(wait)) => {}
+                }
+                wait = 0.5 + 0.5 * fastrand::f64();
+                let wanted = {
+                    let control = link.lock();
+                    let others = control.slot.is_some_and(|slot| slots::are_others(&control.slots, slot));
+                    match &control.kept {
+                        Some(mark) => mark.is_vacant(),
+                        None => others && membership.config.keeper,
+                    }
+                };
+                if !wanted {
+                    break;
+                }
+                // Who has everything to itself beside the others gives it up for a keeper, and is quicker at it.
+                if link.waits_for_another() {
+                    continue;
+                }
+                if !membership.keeps() {
+                    membership.clone().begin(Role::Keeper, None);
+                }
+            }
+            link.lock().to_keep = false;
+        });
     }
 
     /// Takes over a slot once nobody has held it for a while; at once where its session gets everything beside the others.
@@ -120,7 +189,11 @@ impl Link {
                     () = link.membership.ended() => break,
                     () = tokio::time::sleep(link.membership.config.takeover_after.mul_f64(wait)) => {}
                 }
-                let mark = link.lock().slots.get(&slot).filter(|mark| mark.is_vacant()).cloned();
+                let mark = {
+                    let control = link.lock();
+                    let other = control.slots.get(&slot).filter(|_| control.slot != Some(slot));
+                    other.filter(|mark| link.membership.is_free(mark)).cloned()
+                };
                 let Some(mark) = mark else { break };
                 if !link.membership.holds(slot) {
                     link.membership.clone().begin(Role::Heir { slot, mark }, None);

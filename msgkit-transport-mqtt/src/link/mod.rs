@@ -1,6 +1,7 @@
 //! One connection that receives for a subscription: connects, subscribes, and does both again whenever it breaks.
 
 mod dissolve;
+pub(crate) mod keeper;
 mod marks;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -13,17 +14,21 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use self::dissolve::{Draining, erase};
+use self::keeper::Keeping;
 use crate::connection::Pauses;
-use crate::driver::{self, Broken, Client, Dial, Event, Filter};
+use crate::driver::{self, Broken, Client, Dial, Event, Filter, LastWill};
 use crate::error::Failure;
-use crate::slots::{self, Mark, Slots};
-use crate::subscriber::{Filters, Membership};
+use crate::slots::{self, Lane, Mark, Slots};
+use crate::subscriber::{Filters, Membership, Place};
 use crate::wire::{Arrived, Parcel};
 
 /// How long a connection must have lived for the next failure to count as the first.
 const LIVED: Duration = Duration::from_secs(5);
 /// How long the session of an ephemeral subscription outlives its connection.
 const EPHEMERAL_EXPIRY: Duration = Duration::from_secs(300);
+
+/// How many messages a keeper may have unacknowledged, at least.
+const KEPT: u16 = 256;
 
 /// What a link is there for.
 #[derive(Debug, Clone)]
@@ -32,6 +37,8 @@ pub(crate) enum Role {
     Member,
     /// Hands out what the session of a slot holds that its owner has left, and dissolves it.
     Heir { slot: u32, mark: Mark },
+    /// Keeps, beside sessions that share, what is published while the broker has forgotten their subscriptions.
+    Keeper,
     /// Receives for this instance alone.
     Alone { client_id: String },
 }
@@ -55,13 +62,18 @@ pub(crate) struct Link {
 #[derive(Debug, Default)]
 struct Control {
     client: Option<Client>,
+    /// Which connection it is.
+    epoch: u64,
     slot: Option<u32>,
     /// What was published on this connection and not named yet, and what was named.
     asked: VecDeque<Said>,
     named: HashMap<u16, Said>,
     leaving: bool,
-    /// What the marks of the lane say.
+    /// What the marks of the lane say, and that of its keeper.
     slots: Slots,
+    kept: Option<Mark>,
+    /// For a keeper: how it takes what comes.
+    keeping: Keeping,
     /// Whether its session shares with others.
     sharing: bool,
     /// Whether its own mark stands.
@@ -70,6 +82,8 @@ struct Control {
     started: Option<Started>,
     /// The slots that it is about to take over.
     inheriting: BTreeSet<u32>,
+    /// Whether it is about to become the keeper.
+    to_keep: bool,
 }
 
 /// What a publish of the link says.
@@ -78,6 +92,10 @@ enum Said {
     Held,
     Vacant,
     Dissolved,
+    /// A keeper's question whether the broker knows shared subscriptions still.
+    Known,
+    /// A keeper's question where in its session it is.
+    Cut,
 }
 
 /// Told how the first try went.
@@ -96,6 +114,20 @@ impl Link {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn is_keeper(&self) -> bool {
+        matches!(self.role, Role::Keeper)
+    }
+
+    /// Whether it is a member whose subscription and mark the broker has confirmed on the connection that it has.
+    /// Tells which connection.
+    pub(crate) fn has_its_place(&self) -> Option<u64> {
+        if !matches!(self.role, Role::Member) {
+            return None;
+        }
+        let control = self.lock();
+        control.stands.then_some(control.epoch)
+    }
+
     /// Leaves in good order; the task ends when the broker has answered.
     pub(crate) fn leave(&self) {
         let mut control = self.lock();
@@ -108,10 +140,15 @@ impl Link {
             // Behind it, so that its confirmation is the broker's word on all that was acknowledged.
             (Role::Member, Some(slot)) => {
                 let mark = Mark::vacant(self.membership.filters.those(control.sharing));
-                self.say(&mut control, &client, slot, &mark, Said::Vacant);
+                self.say(&mut control, &client, self.membership.place(slot), &mark, Said::Vacant);
             }
             (Role::Heir { slot, .. }, _) => {
-                self.say(&mut control, &client, *slot, &Mark::vacant(&[]), Said::Vacant);
+                let place = self.membership.place(*slot);
+                self.say(&mut control, &client, place, &Mark::vacant(&[]), Said::Vacant);
+            }
+            (Role::Keeper, _) => {
+                let mark = Mark::vacant(&self.membership.filters.plain);
+                self.say(&mut control, &client, self.membership.keeper_place(), &mark, Said::Vacant);
             }
             _ => {
                 client.leave();
@@ -119,9 +156,10 @@ impl Link {
         }
     }
 
-    fn say(&self, control: &mut Control, client: &Client, slot: u32, mark: &Mark, said: Said) {
+    #[allow(clippy::unused_self)]
+    fn say(&self, control: &mut Control, client: &Client, place: String, mark: &Mark, said: Said) {
         let text = if said == Said::Dissolved { String::new() } else { mark.write() };
-        if client.publish(&Parcel::own(self.membership.place(slot), text, true)) {
+        if client.publish(&Parcel::own(place, text, true)) {
             control.asked.push_back(said);
         }
     }
@@ -133,7 +171,10 @@ impl Link {
         loop {
             let began = Instant::now();
             let ended = self.connect().await;
-            self.lock().client = None;
+            {
+                let mut control = self.lock();
+                (control.client, control.stands) = (None, false);
+            }
             let failure = match ended {
                 Ok(()) => break,
                 Err(failure) => failure,
@@ -198,7 +239,7 @@ impl Link {
             if control.leaving {
                 client.leave();
             }
-            control.client = Some(client.clone());
+            (control.client, control.epoch) = (Some(client.clone()), epoch);
             control.asked.clear();
             control.named.clear();
             (control.stands, control.ready) = (false, false);
@@ -208,13 +249,15 @@ impl Link {
         if !matches!(self.role, Role::Heir { .. }) {
             client.subscribe(&self.wanted(first));
         }
+        let keeping = matches!(self.role, Role::Keeper)
+            .then(|| keeper::Watch::begin(self.clone(), client.clone(), welcome.session));
         for filter in &stale {
             drop(membership.inbox.ask(self.id, filter));
         }
         if let Role::Heir { slot, .. } = &self.role {
             let held = Mark::held(&membership.owner, &[]);
             let said = if welcome.session { Said::Held } else { Said::Dissolved };
-            self.say(&mut self.lock(), &client, *slot, &held, said);
+            self.say(&mut self.lock(), &client, membership.place(*slot), &held, said);
         }
         let mut draining = None;
         let result = loop {
@@ -230,17 +273,24 @@ impl Link {
                     if taken_over {
                         self.lock().slot = None;
                         membership.inbox.gone(self.id);
+                        if self.is_keeper() {
+                            // Somebody else has it.
+                            break Ok(());
+                        }
                     }
                     break Err(failure);
                 }
             }
         };
-        drop(draining);
+        drop((draining, keeping));
         drop(connection);
-        if result.is_ok()
-            && let Role::Alone { .. } = &self.role
-        {
-            erase(&dial).await;
+        let over = match &self.role {
+            Role::Alone { .. } => true,
+            Role::Keeper => self.lock().keeping.is_over(),
+            _ => false,
+        };
+        if result.is_ok() && over {
+            erase(&dial, self.is_keeper().then(|| membership.keeper_place())).await;
         }
         result
     }
@@ -259,34 +309,56 @@ impl Link {
             }
             Role::Member => {
                 let before = self.lock().slot;
-                let slots = membership.survey().await?;
+                let Lane { slots, keeper } = membership.survey().await?;
                 let slot = slots::choose(&slots, &membership.owner, before);
                 if before.is_some_and(|before| before != slot) {
                     membership.inbox.gone(self.id);
                 }
                 let known = slots.get(&slot).map(|mark| mark.filters.as_slice()).unwrap_or_default();
-                let sharing = slots::are_others(&slots, slot);
+                // Only behind a keeper's back a plain subscription is given up, and that is seen to once this stands.
+                let plain = slots.get(&slot).is_some_and(Mark::is_plain) && membership.config.keeper;
+                let sharing = slots::are_others(&slots, slot) && !plain;
                 let stale = membership.filters.stale(sharing, known);
                 {
                     let mut control = self.lock();
                     control.slot = Some(slot);
                     control.slots = slots;
+                    control.kept = keeper;
                     control.sharing = sharing;
                 }
                 membership.hold(self.id, slot);
                 let mark = Mark::vacant(membership.filters.those(sharing));
-                let will = (membership.place(slot), mark.write());
+                let will = LastWill::mark(membership.place(slot), mark.write());
                 let client_id = membership.client_id(slot);
                 Ok(Some((Dial { client_id, will: Some(will), ..dial }, stale)))
             }
+            Role::Keeper => {
+                let Lane { keeper, .. } = membership.survey().await?;
+                if keeper.as_ref().is_some_and(|mark| !mark.is_vacant() && mark.owner != membership.owner) {
+                    return Ok(None);
+                }
+                membership.begin_keeping();
+                let member = membership.member_that_stands();
+                self.lock().keeping.begin_beside(member);
+                let plain = &membership.filters.plain;
+                let known = keeper.map(|mark| mark.filters).unwrap_or_default();
+                let stale = known.into_iter().filter(|filter| !plain.contains(filter)).collect();
+                let will = LastWill::mark(membership.keeper_place(), Mark::vacant(plain).write());
+                // What it drops it drops fast; what it hands out waits for its turn.
+                let receive = dial.receive.max(KEPT);
+                Ok(Some((
+                    Dial { client_id: membership.keeper_id(), will: Some(will), receive, ..dial },
+                    stale,
+                )))
+            }
             Role::Heir { slot, mark } => {
-                let slots = membership.survey().await?;
-                if slots.get(slot).is_none_or(|now| !now.is_vacant()) {
+                let Lane { slots, .. } = membership.survey().await?;
+                if slots.get(slot).is_none_or(|now| !membership.is_free(now)) {
                     return Ok(None);
                 }
                 self.lock().slot = Some(*slot);
                 membership.hold(self.id, *slot);
-                let will = (membership.place(*slot), mark.write());
+                let will = LastWill::mark(membership.place(*slot), Mark::vacant(&mark.filters).write());
                 let client_id = membership.client_id(*slot);
                 let Filters { plain, shared } = &membership.filters;
                 let all = mark.filters.iter().chain(plain).chain(shared).cloned().collect::<BTreeSet<_>>();
@@ -298,6 +370,9 @@ impl Link {
     /// The filters of the subscription, and that of the marks.
     fn wanted(&self, first: bool) -> Vec<Filter> {
         let membership = &self.membership;
+        if let Role::Keeper = &self.role {
+            return keeper::wanted(membership);
+        }
         let retained = first && membership.config.retained && matches!(self.role, Role::Alone { .. });
         let sharing = self.lock().sharing;
         let mut wanted: Vec<Filter> = membership
@@ -326,9 +401,10 @@ impl Link {
                 match (&self.role, control.slot) {
                     (Role::Member, Some(slot)) if !control.leaving => {
                         let held = self.held(&control);
-                        self.say(&mut control, client, slot, &held, Said::Held);
+                        self.say(&mut control, client, membership.place(slot), &held, Said::Held);
                     }
                     (Role::Member, _) => {}
+                    (Role::Keeper, _) => control.keeping.seen(keeper::Seen::Subscribed),
                     _ => {
                         drop(control);
                         self.ready();
@@ -336,8 +412,9 @@ impl Link {
                 }
             }
             Event::Subscribed(Some((at, why))) => {
-                let sharing = self.lock().sharing;
-                let filter = membership.filters.those(sharing).get(at).map_or("msgkit/slots", String::as_str);
+                let sharing = self.lock().sharing && !self.is_keeper();
+                let own = format!("{}msgkit/#", membership.names.root());
+                let filter = membership.filters.those(sharing).get(at).map_or(own.as_str(), String::as_str);
                 let text = format!(
                     "the broker refuses the subscription to `{filter}` ({why}); look at its access rules, and whether it \
                      has shared subscriptions"
@@ -355,6 +432,9 @@ impl Link {
             Event::Confirmed(named, _) => {
                 let said = self.lock().named.remove(&named);
                 match said {
+                    Some(Said::Held) if self.is_keeper() => {}
+                    Some(Said::Known) => self.lock().keeping.seen(keeper::Seen::Routed),
+                    Some(Said::Cut) => {}
                     Some(Said::Held) if matches!(self.role, Role::Heir { .. }) => {
                         *draining = Some(Draining::begin(self.clone(), client.clone()));
                     }
@@ -372,12 +452,20 @@ impl Link {
 
     fn arrived(self: &Arc<Self>, arrived: Arrived, first: bool, client: &Client) {
         let membership = &self.membership;
-        if let Some(slot) = membership.read_mark(&arrived.topic) {
+        if self.is_keeper() {
+            return self.kept(arrived);
+        }
+        if let Some(place) = membership.read_mark(&arrived.topic) {
             if arrived.number != 0 {
                 // It came by a filter of the subscription, which matches marks as well.
                 membership.inbox.skip(self.id, arrived.number);
             }
-            return self.marked(slot, Mark::read(&arrived.payload), client);
+            let mark = Mark::read(&arrived.payload);
+            return match place {
+                Place::Slot(slot) => self.marked(slot, mark, client),
+                Place::Keeper => self.keeper_marked(mark, client),
+                Place::Survey => {}
+            };
         }
         let alone = matches!(self.role, Role::Alone { .. });
         let unwanted = arrived.retained && !(alone && first && membership.config.retained);

@@ -1,0 +1,270 @@
+//! What a RabbitMQ does to those who use it: it refuses, restarts, dies, and closes channels.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use lapin::options::ExchangeDeleteOptions;
+use lapin::{Connection, ConnectionProperties};
+use msgkit::envelope::{Clock, ContentType};
+use msgkit::transport::{
+    Declaration, Deliveries, Outgoing, Publisher as _, Subscriber as _, Subscription, Transport as _,
+    TransportErrorKind, TransportUrl,
+};
+use msgkit::{Envelope, Group};
+use msgkit_testing::brokers::{BrokerError, RabbitMq};
+use msgkit_transport_amqp::{Amqp, AmqpConfig};
+
+type Tested = Result<(), Box<dyn std::error::Error>>;
+
+/// How long a test waits for what must come: a RabbitMQ that restarts on a busy machine takes its time.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What `start` gave; `None`, and a word, where RabbitMQ is not installed.
+fn there<T>(started: Result<T, BrokerError>) -> Option<T> {
+    match started {
+        Ok(broker) => Some(broker),
+        Err(error) if std::env::var("MSGKIT_REQUIRE_BROKERS").is_ok_and(|value| value == "1") => {
+            panic!("not run: {error}")
+        }
+        Err(error) => {
+            eprintln!("not run: {error}");
+            None
+        }
+    }
+}
+
+fn amqp(url: &str, change: impl FnOnce(&mut AmqpConfig)) -> Amqp {
+    let mut config = AmqpConfig::default();
+    change(&mut config);
+    match TransportUrl::parse(url).and_then(|url| Amqp::with(&url, config, Clock::system())) {
+        Ok(amqp) => amqp,
+        Err(error) => panic!("{}", msgkit::Chain(&error)),
+    }
+}
+
+fn message(text: &str) -> Outgoing {
+    let topic = match "a.b".parse() {
+        Ok(topic) => topic,
+        Err(error) => panic!("{error}"),
+    };
+    let payload = Bytes::from(text.to_owned());
+    Outgoing::to_topic(Envelope::new(
+        "test",
+        "test.text",
+        topic,
+        ContentType::Json,
+        payload,
+        Clock::system().now(),
+    ))
+}
+
+fn subscription(group: &str) -> Result<Subscription, Box<dyn std::error::Error>> {
+    Ok(Subscription::group(Group::new(group.to_owned())?, ["a.b".parse()?]))
+}
+
+async fn declare(amqp: &Amqp, group: &str) -> Result<Subscription, Box<dyn std::error::Error>> {
+    let subscription = subscription(group)?;
+    let declaration = Declaration::Group {
+        subscription: subscription.clone(),
+        retry_steps: Vec::new(),
+        dead_letters: true,
+    };
+    amqp.declare(&[declaration]).await?;
+    Ok(subscription)
+}
+
+/// Text and id of everything that was handled.
+type Handled = Arc<Mutex<Vec<(String, String)>>>;
+
+/// Handles what comes until it ends.
+fn handle(mut deliveries: Box<dyn Deliveries>) -> (Handled, tokio::task::JoinHandle<()>) {
+    let handled = Handled::default();
+    let ledger = handled.clone();
+    let task = tokio::spawn(async move {
+        let mut came = VecDeque::new();
+        loop {
+            if let Err(error) = deliveries.receive(64, &mut came).await {
+                eprintln!("receiving ends: {}", msgkit::Chain(&error));
+                return;
+            }
+            for delivery in came.drain(..) {
+                if let (Some(envelope), Ok(mut ledger)) = (delivery.message().envelope(), ledger.lock()) {
+                    let text = String::from_utf8_lossy(envelope.payload()).into_owned();
+                    ledger.push((text, envelope.id().to_string()));
+                }
+                delivery.ack();
+            }
+        }
+    });
+    (handled, task)
+}
+
+/// How often each text came, all of them under one id.
+fn counted(handled: &Handled) -> BTreeMap<String, usize> {
+    let mut ids: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    if let Ok(handled) = handled.lock() {
+        for (text, id) in handled.iter() {
+            ids.entry(text.clone()).or_default().push(id.clone());
+        }
+    }
+    for (text, ids) in &ids {
+        assert!(ids.iter().all(|id| *id == ids[0]), "{text} came under several ids: {ids:?}");
+    }
+    ids.into_iter().map(|(text, ids)| (text, ids.len())).collect()
+}
+
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let waiting = async {
+        while !done() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "never: {what}");
+}
+
+/// A message that several groups take is refused when one of them is full; published again, the others get it twice, under
+/// one id, so that whoever remembers ids sees it once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_group_gives_the_others_the_same_ids_again() -> Tested {
+    let Some(rabbit) = there(RabbitMq::shared()) else { return Ok(()) };
+    let vhost = rabbit.vhost("full")?;
+    let transport = amqp(vhost.url(), |config| {
+        config.capacity = 2;
+        config.publish_timeout = Duration::from_millis(300);
+    });
+    let reading = declare(&transport, "reading").await?;
+    let away = declare(&transport, "away").await?;
+    let (read, reader) = handle(transport.subscribe(&reading).await?);
+    // Until the group that is away is full, which takes the broker a moment to notice.
+    let mut sent = 0;
+    let error = loop {
+        let batch = (0..4).map(|n| message(&format!("{}", sent + n))).collect();
+        match transport.publish(batch).await {
+            Ok(()) => sent += 4,
+            Err(error) => break error,
+        }
+        assert!(sent < 1000, "it is never full");
+    };
+    assert_eq!(error.rejected().first().map(|refused| refused.error.kind()), Some(TransportErrorKind::Full));
+    assert!(msgkit::Chain(&error).to_string().contains("away"), "it names the full group: {error}");
+    let again: Vec<Outgoing> = error.rejected().iter().map(|refused| refused.message.clone()).collect();
+    let texts: Vec<String> =
+        again.iter().map(|one| String::from_utf8_lossy(one.envelope.payload()).into_owned()).collect();
+    until("the other group has them", || {
+        let counted = counted(&read);
+        texts.iter().all(|text| counted.contains_key(text))
+    })
+    .await;
+    let (kept, keeper) = handle(transport.subscribe(&away).await?);
+    let mut open = again;
+    while !open.is_empty() {
+        open = match transport.publish(open).await {
+            Ok(()) => Vec::new(),
+            Err(error) => error.rejected().iter().map(|refused| refused.message.clone()).collect(),
+        };
+    }
+    let all = |handled: &Handled| texts.iter().all(|text| counted(handled).contains_key(text));
+    until("both groups have everything", || all(&kept) && all(&read)).await;
+    let repeated = || texts.iter().any(|text| counted(&read).get(text).is_some_and(|times| *times > 1));
+    until("the group that had room has them twice", repeated).await;
+    transport.close().await?;
+    reader.await?;
+    keeper.await?;
+    Ok(())
+}
+
+/// Restarts and SIGKILL in the middle of publishing and of consuming: what was confirmed is handled.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_while_the_broker_dies() -> Tested {
+    let Some(mut rabbit) = there(RabbitMq::launch()) else { return Ok(()) };
+    let url = rabbit.url().to_owned();
+    let open = |url: &str| amqp(url, |config| config.confirm_timeout = Duration::from_secs(15));
+    let (publisher, consumer) = (open(&url), open(&url));
+    let wanted = declare(&consumer, "g").await?;
+    let (handled, task) = handle(consumer.subscribe(&wanted).await?);
+    let (stop, sent) = (Arc::new(std::sync::atomic::AtomicBool::new(false)), Arc::new(Mutex::new(0_usize)));
+    let publishing = {
+        let (stop, sent) = (stop.clone(), sent.clone());
+        tokio::spawn(async move {
+            let mut next = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let mut open: Vec<Outgoing> = (next..next + 20).map(|n| message(&n.to_string())).collect();
+                while !open.is_empty() {
+                    // What was not confirmed is published again as it is, its id too.
+                    open = match publisher.publish(open).await {
+                        Ok(()) => Vec::new(),
+                        Err(error) => {
+                            error.rejected().iter().map(|refused| refused.message.clone()).collect()
+                        }
+                    };
+                }
+                next += 20;
+                if let Ok(mut sent) = sent.lock() {
+                    *sent = next;
+                }
+            }
+            publisher.close().await
+        })
+    };
+    let count = || sent.lock().map_or(0, |sent| *sent);
+    for round in 0..3 {
+        let before = count();
+        until("publishing goes on", || count() > before + 200).await;
+        // It writes the name of a new queue half a second after it has confirmed it, so it ends in good order first.
+        if round == 0 {
+            rabbit.stop()?;
+        } else {
+            rabbit.kill()?;
+        }
+        rabbit.restart()?;
+    }
+    let before = count();
+    until("publishing goes on", || count() > before + 200).await;
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    publishing.await??;
+    let total = count();
+    until("all of it is handled", || counted(&handled).len() == total).await;
+    let repeated = handled.lock().map_or(0, |handled| handled.len()) - total;
+    eprintln!("{total} published over 2 kills and a restart: lost 0, {repeated} handled twice");
+    consumer.close().await?;
+    task.await?;
+    Ok(())
+}
+
+/// The broker closes a channel for a mistake that somebody else has made; the connection lives on, so nobody else notices.
+#[tokio::test(flavor = "multi_thread")]
+async fn channels_that_the_broker_closes_are_opened_again() -> Tested {
+    let Some(rabbit) = there(RabbitMq::shared()) else { return Ok(()) };
+    let vhost = rabbit.vhost("channels")?;
+    let transport = amqp(vhost.url(), |_| {});
+    let wanted = declare(&transport, "g").await?;
+    let (handled, task) = handle(transport.subscribe(&wanted).await?);
+    transport.publish(vec![message("before")]).await?;
+    until("it is handled", || counted(&handled).contains_key("before")).await;
+    let operator = Connection::connect(vhost.url(), ConnectionProperties::default()).await?;
+    let channel = operator.create_channel().await?;
+    // Publishing to an exchange that is not there closes the channel (404).
+    channel.exchange_delete("msgkit".into(), ExchangeDeleteOptions::default()).await?;
+    let lost = publish_until_taken(&transport, "exchange").await;
+    assert!(lost > 0, "the first try met the closed channel");
+    // The bindings went with the exchange: declaring makes them again, as a restart of the service does.
+    declare(&transport, "g").await?;
+    publish_until_taken(&transport, "bound").await;
+    until("the group gets messages again", || counted(&handled).contains_key("bound")).await;
+    transport.close().await?;
+    task.await?;
+    Ok(())
+}
+
+/// Publishes until it is taken; how often it was not.
+async fn publish_until_taken(transport: &Amqp, text: &str) -> usize {
+    let mut refused = 0;
+    let one = message(text);
+    while transport.publish(vec![one.clone()]).await.is_err() {
+        refused += 1;
+        assert!(refused < 50, "{text} is never taken");
+    }
+    refused
+}
