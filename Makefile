@@ -14,7 +14,7 @@ TABLE := $(RUN) run -q -p msgkit-testing --profile $(PROFILE) --example guarante
 FUZZED := structured attributes trace names config url ingest stored
 MINUTES ?= 1
 
-.PHONY: demo test lint fmt clippy docs unit deny dashboard bench bench-brokers bench-gate tools brokers guarantees guarantees-check conformance mutants simulate \
+.PHONY: demo test lint fmt clippy docs unit deny dashboard bench bench-gate tools brokers guarantees guarantees-check conformance mutants simulate \
 	fuzz fuzz-check fuzz-tools $(FUZZED:%=fuzz-%)
 
 ## Runs the device platform; it prints its address.
@@ -86,11 +86,6 @@ brokers:
 bench:
 	cd benchmarks && CARGO_TARGET_DIR=../target $(CARGO) build --release --locked
 	cd benchmarks && ../target/release/bench-report messages
-
-## The queue transports beside their raw clients on real brokers: CPU and wall time per message, memory behind a slow handler.
-bench-brokers: brokers
-	cd benchmarks && CARGO_TARGET_DIR=../target $(CARGO) build --release --locked --features brokers --bin bench-brokers
-	cd benchmarks && ../target/release/bench-brokers
 
 bench-gate:
 	cd benchmarks && CARGO_TARGET_DIR=../target $(CARGO) build --release --locked
