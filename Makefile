@@ -15,7 +15,7 @@ FUZZED := structured attributes trace names config url ingest stored
 MINUTES ?= 1
 
 .PHONY: demo test lint fmt clippy docs unit deny dashboard tools brokers foreign
-.PHONY: bench bench-brokers bench-gate bench-build valgrind certify guarantees guarantees-check conformance mutants simulate \
+.PHONY: bench bench-gate bench-build valgrind certify guarantees guarantees-check conformance mutants simulate \
 	fuzz fuzz-check fuzz-tools $(FUZZED:%=fuzz-%)
 
 ## Runs the device platform; it prints its address.
@@ -124,10 +124,6 @@ bench-build: valgrind
 valgrind:
 	@command -v valgrind >/dev/null 2>&1 || { apt-get update -q && apt-get install -y -q --no-install-recommends valgrind libc6-dbg; }
 
-## The queue transports beside their raw clients on real brokers: CPU and wall time per message, memory behind a slow handler.
-bench-brokers: brokers
-	cd benchmarks && CARGO_TARGET_DIR=$(dir $(BENCHED)) $(CARGO) build --release --locked --features brokers --bin bench-brokers
-	cd benchmarks && $(BENCHED)/bench-brokers
 
 ## Fuzzes every decoder, MINUTES each, one after the other; `make fuzz-trace` one of them. Fails where a promise does not hold:
 ## the input is then in fuzz/artifacts.
