@@ -87,12 +87,13 @@ brokers:
 FOREIGN := target/foreign
 foreign: $(FOREIGN)/python/installed $(FOREIGN)/node/installed
 
-$(FOREIGN)/python/installed: certification/foreign/requirements.txt
+$(FOREIGN)/python/installed: certification/foreign/requirements.txt | brokers
+	@python3 -c 'import ensurepip, venv' 2>/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends python3-venv; }
 	python3 -m venv $(@D)
 	$(@D)/bin/pip install -q -r $<
 	@touch $@
 
-$(FOREIGN)/node/installed: certification/foreign/package.json
+$(FOREIGN)/node/installed: certification/foreign/package.json | brokers
 	@mkdir -p $(@D)
 	cp $< $(@D)/
 	npm install --prefix $(@D) --no-audit --no-fund --no-package-lock
