@@ -50,7 +50,7 @@ async fn what_has_to_wait_or_fails_is_not_taken_at_once() {
     let now = Timestamp::now();
     let refused = |message: Outgoing| {
         let id = message.envelope.id().clone();
-        let left = memory.try_publish(message, now).expect_err("it was taken");
+        let left = memory.try_publish(message, now).unwrap_err();
         assert_eq!(left.envelope.id(), &id, "another message came back");
     };
     // Nobody has published to these yet: who takes them is found out on the long way.
