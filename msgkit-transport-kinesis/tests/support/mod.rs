@@ -34,7 +34,8 @@ pub(crate) fn config() -> KinesisConfig {
     config.leases = Some("memory".to_owned());
     config.lease = Duration::from_secs(6);
     config.heartbeat = Duration::from_millis(300);
-    config.discover = Duration::from_millis(600);
+    // The keeper writes nothing while it looks for shards, so not more often than the cases need it.
+    config.discover = Duration::from_secs(5);
     config.poll_interval = Duration::from_millis(800);
     config.read_interval = Duration::from_millis(5);
     config
