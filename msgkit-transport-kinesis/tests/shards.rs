@@ -140,7 +140,7 @@ async fn what_is_never_taken_is_named_and_holds_back_its_key_alone() {
     let Some(local) = local() else { return };
     let faults = KinesisFaults::start(local.address()).unwrap();
     let transport = kinesis(&faults.endpoint(), &local.account(), &memory(), |config| {
-        config.publish_timeout = Duration::from_secs(20)
+        config.publish_timeout = Duration::from_secs(20);
     });
     let mut reader = transport.subscribe(&subscription()).await.unwrap();
     faults.refuse_records("ProvisionedThroughputExceededException", 1000, |_, key| key == "bad");
@@ -357,7 +357,7 @@ async fn resharding_under_load_keeps_every_message_and_the_order_of_each_key() {
         leave.store(true, Ordering::Release);
         counts.push(within("the others leave", working).await.unwrap());
     }
-    let seen = ledger.lock().unwrap();
+    let seen = ledger.lock().unwrap().clone();
     let mut of_key: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
     for (key, number) in seen.iter() {
         of_key.entry(key).or_default().push(*number);

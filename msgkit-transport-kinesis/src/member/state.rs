@@ -252,7 +252,7 @@ impl State {
                 continue;
             }
             // As much as could be in hand before anything of it is settled, so that not every message costs a write.
-            if let Some(last) = held.ready.keys().take(room).last().copied()
+            if let Some(last) = held.ready.keys().take(room).next_back().copied()
                 && last > held.started
             {
                 held.want = held.want.max(last);
