@@ -1,5 +1,7 @@
 //! Groups of several members on a broker that forgets shared subscriptions when it restarts.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod support;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -128,9 +130,9 @@ async fn a_restart_loses_nothing_that_comes_before_the_members_are_back() -> Tes
             // The broker is back long before the first of its members is.
             proxy.refuse();
             if killed {
-                broker.kill()?
+                broker.kill()?;
             } else {
-                broker.stop()?
+                broker.stop()?;
             }
             broker.restart()?;
             proxy.cut();

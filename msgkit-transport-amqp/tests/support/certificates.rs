@@ -50,7 +50,7 @@ impl Authority {
         if expired {
             (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
         }
-        self.sign(if expired { "expired" } else { "server" }, params)
+        self.sign(if expired { "expired" } else { "server" }, &params)
     }
 
     /// For the client `name`.
@@ -58,10 +58,10 @@ impl Authority {
         let mut params = CertificateParams::new(Vec::new())?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.distinguished_name.push(DnType::CommonName, name);
-        self.sign(name, params)
+        self.sign(name, &params)
     }
 
-    fn sign(&self, name: &str, params: CertificateParams) -> Result<Signed, Box<dyn Error>> {
+    fn sign(&self, name: &str, params: &CertificateParams) -> Result<Signed, Box<dyn Error>> {
         let key = KeyPair::generate()?;
         let signed = Signed {
             certificate: self.directory.join(format!("{name}.pem")),
