@@ -43,7 +43,12 @@ async fn act(settings: Settings) -> anyhow::Result<()> {
 }
 
 async fn run(run: &Run) -> anyhow::Result<()> {
-    let running = System::start(run).await?;
+    let mut shutdown = msgkit::service::Shutdown::listen();
+    let running = tokio::select! {
+        biased;
+        running = System::start(run) => running?,
+        () = shutdown.requested() => return Ok(()),
+    };
     let chosen: Vec<&str> =
         Component::ALL.into_iter().filter(|component| run.runs(*component)).map(Component::as_str).collect();
     println!("running {}", chosen.join(", "));
@@ -64,7 +69,7 @@ async fn run(run: &Run) -> anyhow::Result<()> {
         println!("dashboard and API: http://{address}");
     }
     println!("Ctrl-C drains and stops");
-    msgkit::service::shutdown_signal().await;
+    shutdown.requested().await;
     println!("draining");
     running.drain().await
 }
