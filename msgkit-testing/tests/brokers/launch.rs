@@ -242,7 +242,12 @@ fn kafka_survives() -> Result<(), BrokerError> {
     assert!(broker.version().starts_with("Kafka 4."), "{}", broker.version());
     let topics = |broker: &Kafka| wire::kafka_topics(&broker.directory().unwrap().join("data"));
     wire::kafka_create(&mut wire::connect(port), "orders");
-    assert_eq!(topics(&broker), ["orders-0"]);
+    // The controller answers before the broker has made the partition's directory.
+    let end = Instant::now() + Duration::from_secs(30);
+    while topics(&broker) != ["orders-0"] {
+        assert!(Instant::now() < end, "{:?}", topics(&broker));
+        thread::sleep(Duration::from_millis(10));
+    }
 
     broker.kill()?;
     assert!(refused(port));
