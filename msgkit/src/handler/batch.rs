@@ -55,6 +55,8 @@ pub trait HandleBatch<M>: Send + Sync + 'static {
 
 /// The registration of `handler` for batches of up to `size` messages of type `M`; a batch that is not full is handled
 /// when its first message has waited for `wait`.
+///
+/// Where a failing message holds its key (`order = "key_hold"`), a batch ends before the second message of one key.
 #[must_use]
 pub fn batch<H: HandleBatch<M>, M: Message>(handler: &Arc<H>, size: usize, wait: Duration) -> Registration {
     let typed = Arc::new(Typed { handler: handler.clone(), types: PhantomData });

@@ -1,5 +1,6 @@
 //! Several messages of one type, handled at once.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Poll;
 
@@ -11,18 +12,22 @@ use super::track::panic_text;
 use super::work::Decision;
 use crate::envelope::DeadLetterKind;
 use crate::handler::{Context, Failure, HandlerError};
+use crate::policy::{OnFailure, Order};
 use crate::telemetry::{EventKind, span};
+use crate::text::Text;
 
 impl Lane {
     /// Runs the messages at the head of the batch through a batch handler, all at once.
     pub(super) async fn work_off_batch(&mut self) {
         let Some(batch) = self.tracks[0].batch.clone() else { return };
         let mut works = Vec::with_capacity(batch.size.min(self.batch.len()));
-        while works.len() < batch.size
-            && let Some(delivery) = self.batch.pop_front()
-        {
+        let holds = matches!(self.shared.plan.policy.order, Order::Key(OnFailure::Hold));
+        let mut keys = BTreeSet::new();
+        while works.len() < batch.size && !(holds && self.waits_for(&keys)) {
+            let Some(delivery) = self.batch.pop_front() else { break };
             if let Some(mut work) = self.admit(delivery).await {
                 work.attempts = work.attempts.saturating_add(1);
+                keys.extend(work.key().filter(|_| holds).map(Text::from));
                 works.push(work);
             }
         }
@@ -122,5 +127,12 @@ impl Lane {
                 },
             }
         }
+    }
+
+    /// Whether the next delivery has one of `keys`. A key that holds must not have two messages in one batch: the second
+    /// would be handled although the first one fails.
+    fn waits_for(&self, keys: &BTreeSet<Text>) -> bool {
+        let next = self.batch.front().and_then(|delivery| delivery.message().envelope()?.key());
+        next.is_some_and(|key| keys.contains(key))
     }
 }

@@ -1,6 +1,7 @@
 //! Messages on their way through handlers, in order, and what a drain and a pause do.
 
 use super::*;
+use crate::handler::{Batch, BatchOutcome, HandleBatch, batch};
 
 #[tokio::test(start_paused = true)]
 async fn a_message_flows_through_two_handlers() {
@@ -176,4 +177,53 @@ async fn what_a_handler_returns_shares_one_destination_whatever_its_dynamic_segm
     running.drain().await.unwrap();
     let wanted = [("shipping".to_owned(), None), ("orders.c1".to_owned(), Some("orders._".to_owned()))];
     assert_eq!(*places.lock().unwrap(), wanted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_never_has_two_messages_of_a_key_that_holds() {
+    #[derive(Default)]
+    struct Noting {
+        batches: Mutex<Vec<Vec<(String, u32)>>>,
+        failed: AtomicU32,
+    }
+    impl HandleBatch<Placed> for Noting {
+        async fn handle_batch(&self, batch: Vec<Batch<Placed>>) -> Result<BatchOutcome, HandlerError> {
+            let orders = batch.iter().map(|one| (one.message.customer.clone(), one.message.id));
+            self.batches.lock().unwrap().push(orders.collect());
+            let outcomes = batch.iter().map(|one| {
+                let bad = (one.message.customer.as_str(), one.message.id) == ("a", 0);
+                if bad && self.failed.fetch_add(1, Ordering::SeqCst) == 0 {
+                    return Err("once more".into());
+                }
+                Ok(())
+            });
+            Ok(BatchOutcome::each(outcomes.collect()))
+        }
+    }
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let handler = Arc::new(Noting::default());
+    let spec = HandlerSpec::new("g", "g")
+        .unwrap()
+        .with(batch(&handler, 8, Duration::from_millis(100)))
+        .order(Order::Key(OnFailure::Hold))
+        .overrides(|p| {
+            p.immediate = Some(0);
+            p.delayed = Some(Some(Delayed::new(Duration::from_secs(1), 3)));
+        });
+    let service = Service::new("shop").clock(clock).transport("memory", memory.clone()).spec(spec);
+    let running = service.start().await.unwrap();
+    let orders: Vec<Placed> = [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("c", 0)]
+        .map(|(customer, id)| Placed { id, customer: customer.into() })
+        .into();
+    running.publisher().publish_all(&orders).await.unwrap();
+    until("idle", || memory.is_idle()).await;
+    let batches = handler.batches.lock().unwrap().clone();
+    for keys in batches.iter().map(|batch| batch.iter().map(|(key, _)| key).collect::<Vec<_>>()) {
+        let distinct: std::collections::BTreeSet<_> = keys.iter().collect();
+        assert_eq!(distinct.len(), keys.len(), "{batches:?}");
+    }
+    assert_eq!(batches[0].len(), 2, "the first batch ends before the second message of a key: {batches:?}");
+    let of_a: Vec<u32> = batches.iter().flatten().filter(|(key, _)| key == "a").map(|(_, id)| *id).collect();
+    assert_eq!(of_a, [0, 0, 1, 2], "nothing of the key overtakes the one that failed");
+    running.drain().await.unwrap();
 }
