@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use msgkit::envelope::{Clock, ContentType};
+use msgkit::memory::{Memory, MemoryConfig};
 use msgkit::transport::{
     Capabilities, Declaration, Deliveries, Delivery, Destination, Outgoing, Subscription, Transport,
 };
@@ -23,11 +24,12 @@ pub struct Bench<'a> {
     pipeline: Arc<dyn Pipeline>,
     clock: Clock,
     broker: Mutex<Option<Arc<dyn Broker>>>,
+    beside: OnceLock<Arc<dyn Transport>>,
 }
 
 impl<'a> Bench<'a> {
     pub(crate) fn new(subject: &'a dyn Subject, pipeline: Arc<dyn Pipeline>, clock: Clock) -> Self {
-        Self { subject, pipeline, clock, broker: Mutex::default() }
+        Self { subject, pipeline, clock, broker: Mutex::default(), beside: OnceLock::new() }
     }
 
     /// What runs handlers in this run of the suite.
@@ -83,6 +85,12 @@ impl<'a> Bench<'a> {
     /// A new connection to the case's broker.
     pub async fn connect(&self) -> Arc<dyn Transport> {
         connect(&*self.broker().await).await
+    }
+
+    /// A transport in memory beside the broker, the same for the whole case: it keeps the dead letters of handlers on a
+    /// transport that cannot.
+    pub fn beside(&self) -> Arc<dyn Transport> {
+        self.beside.get_or_init(|| Arc::new(Memory::with(MemoryConfig::default(), self.clock))).clone()
     }
 
     /// What the subject claims, and a connection to it.
@@ -283,22 +291,36 @@ impl Reader {
         }
     }
 
-    /// Reads and settles until nothing comes any more; the texts, in order.
-    pub async fn rest(&mut self) -> Vec<String> {
-        let mut texts = Vec::new();
-        loop {
-            let silence = self.time.silence();
-            if self.arrived.is_empty() {
-                let receiving = self.deliveries.receive(64, &mut self.arrived);
-                if tokio::time::timeout(silence, receiving).await.is_err() || self.arrived.is_empty() {
-                    return texts;
+    /// What comes to this member and to `other` of its group, settled, until `count` messages have come in all; then no
+    /// more may come to either.
+    pub async fn with_other(&mut self, other: &mut Self, count: usize) -> Vec<String> {
+        let patience = self.time.patience();
+        let mut texts = Vec::with_capacity(count);
+        while texts.len() < count {
+            let (mine, theirs) = (&mut self.arrived, &mut other.arrived);
+            if mine.is_empty() && theirs.is_empty() {
+                let either = async {
+                    tokio::select! {
+                        received = self.deliveries.receive(64, mine) => received,
+                        received = other.deliveries.receive(64, theirs) => received,
+                    }
+                };
+                match tokio::time::timeout(patience, either).await {
+                    Err(_) => panic!("{} of {count} messages came to two members: {texts:?}", texts.len()),
+                    Ok(Err(error)) if !error.is_temporary() => {
+                        panic!("receiving failed: {}", msgkit::Chain(&error));
+                    }
+                    Ok(_) => {}
                 }
             }
-            for delivery in self.arrived.drain(..) {
+            for delivery in self.arrived.drain(..).chain(other.arrived.drain(..)) {
                 texts.push(text_of(&delivery));
                 delivery.ack();
             }
         }
+        self.nothing("all that the group was to get has come").await;
+        other.nothing("all that the group was to get has come").await;
+        texts
     }
 
     /// Waits for the broker's word on what was settled.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use msgkit::envelope::NativeHeaders;
-use msgkit::memory::{Memory, MemoryConfig, MemoryDelay, OnUnrouted};
-use msgkit::transport::{Transport, TransportError};
+use msgkit::memory::{Memory, MemoryConfig, MemoryDelay};
+use msgkit::transport::{OnUnrouted, Transport, TransportError};
 use msgkit::{Registry, Topic};
 
 use super::subject::{Broker, Fault, NotRun, Setup, Subject, Time};

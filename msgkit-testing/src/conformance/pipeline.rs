@@ -9,7 +9,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use msgkit::envelope::Clock;
 use msgkit::handler::{Batch, BatchOutcome, HandleBatch, HandlerSpec, PolicyOverrides, batch, closure};
-use msgkit::memory::{Memory, MemoryConfig};
 use msgkit::service::Running;
 use msgkit::telemetry::{Event, Observer};
 use msgkit::transport::{Start, Transport};
@@ -87,6 +86,8 @@ pub struct Job {
     pub service: &'static str,
     /// The transport; it outlives the pipeline.
     pub transport: Arc<dyn Transport>,
+    /// Where dead letters go; `None` = they stay on the transport.
+    pub letters: Option<Arc<dyn Transport>>,
     /// The clock.
     pub clock: Clock,
     /// The handlers.
@@ -104,6 +105,7 @@ impl Job {
         Self {
             service: "conformance",
             transport,
+            letters: None,
             clock,
             handlers: Vec::new(),
             drain_deadline: Duration::from_secs(30),
@@ -280,11 +282,9 @@ impl Pipeline for MsgkitPipeline {
             .clock(job.clock)
             .drain_deadline(job.drain_deadline)
             .share("transport", job.transport.clone());
-        if !job.transport.capabilities().keeps_unread {
-            // A service is refused at start where nothing keeps its dead letters.
-            let letters = Memory::with(MemoryConfig::default(), job.clock);
+        if let Some(letters) = job.letters {
             service = service
-                .transport("letters", letters)
+                .share("letters", letters)
                 .route(everything()?, "transport")
                 .dead_letters("transport", "letters");
         }

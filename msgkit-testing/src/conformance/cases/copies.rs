@@ -10,9 +10,9 @@ use msgkit::{Envelope, HandlerError};
 
 use super::case;
 use super::failure::{CHAPTER, a_while};
+use super::letters::{Letters, kinds, nobody_is_dead};
 use super::support::{
-    Calls, Refuses, Which, crash, dead_letters, drain, failing, job, kinds, noting, policy, publish, run,
-    start, until_dead, until_idle, without_dead_letters,
+    Calls, Refuses, Which, crash, drain, failing, job, noting, policy, publish, run, start, until_idle,
 };
 use crate::conformance::bench::{Bench, group_of};
 use crate::conformance::pipeline::{JobHandler, Takes, envelope_of};
@@ -104,24 +104,25 @@ async fn a_retry_copy_that_is_refused_keeps_the_original(bench: &Bench<'_>) -> P
 async fn a_dead_letter_that_is_refused_keeps_the_original(bench: &Bench<'_>) -> Proof {
     let calls = Calls::default();
     let mut job = job(bench, [failing("g", policy(bench, 0, 0), &calls, u32::MAX)]).await;
-    if let Some(absent) = without_dead_letters(&*job.transport) {
-        return absent;
-    }
-    let (transport, refuses) = Refuses::around(job.transport.clone(), Which::DeadLetters, u32::MAX);
-    job.transport = transport.clone();
+    let kept = match Letters::of(bench, &job.transport) {
+        Ok(kept) => kept,
+        Err(absent) => return absent,
+    };
+    let transport = job.transport.clone();
+    let refuses = kept.refused(&mut job);
     let running = start(bench, job).await;
     publish(bench, &*running, [1]).await;
     bench.until("a refused dead letter", || refuses.refused() >= 2).await;
     a_while(bench).await;
     let refused = refuses.refused();
     assert!(refused < NO_BUSY_LOOP, "{refused} dead letters were tried");
-    assert_eq!(dead_letters(&*transport, "g").await.map(|letters| letters.len()), Some(0));
+    assert_eq!(kept.all("g").await.len(), 0);
     refuses.allow();
-    let letters = until_dead(bench, &*transport, "g", 1).await;
+    let letters = kept.until(bench, "g", 1).await;
     until_idle(bench, &*transport, "g").await;
     assert_eq!(letters[0].dead_letter().map(|facts| facts.attempts), Some(1), "waiting cost no attempt");
     drain(bench, running).await;
-    Proof::Proven
+    kept.proof()
 }
 
 async fn a_crash_before_the_copy_is_confirmed_loses_nothing(bench: &Bench<'_>) -> Proof {
@@ -146,9 +147,10 @@ async fn a_crash_before_the_copy_is_confirmed_loses_nothing(bench: &Bench<'_>) -
 
 async fn a_dead_letter_is_complete(bench: &Bench<'_>) -> Proof {
     let transport = bench.connect().await;
-    if let Some(absent) = without_dead_letters(&*transport) {
-        return absent;
-    }
+    let kept = match Letters::of(bench, &transport) {
+        Ok(kept) => kept,
+        Err(absent) => return absent,
+    };
     let calls = Calls::default();
     let running = run(bench, [failing("g", policy(bench, 1, 1), &calls, u32::MAX)]).await;
     let mut sent = envelope_of(&Probe::new(1, "the key"), bench.clock());
@@ -156,7 +158,7 @@ async fn a_dead_letter_is_complete(bench: &Bench<'_>) -> Proof {
     assert!(matches!(inserted, Ok(Ok(_))));
     let published = bench.soon("publish", running.publish_envelope(sent.clone())).await;
     assert!(published.is_ok(), "{published:?}");
-    let letter = until_dead(bench, &*transport, "g", 1).await.remove(0);
+    let letter = kept.until(bench, "g", 1).await.remove(0);
     let Some(facts) = letter.dead_letter() else { panic!("no `dl…` attributes: {letter:?}") };
     assert_eq!((facts.kind, facts.attempts, facts.replays), (DeadLetterKind::Handler, 4, 0));
     assert!(facts.error.contains("failure 4"), "the last error: {}", facts.error);
@@ -181,20 +183,24 @@ async fn a_dead_letter_is_complete(bench: &Bench<'_>) -> Proof {
         assert_eq!((call.envelope.headers(), call.envelope.trace()), (sent.headers(), sent.trace()));
     }
     drain(bench, running).await;
-    Proof::Proven
+    kept.proof()
 }
 
 async fn a_replay_is_handled_by_its_group_alone(bench: &Bench<'_>) -> Proof {
     let transport = bench.connect().await;
-    let (None, Some(operate)) = (without_dead_letters(&*transport), transport.operate()) else {
-        return Proof::absent("dead letters are kept on another transport");
+    let (true, Some(operate)) = (transport.capabilities().keeps_unread, transport.operate()) else {
+        return Proof::absent("dead letters are kept on another transport, which does not reach the group");
     };
     let (mended, innocent) = (Calls::default(), Calls::default());
     let handlers =
         [failing("g", policy(bench, 1, 0), &mended, 2), noting("other", policy(bench, 0, 0), &innocent)];
     let running = run(bench, handlers).await;
     publish(bench, &*running, [1]).await;
-    until_dead(bench, &*transport, "g", 1).await;
+    let kept = match Letters::of(bench, &transport) {
+        Ok(kept) => kept,
+        Err(absent) => return absent,
+    };
+    kept.until(bench, "g", 1).await;
     let group = group_of("g");
     let position = match operate.dead_letters(&group, None, 10).await {
         Ok(letters) => letters[0].position.clone(),
@@ -212,16 +218,17 @@ async fn a_replay_is_handled_by_its_group_alone(bench: &Bench<'_>) -> Proof {
         mended.all().iter().map(|call| call.envelope.id().to_string()).collect();
     assert_eq!(envelopes.len(), 1, "it is the same message");
     assert_eq!(innocent.len(), 1, "the other group has handled it long ago");
-    assert_eq!(dead_letters(&*transport, "g").await.map(|letters| letters.len()), Some(0));
+    assert_eq!(kept.all("g").await.len(), 0);
     drain(bench, running).await;
     Proof::Proven
 }
 
 async fn every_message_ends_handled_or_dead(bench: &Bench<'_>) -> Proof {
     let transport = bench.connect().await;
-    if let Some(absent) = without_dead_letters(&*transport) {
-        return absent;
-    }
+    let kept = match Letters::of(bench, &transport) {
+        Ok(kept) => kept,
+        Err(absent) => return absent,
+    };
     let calls = Calls::default();
     let log = calls.clone();
     let mut policy = policy(bench, 1, 1);
@@ -237,7 +244,7 @@ async fn every_message_ends_handled_or_dead(bench: &Bench<'_>) -> Proof {
     });
     let running = run(bench, [handler]).await;
     publish(bench, &*running, 0..60).await;
-    let letters = until_dead(bench, &*transport, "g", 20).await;
+    let letters = kept.until(bench, "g", 20).await;
     until_idle(bench, &*transport, "g").await;
     a_while(bench).await;
     let dead: BTreeSet<u32> = letters.iter().filter_map(number_of).collect();
@@ -252,7 +259,7 @@ async fn every_message_ends_handled_or_dead(bench: &Bench<'_>) -> Proof {
         assert_eq!(attempts.get(&n), Some(&expected), "number {n}");
     }
     drain(bench, running).await;
-    Proof::Proven
+    kept.proof()
 }
 
 /// The number in a probe's payload.
@@ -262,9 +269,10 @@ fn number_of(envelope: &Envelope) -> Option<u32> {
 
 async fn a_failure_in_a_batch_names_its_messages(bench: &Bench<'_>) -> Proof {
     let transport = bench.connect().await;
-    if let Some(absent) = without_dead_letters(&*transport) {
-        return absent;
-    }
+    let kept = match Letters::of(bench, &transport) {
+        Ok(kept) => kept,
+        Err(absent) => return absent,
+    };
     let calls = Calls::default();
     let log = calls.clone();
     let handler = JobHandler::new("g", policy(bench, 0, 1), move |call| {
@@ -276,7 +284,7 @@ async fn a_failure_in_a_batch_names_its_messages(bench: &Bench<'_>) -> Proof {
     let mut said = bench.group(&*transport, "listener", "conformance.said").await;
     let running = run(bench, [handler.takes(Takes::Batch(8, bench.time().tick()))]).await;
     publish(bench, &*running, 0..20).await;
-    let letters = until_dead(bench, &*transport, "g", 7).await;
+    let letters = kept.until(bench, "g", 7).await;
     until_idle(bench, &*transport, "g").await;
     a_while(bench).await;
     let dead: BTreeSet<u32> = letters.iter().filter_map(number_of).collect();
@@ -305,7 +313,7 @@ async fn a_failure_in_a_batch_names_its_messages(bench: &Bench<'_>) -> Proof {
         "what the successful ones have published"
     );
     drain(bench, running).await;
-    Proof::Proven
+    kept.proof()
 }
 
 async fn an_outage_condemns_nobody(bench: &Bench<'_>) -> Proof {
@@ -333,22 +341,17 @@ async fn an_outage_condemns_nobody(bench: &Bench<'_>) -> Proof {
         .until("all are handled", || calls.numbers()[during..].iter().collect::<BTreeSet<_>>().len() >= 10)
         .await;
     until_idle(bench, &*transport, "g").await;
-    if without_dead_letters(&*transport).is_none() {
-        assert_eq!(
-            dead_letters(&*transport, "g").await.map(|letters| letters.len()),
-            Some(0),
-            "nobody is condemned"
-        );
-    }
+    nobody_is_dead(bench, &transport, "g").await;
     drain(bench, running).await;
     Proof::Proven
 }
 
 async fn an_outage_leaves_no_message_in_the_way(bench: &Bench<'_>) -> Proof {
     let transport = bench.connect().await;
-    if let Some(absent) = without_dead_letters(&*transport) {
-        return absent;
-    }
+    let kept = match Letters::of(bench, &transport) {
+        Ok(kept) => kept,
+        Err(absent) => return absent,
+    };
     let calls = Calls::default();
     let (down, broken) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(true)));
     let (log, outage, bad) = (calls.clone(), down.clone(), broken.clone());
@@ -377,18 +380,19 @@ async fn an_outage_leaves_no_message_in_the_way(bench: &Bench<'_>) -> Proof {
     down.store(false, Ordering::SeqCst);
     bench.until("the others are handled", || (2..6).all(|n| calls.numbers().contains(&n))).await;
     broken.store(false, Ordering::SeqCst);
-    let letters = until_dead(bench, &*transport, "g", 1).await;
+    let letters = kept.until(bench, "g", 1).await;
     until_idle(bench, &*transport, "g").await;
     assert_eq!(letters.iter().filter_map(number_of).collect::<Vec<_>>(), [1]);
     drain(bench, running).await;
-    Proof::Proven
+    kept.proof()
 }
 
 async fn a_message_that_kills_the_process_is_condemned(bench: &Bench<'_>) -> Proof {
     let (transport, can) = bench.start().await;
-    if let Some(absent) = without_dead_letters(&*transport) {
-        return absent;
-    }
+    let kept = match Letters::of(bench, &transport) {
+        Ok(kept) => kept,
+        Err(absent) => return absent,
+    };
     if !can.delivery_count {
         return Proof::absent(
             "starts are not counted: a message that kills the process comes again without end",
@@ -417,7 +421,7 @@ async fn a_message_that_kills_the_process_is_condemned(bench: &Bench<'_>) -> Pro
     let mut crashes = 0;
     loop {
         let dead = async {
-            until_dead(bench, &*transport, "g", 1).await;
+            kept.until(bench, "g", 1).await;
         };
         tokio::select! {
             biased;
@@ -435,9 +439,9 @@ async fn a_message_that_kills_the_process_is_condemned(bench: &Bench<'_>) -> Pro
     assert!(crashes > 3, "three starts are allowed, then one alone: {crashes}");
     bench.until("the innocent", || calls.numbers().iter().collect::<BTreeSet<_>>().len() >= 9).await;
     until_idle(bench, &*transport, "g").await;
-    let letters = until_dead(bench, &*transport, "g", 1).await;
+    let letters = kept.until(bench, "g", 1).await;
     assert_eq!(kinds(&letters), [DeadLetterKind::Crash], "no innocent is condemned");
     assert_eq!(number_of(&letters[0]), Some(3));
     drain(bench, running).await;
-    Proof::Proven
+    kept.proof()
 }

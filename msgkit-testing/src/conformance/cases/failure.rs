@@ -11,10 +11,8 @@ use msgkit::policy::Unhandled;
 use msgkit::transport::Outgoing;
 
 use super::case;
-use super::support::{
-    Calls, dead_letters, drain, failing, kinds, noting, odd_headers, policy, publish, run, until_dead,
-    until_idle, without_dead_letters,
-};
+use super::letters::{Letters, kinds, nobody_is_dead};
+use super::support::{Calls, drain, failing, noting, odd_headers, policy, publish, run, until_idle};
 use crate::conformance::bench::{Bench, topic_of};
 use crate::conformance::pipeline::{JobHandler, envelope_of};
 use crate::conformance::probe::{Other, Probe};
@@ -78,22 +76,23 @@ pub(super) async fn a_while(bench: &Bench<'_>) {
 
 async fn attempts_are_counted_across_copies(bench: &Bench<'_>) -> Proof {
     let transport = bench.connect().await;
-    if let Some(absent) = without_dead_letters(&*transport) {
-        return absent;
-    }
+    let kept = match Letters::of(bench, &transport) {
+        Ok(kept) => kept,
+        Err(absent) => return absent,
+    };
     let calls = Calls::default();
     let running = run(bench, [failing("g", policy(bench, 1, 2), &calls, u32::MAX)]).await;
     publish(bench, &*running, [7]).await;
-    let letters = until_dead(bench, &*transport, "g", 1).await;
+    let letters = kept.until(bench, "g", 1).await;
     a_while(bench).await;
     let attempts: Vec<u32> = calls.all().iter().map(|call| call.attempt).collect();
     assert_eq!(attempts, [1, 2, 3, 4, 5, 6], "two at once, and that for two delayed rounds again");
     assert_eq!(kinds(&letters), [DeadLetterKind::Handler]);
     assert_eq!(letters[0].dead_letter().map(|facts| facts.attempts), Some(6));
-    assert_eq!(dead_letters(&*transport, "g").await.map(|letters| letters.len()), Some(1), "once");
+    assert_eq!(kept.all("g").await.len(), 1, "once");
     until_idle(bench, &*transport, "g").await;
     drain(bench, running).await;
-    Proof::Proven
+    kept.proof()
 }
 
 async fn a_success_ends_the_retries(bench: &Bench<'_>) -> Proof {
@@ -105,9 +104,7 @@ async fn a_success_ends_the_retries(bench: &Bench<'_>) -> Proof {
     until_idle(bench, &*transport, "g").await;
     a_while(bench).await;
     assert_eq!(calls.len(), 4, "no attempt after the one that succeeded");
-    if without_dead_letters(&*transport).is_none() {
-        assert_eq!(dead_letters(&*transport, "g").await.map(|letters| letters.len()), Some(0));
-    }
+    nobody_is_dead(bench, &transport, "g").await;
     drain(bench, running).await;
     Proof::Proven
 }
@@ -182,19 +179,20 @@ async fn retry_after_is_kept(bench: &Bench<'_>) -> Proof {
 
 async fn a_permanent_error_is_dead_lettered_at_once(bench: &Bench<'_>) -> Proof {
     let transport = bench.connect().await;
-    if let Some(absent) = without_dead_letters(&*transport) {
-        return absent;
-    }
+    let kept = match Letters::of(bench, &transport) {
+        Ok(kept) => kept,
+        Err(absent) => return absent,
+    };
     let calls = Calls::default();
     let (handler, _) = timed(bench, policy(bench, 3, 3), &calls, || HandlerError::permanent("no such order"));
     let running = run(bench, [handler]).await;
     publish(bench, &*running, [1]).await;
-    let letters = until_dead(bench, &*transport, "g", 1).await;
+    let letters = kept.until(bench, "g", 1).await;
     a_while(bench).await;
     assert_eq!(calls.len(), 1);
     assert_eq!(kinds(&letters), [DeadLetterKind::Rejected]);
     drain(bench, running).await;
-    Proof::Proven
+    kept.proof()
 }
 
 async fn a_discarded_message_is_settled(bench: &Bench<'_>) -> Proof {
@@ -207,18 +205,17 @@ async fn a_discarded_message_is_settled(bench: &Bench<'_>) -> Proof {
     until_idle(bench, &*transport, "g").await;
     a_while(bench).await;
     assert_eq!(calls.numbers(), [0, 1, 2]);
-    if without_dead_letters(&*transport).is_none() {
-        assert_eq!(dead_letters(&*transport, "g").await.map(|letters| letters.len()), Some(0));
-    }
+    nobody_is_dead(bench, &transport, "g").await;
     drain(bench, running).await;
     Proof::Proven
 }
 
 async fn what_cannot_be_decoded_is_dead_lettered_untouched(bench: &Bench<'_>) -> Proof {
     let transport = bench.connect().await;
-    if let Some(absent) = without_dead_letters(&*transport) {
-        return absent;
-    }
+    let kept = match Letters::of(bench, &transport) {
+        Ok(kept) => kept,
+        Err(absent) => return absent,
+    };
     let calls = Calls::default();
     let running = run(bench, [noting("g", policy(bench, 3, 3), &calls)]).await;
     let mut broken = envelope_of(&Probe::new(1, "k"), bench.clock());
@@ -228,7 +225,7 @@ async fn what_cannot_be_decoded_is_dead_lettered_untouched(bench: &Bench<'_>) ->
     let published = bench.soon("publish", running.publish_envelope(broken.clone())).await;
     assert!(published.is_ok(), "{published:?}");
     publish(bench, &*running, [2]).await;
-    let letters = until_dead(bench, &*transport, "g", 1).await;
+    let letters = kept.until(bench, "g", 1).await;
     assert_eq!(kinds(&letters), [DeadLetterKind::Decode]);
     assert_eq!((letters[0].payload(), letters[0].id()), (broken.payload(), broken.id()));
     assert_eq!(letters[0].headers(), broken.headers());
@@ -236,14 +233,15 @@ async fn what_cannot_be_decoded_is_dead_lettered_untouched(bench: &Bench<'_>) ->
     a_while(bench).await;
     assert_eq!(calls.numbers(), [2]);
     drain(bench, running).await;
-    Proof::Proven
+    kept.proof()
 }
 
 async fn foreign_bytes_are_dead_lettered_untouched(bench: &Bench<'_>) -> Proof {
     let (transport, can) = bench.start().await;
-    if let Some(absent) = without_dead_letters(&*transport) {
-        return absent;
-    }
+    let kept = match Letters::of(bench, &transport) {
+        Ok(kept) => kept,
+        Err(absent) => return absent,
+    };
     let calls = Calls::default();
     let running = run(bench, [noting("g", policy(bench, 3, 3), &calls)]).await;
     let payload = Bytes::from_static(b"\xff\x00not an envelope");
@@ -255,7 +253,7 @@ async fn foreign_bytes_are_dead_lettered_untouched(bench: &Bench<'_>) -> Proof {
         return Proof::not_proven(why);
     }
     publish(bench, &*running, [2]).await;
-    let letters = until_dead(bench, &*transport, "g", 1).await;
+    let letters = kept.until(bench, "g", 1).await;
     assert_eq!(kinds(&letters), [DeadLetterKind::Decode]);
     assert_eq!(letters[0].payload(), payload);
     assert_eq!(letters[0].dead_letter().map(|facts| facts.topic.as_str()), Some("conformance.probes"));
@@ -264,14 +262,15 @@ async fn foreign_bytes_are_dead_lettered_untouched(bench: &Bench<'_>) -> Proof {
     }
     bench.until("the next message", || calls.len() >= 1).await;
     drain(bench, running).await;
-    Proof::Proven
+    kept.proof()
 }
 
 async fn a_panic_is_a_failure_of_one_message(bench: &Bench<'_>) -> Proof {
     let transport = bench.connect().await;
-    if let Some(absent) = without_dead_letters(&*transport) {
-        return absent;
-    }
+    let kept = match Letters::of(bench, &transport) {
+        Ok(kept) => kept,
+        Err(absent) => return absent,
+    };
     let calls = Calls::default();
     let log = calls.clone();
     let handler = JobHandler::new("g", policy(bench, 1, 0), move |call| {
@@ -284,21 +283,22 @@ async fn a_panic_is_a_failure_of_one_message(bench: &Bench<'_>) -> Proof {
     });
     let running = run(bench, [handler]).await;
     publish(bench, &*running, 0..3).await;
-    let letters = until_dead(bench, &*transport, "g", 1).await;
+    let letters = kept.until(bench, "g", 1).await;
     bench.until("the others", || calls.len() >= 4).await;
     assert_eq!(calls.numbers(), [0, 1, 1, 2]);
     assert_eq!(kinds(&letters), [DeadLetterKind::Panic]);
     let error = letters[0].dead_letter().map(|facts| facts.error.as_str().to_owned()).unwrap_or_default();
     assert!(error.contains("number 1 is refused"), "the dead letter has the panic's words: {error}");
     drain(bench, running).await;
-    Proof::Proven
+    kept.proof()
 }
 
 async fn a_timeout_is_a_failure_of_one_message(bench: &Bench<'_>) -> Proof {
     let transport = bench.connect().await;
-    if let Some(absent) = without_dead_letters(&*transport) {
-        return absent;
-    }
+    let kept = match Letters::of(bench, &transport) {
+        Ok(kept) => kept,
+        Err(absent) => return absent,
+    };
     let calls = Calls::default();
     let log = calls.clone();
     let mut policy = policy(bench, 0, 0);
@@ -315,19 +315,20 @@ async fn a_timeout_is_a_failure_of_one_message(bench: &Bench<'_>) -> Proof {
     });
     let running = run(bench, [handler]).await;
     publish(bench, &*running, 0..3).await;
-    let letters = until_dead(bench, &*transport, "g", 1).await;
+    let letters = kept.until(bench, "g", 1).await;
     bench.until("the others", || calls.len() >= 3).await;
     assert_eq!(calls.numbers(), [0, 1, 2]);
     assert_eq!(kinds(&letters), [DeadLetterKind::Timeout]);
     drain(bench, running).await;
-    Proof::Proven
+    kept.proof()
 }
 
 async fn an_expired_message_is_not_handled(bench: &Bench<'_>) -> Proof {
     let transport = bench.connect().await;
-    if let Some(absent) = without_dead_letters(&*transport) {
-        return absent;
-    }
+    let kept = match Letters::of(bench, &transport) {
+        Ok(kept) => kept,
+        Err(absent) => return absent,
+    };
     let calls = Calls::default();
     let running = run(bench, [noting("g", policy(bench, 3, 3), &calls)]).await;
     let mut late = envelope_of(&Probe::new(1, "k"), bench.clock());
@@ -338,12 +339,12 @@ async fn an_expired_message_is_not_handled(bench: &Bench<'_>) -> Proof {
         let published = bench.soon("publish", running.publish_envelope(envelope)).await;
         assert!(published.is_ok(), "{published:?}");
     }
-    let letters = until_dead(bench, &*transport, "g", 1).await;
+    let letters = kept.until(bench, "g", 1).await;
     assert_eq!(kinds(&letters), [DeadLetterKind::Expired]);
     bench.until("the one in time", || calls.len() >= 1).await;
     assert_eq!(calls.numbers(), [2]);
     drain(bench, running).await;
-    Proof::Proven
+    kept.proof()
 }
 
 /// Publishes an `Other` between two probes.
@@ -363,28 +364,27 @@ async fn a_type_without_a_handler_is_skipped(bench: &Bench<'_>) -> Proof {
     bench.until("the probes", || calls.len() >= 2).await;
     until_idle(bench, &*transport, "g").await;
     assert_eq!(calls.numbers(), [1, 2]);
-    if without_dead_letters(&*transport).is_none() {
-        assert_eq!(dead_letters(&*transport, "g").await.map(|letters| letters.len()), Some(0));
-    }
+    nobody_is_dead(bench, &transport, "g").await;
     drain(bench, running).await;
     Proof::Proven
 }
 
 async fn a_type_without_a_handler_can_be_dead_lettered(bench: &Bench<'_>) -> Proof {
     let transport = bench.connect().await;
-    if let Some(absent) = without_dead_letters(&*transport) {
-        return absent;
-    }
+    let kept = match Letters::of(bench, &transport) {
+        Ok(kept) => kept,
+        Err(absent) => return absent,
+    };
     let calls = Calls::default();
     let mut policy = policy(bench, 3, 3);
     policy.unhandled = Unhandled::DeadLetter;
     let running = run(bench, [noting("g", policy, &calls)]).await;
     with_an_other(bench, &*running).await;
-    let letters = until_dead(bench, &*transport, "g", 1).await;
+    let letters = kept.until(bench, "g", 1).await;
     bench.until("the probes", || calls.len() >= 2).await;
     assert_eq!(calls.numbers(), [1, 2]);
     assert_eq!(kinds(&letters), [DeadLetterKind::Rejected]);
     assert_eq!(letters[0].kind(), "conformance.other");
     drain(bench, running).await;
-    Proof::Proven
+    kept.proof()
 }

@@ -11,10 +11,8 @@ use msgkit::transport::{Delivery, KeyOrder, Outgoing, Transport};
 use msgkit::{Envelope, HandlerError};
 
 use super::case;
-use super::support::{
-    Calls, Refuses, Which, dead_letters, drain, job, noting, policy, publish, run, start, until_idle,
-    without_dead_letters,
-};
+use super::letters::{Letters, nobody_is_dead};
+use super::support::{Calls, Refuses, Which, drain, job, noting, policy, publish, run, start, until_idle};
 use crate::conformance::bench::{Bench, Reader};
 use crate::conformance::pipeline::{Answer, Job, JobHandler, Takes, envelope_of};
 use crate::conformance::probe::{Other, Probe, Said};
@@ -261,9 +259,7 @@ async fn what_cannot_be_published_keeps_its_cause(bench: &Bench<'_>) -> Proof {
         })
         .await;
     until_idle(bench, &*transport, "g").await;
-    if without_dead_letters(&*transport).is_none() {
-        assert_eq!(dead_letters(&*transport, "g").await.map(|letters| letters.len()), Some(0));
-    }
+    nobody_is_dead(bench, &transport, "g").await;
     drain(bench, running).await;
     Proof::Proven
 }
@@ -389,9 +385,10 @@ async fn a_held_key_ends_with_its_dead_letter(bench: &Bench<'_>) -> Proof {
     if can.key_order == KeyOrder::None {
         return Proof::absent("no order by key");
     }
-    if let Some(absent) = without_dead_letters(&*transport) {
-        return absent;
-    }
+    let kept = match Letters::of(bench, &transport) {
+        Ok(kept) => kept,
+        Err(absent) => return absent,
+    };
     let calls = Calls::default();
     let mut policy = policy(bench, 0, 1);
     (policy.order, policy.concurrency) = (Order::Key(OnFailure::Hold), 2);
@@ -400,11 +397,11 @@ async fn a_held_key_ends_with_its_dead_letter(bench: &Bench<'_>) -> Proof {
     bench.until("all others", || calls.len() >= 11).await;
     until_idle(bench, &*transport, "g").await;
     assert_eq!(of_key(&calls, 0), [0, 1, 3, 4, 5]);
-    let letters = dead_letters(&*transport, "g").await.unwrap_or_default();
+    let letters = kept.all("g").await;
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].dead_letter().map(|facts| facts.attempts), Some(2));
     drain(bench, running).await;
-    Proof::Proven
+    kept.proof()
 }
 
 async fn a_batch_is_bounded(bench: &Bench<'_>) -> Proof {

@@ -9,10 +9,8 @@ use msgkit::HandlerError;
 use tokio::sync::Semaphore;
 
 use super::case;
-use super::support::{
-    Calls, crash, dead_letters, drain, job, noting, policy, publish, run, start, until_idle,
-    without_dead_letters,
-};
+use super::letters::nobody_is_dead;
+use super::support::{Calls, crash, drain, job, noting, policy, publish, run, start, until_idle};
 use crate::conformance::bench::Bench;
 use crate::conformance::pipeline::{JobHandler, RunningPipeline};
 use crate::conformance::probe::Probe;
@@ -151,13 +149,6 @@ fn attempts(calls: &Calls) -> BTreeMap<u32, Vec<u32>> {
     attempts
 }
 
-async fn assert_nobody_is_dead(bench: &Bench<'_>) {
-    let transport = bench.connect().await;
-    if without_dead_letters(&*transport).is_none() {
-        assert_eq!(dead_letters(&*transport, "g").await.map(|letters| letters.len()), Some(0));
-    }
-}
-
 async fn a_drain_waits_for_what_is_in_hand(bench: &Bench<'_>) -> Proof {
     let (gate, calls) = (Gate::new(), Calls::default());
     let running = run(bench, [gate.handler(patient(bench), &calls)]).await;
@@ -197,7 +188,7 @@ async fn a_drain_costs_no_attempt(bench: &Bench<'_>) -> Proof {
     bench.until("it is handled", || calls.len() >= 1).await;
     until_idle(bench, &*bench.connect().await, "g").await;
     assert_eq!(attempts(&calls), [(1, vec![1])].into(), "it was broken off, it has not failed");
-    assert_nobody_is_dead(bench).await;
+    nobody_is_dead(bench, &bench.connect().await, "g").await;
     drain(bench, running).await;
     Proof::Proven
 }
@@ -241,7 +232,7 @@ async fn a_cancelled_handler_has_not_failed(bench: &Bench<'_>) -> Proof {
     bench.until("it is handled", || calls.len() >= 1).await;
     until_idle(bench, &*bench.connect().await, "g").await;
     assert_eq!(attempts(&calls), [(1, vec![1])].into(), "four times cancelled is no attempt of the policy");
-    assert_nobody_is_dead(bench).await;
+    nobody_is_dead(bench, &bench.connect().await, "g").await;
     drain(bench, running).await;
     Proof::Proven
 }
@@ -262,7 +253,7 @@ async fn a_crash_loses_nothing(bench: &Bench<'_>) -> Proof {
     bench.until("all of them", || calls.numbers().iter().collect::<BTreeSet<_>>().len() >= 20).await;
     until_idle(bench, &*bench.connect().await, "g").await;
     assert!(calls.len() <= 25, "only what was not settled is handled again: {:?}", calls.numbers());
-    assert_nobody_is_dead(bench).await;
+    nobody_is_dead(bench, &bench.connect().await, "g").await;
     drain(bench, running).await;
     Proof::Proven
 }
@@ -294,7 +285,7 @@ async fn a_broken_connection_heals(bench: &Bench<'_>) -> Proof {
         calls.all().iter().all(|call| call.attempt == 1),
         "a broken connection is no failure of a message"
     );
-    assert_nobody_is_dead(bench).await;
+    nobody_is_dead(bench, &bench.connect().await, "g").await;
     drain(bench, running).await;
     Proof::Proven
 }

@@ -9,6 +9,7 @@ mod envelope;
 mod failure;
 mod flow;
 mod groups;
+mod letters;
 mod lifecycle;
 mod operate;
 mod order;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use msgkit::envelope::{ContentType, DeadLetterKind, MessageId, NativeValue};
+use msgkit::envelope::{ContentType, MessageId, NativeValue};
 use msgkit::policy::Delayed;
 use msgkit::transport::{
     Delivery, Destination, Outgoing, PublishError, Transport, TransportError, TransportErrorKind,
@@ -134,7 +134,11 @@ pub(super) fn failing(name: &'static str, policy: Policy, calls: &Calls, times: 
 
 /// A job with `handlers` on a new connection to the case's broker.
 pub(super) async fn job(bench: &Bench<'_>, handlers: impl IntoIterator<Item = JobHandler>) -> Job {
-    handlers.into_iter().fold(Job::new(bench.connect().await, bench.clock()), Job::with)
+    let mut job = Job::new(bench.connect().await, bench.clock());
+    if !job.transport.capabilities().keeps_unread {
+        job.letters = Some(bench.beside());
+    }
+    handlers.into_iter().fold(job, Job::with)
 }
 
 /// Starts `handlers` on a new connection.
@@ -153,12 +157,6 @@ pub(super) async fn crash(bench: &Bench<'_>, running: Box<dyn RunningPipeline>) 
     }
     bench.soon("the crash", running.crash()).await;
     Ok(())
-}
-
-/// Why a case that needs dead letters on the transport is not for this one.
-pub(super) fn without_dead_letters(transport: &dyn Transport) -> Option<Proof> {
-    (!transport.capabilities().keeps_unread || transport.operate().is_none())
-        .then(|| Proof::absent("dead letters are kept on another transport"))
 }
 
 /// Starts `job` on the bench's pipeline.
@@ -188,41 +186,6 @@ pub(super) async fn publish(
             panic!("publishing failed: {}", msgkit::Chain(&error));
         }
     }
-}
-
-/// The dead letters of `group`; `None` where the transport cannot list them.
-pub(super) async fn dead_letters(transport: &dyn Transport, group: &str) -> Option<Vec<Envelope>> {
-    let operate = transport.operate()?;
-    match operate.dead_letters(&crate::conformance::bench::group_of(group), None, 1000).await {
-        Ok(letters) => Some(letters.iter().filter_map(|letter| letter.message.envelope().cloned()).collect()),
-        Err(error) => panic!("the dead letters cannot be listed: {}", msgkit::Chain(&error)),
-    }
-}
-
-/// Waits until `group` has `count` dead letters.
-pub(super) async fn until_dead(
-    bench: &Bench<'_>,
-    transport: &dyn Transport,
-    group: &str,
-    count: usize,
-) -> Vec<Envelope> {
-    let step = bench.time().tick() / 20;
-    bench
-        .soon(&format!("{count} dead letters of `{group}`"), async {
-            loop {
-                let letters = dead_letters(transport, group).await.unwrap_or_default();
-                if letters.len() >= count {
-                    return letters;
-                }
-                tokio::time::sleep(step).await;
-            }
-        })
-        .await
-}
-
-/// The kinds of dead letters, in order.
-pub(super) fn kinds(letters: &[Envelope]) -> Vec<DeadLetterKind> {
-    letters.iter().filter_map(|letter| letter.dead_letter().map(|facts| facts.kind)).collect()
 }
 
 /// Waits until nothing of `group` waits, is kept back or is in hand; nothing where the transport cannot tell.
