@@ -5,6 +5,9 @@ const STORED = "device-platform-token";
 /** The gateway wants a (better) token. */
 export class Unauthorized extends Error {}
 
+/** What was asked for is not there, or not yet. */
+export class NotFound extends Error {}
+
 /** How long the stream may be silent. The gateway sends a sign of life every 15 seconds. */
 const SILENCE = 40_000;
 
@@ -27,8 +30,9 @@ export async function ask(path, parameters = {}) {
   const response = await fetch(query ? `${path}?${query}` : path, { headers: headers() });
   if (response.status === 401) throw new Unauthorized();
   const body = await response.json().catch(() => null);
-  if (!response.ok) throw new Error(body?.error?.message ?? `the platform answered ${response.status}`);
-  return body;
+  if (response.ok) return body;
+  const text = body?.error?.message ?? `the platform answered ${response.status}`;
+  throw response.status === 404 ? new NotFound(text) : new Error(text);
 }
 
 /**

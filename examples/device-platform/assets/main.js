@@ -1,6 +1,6 @@
 // The page: loads what is known, follows what happens, draws four times a second.
 
-import { Unauthorized, ask, follow, setToken } from "./api.js";
+import { NotFound, Unauthorized, ask, follow, setToken } from "./api.js";
 import { Chart } from "./chart.js";
 import { $, day, el, hour, long, setText, whole } from "./dom.js";
 import { Alerts, DeadLetters, Readings, reconcile } from "./lists.js";
@@ -222,18 +222,31 @@ function traceError(text) {
   setText($("trace-error"), text);
 }
 
+/** How often a trace that nothing is known of is asked for, a second apart: what was sent a moment ago may still be under way. */
+const LOOKS = 10;
+
+const traceOfAddress = () => new URLSearchParams(location.hash.slice(1)).get("trace");
+
 async function showTrace() {
-  const id = new URLSearchParams(location.hash.slice(1)).get("trace");
+  const id = traceOfAddress();
   if (!id) {
     if ($("trace").open) $("trace").close();
     return;
   }
-  try {
-    traceError("");
-    await openTrace(id);
-  } catch (error) {
-    traceError(error instanceof Unauthorized ? "" : `Trace ${id}: ${error.message}.`);
-    forgetHash();
+  traceError("");
+  for (let look = 1; traceOfAddress() === id; look += 1) {
+    try {
+      await openTrace(id);
+      return traceError("");
+    } catch (error) {
+      if (traceOfAddress() !== id) return;
+      if (!(error instanceof NotFound) || look === LOOKS) {
+        traceError(error instanceof Unauthorized ? "" : `Trace ${id}: ${error.message}.`);
+        return forgetHash();
+      }
+      traceError(`Trace ${id}: ${error.message} yet; looking again.`);
+      await new Promise((resolve) => setTimeout(resolve, 1_000));
+    }
   }
 }
 

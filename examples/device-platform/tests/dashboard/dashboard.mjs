@@ -59,7 +59,15 @@ async function close(page) {
   await page.context().close();
 }
 
+/** Reports a reading, and waits until the platform knows of its trace. */
 async function report(device, reading) {
+  const sent = await post(device, reading);
+  const known = new URL(`/api/v1/traces/${sent.trace_id}`, url);
+  while (!(await fetch(known, { headers: authorization })).ok) await new Promise((resolve) => setTimeout(resolve, 50));
+  return sent;
+}
+
+async function post(device, reading) {
   const response = await fetch(new URL(`/api/v1/devices/${encodeURIComponent(device)}/readings`, url), {
     method: "POST",
     headers: { "content-type": "application/json", ...authorization },
@@ -137,6 +145,24 @@ const checks = {
     await page.keyboard.press("Enter");
     await page.locator("#trace-error", { hasText: "32 hexadecimal digits" }).waitFor();
     page.complaints.length = 0; // The browser tells of the 400 that was asked for.
+    await close(page);
+  },
+
+  async "a trace of which nothing is known yet is asked for again"() {
+    const { trace_id } = await report("attic", good);
+    const page = await open(desktop);
+    let asked = 0;
+    await page.route("**/api/v1/traces/*", async (route) => {
+      asked += 1;
+      if (asked > 1) return route.continue();
+      await route.fulfill({ status: 404, json: { error: { code: "unknown_trace", message: "nothing is known of this trace" } } });
+    });
+    await page.getByLabel("Trace id").fill(trace_id);
+    await page.keyboard.press("Enter");
+    await page.locator("#trace-error", { hasText: "looking again" }).waitFor();
+    await page.locator("#trace-name", { hasText: trace_id }).waitFor();
+    assert.ok(asked > 1);
+    page.complaints.length = 0; // The browser tells of the 404.
     await close(page);
   },
 
