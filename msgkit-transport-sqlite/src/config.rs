@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use msgkit::transport::TransportUrl;
+use msgkit::transport::{OnUnrouted, TransportUrl};
 use msgkit::{Error, ErrorKind};
 use serde::Deserialize;
 
@@ -77,18 +77,6 @@ pub enum Synchronous {
     Full,
     /// Whatever the operating system has written by then: after a power cut, messages confirmed last may be lost.
     Normal,
-}
-
-/// What becomes of a message that no group takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum OnUnrouted {
-    /// It is taken and counted.
-    #[default]
-    Accept,
-    /// The publisher gets an error.
-    Error,
 }
 
 impl SqliteConfig {

@@ -12,5 +12,5 @@ mod transport;
 mod wire;
 mod writer;
 
-pub use self::config::{OnUnrouted, SqliteConfig, Synchronous};
+pub use self::config::{SqliteConfig, Synchronous};
 pub use self::transport::{Sqlite, scheme};

@@ -8,10 +8,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use msgkit::envelope::NativeHeaders;
-use msgkit::transport::{Transport, TransportError};
+use msgkit::transport::{OnUnrouted, Transport, TransportError};
 use msgkit::{Registry, Topic};
 use msgkit_testing::conformance::{self, Broker, Fault, NotRun, Setup, Subject, Wrapped, Wrapping};
-use msgkit_transport_sqlite::{OnUnrouted, Sqlite, SqliteConfig};
+use msgkit_transport_sqlite::{Sqlite, SqliteConfig};
 use sqlx::{Connection as _, SqliteConnection};
 
 fn main() -> ExitCode {

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use msgkit::Text;
-use msgkit::transport::{TransportError, TransportErrorKind};
+use msgkit::transport::{OnUnrouted, TransportError, TransportErrorKind};
 
 use super::commit::Commit;
 use super::groups::Groups;
 use super::{MOST_BYTES, MOST_PUBLISHED, Turn, Writer};
-use crate::config::{OnUnrouted, SqliteConfig};
+use crate::config::SqliteConfig;
 use crate::operate::undeclared;
 use crate::wire::{Bodies, Json, Parcel, Place};
 

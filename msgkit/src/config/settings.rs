@@ -2,20 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::catalog::CatalogSettings;
 use super::policy::{policy, take_scalar};
-use super::read::{from_table, nearest, parse_table, unknown_key};
+use super::read::{choice, from_table, nearest, parse_table, unknown_key};
 use super::{environment, ingest};
 use crate::envelope::ingest::Ingest;
 use crate::error::Error;
 use crate::handler::PolicyOverrides;
 use crate::text::Text;
 use crate::topic::{Pattern, Topic};
-use crate::transport::{Options, TransportUrl};
+use crate::transport::{OnUnrouted, Options, Registry, Transport, TransportUrl};
 
 /// The top level of a configuration file.
 const SECTIONS: [&str; 7] =
@@ -49,12 +50,30 @@ pub struct Settings {
 pub struct TransportSettings {
     /// Its name.
     pub name: Text,
+    /// Where this stands, for errors: file and table.
+    place: String,
     /// Where it is.
     pub url: TransportUrl,
     /// Its native options.
     pub options: Options,
     /// The transport that keeps its dead letters.
     pub dead_letters: Option<Text>,
+}
+
+impl TransportSettings {
+    /// Makes the transport, without connecting.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) naming file, table and option, or the schemes that `registry` knows.
+    pub fn build(&self, registry: &Registry) -> Result<Arc<dyn Transport>, Error> {
+        registry.build(&self.url, self.options.clone()).map_err(|error| {
+            // An option's error begins with its table already.
+            if error.to_string().starts_with(self.place.trim_end_matches(']')) {
+                return error;
+            }
+            Error::config(format!("{} cannot be used", self.place)).with_source(error)
+        })
+    }
 }
 
 /// What configuration says of one handler.
@@ -260,6 +279,12 @@ impl Sections<'_> {
             let url = TransportUrl::parse(&url)
                 .map_err(|error| Error::config(format!("{place} has a bad `url`")).with_source(error))?;
             let dead_letters = take_scalar::<String>(&mut table, "dead_letters", &place)?.map(Text::from);
+            let on_unrouted = take_scalar::<String>(&mut table, "on_unrouted", &place)?
+                .map(|text| {
+                    let known = [OnUnrouted::Accept, OnUnrouted::Error].map(|known| (known.as_str(), known));
+                    choice(&place, "on_unrouted", &text, &known)
+                })
+                .transpose()?;
             let native = match table.remove(url.scheme()) {
                 None => toml::Table::new(),
                 Some(toml::Value::Table(native)) => native,
@@ -275,7 +300,7 @@ impl Sections<'_> {
                         url.scheme()
                     ),
                     _ => {
-                        let hint = nearest(key, ["url", "dead_letters"]).map_or_else(
+                        let hint = nearest(key, ["url", "dead_letters", "on_unrouted"]).map_or_else(
                             || {
                                 format!(
                                     "a transport's own options go under `[transports.{name}.{}]`",
@@ -288,9 +313,12 @@ impl Sections<'_> {
                     }
                 }));
             }
-            let options =
+            let mut options =
                 Options::from_table(self.place(&format!("[transports.{name}.{}]", url.scheme())), native);
-            all.push(TransportSettings { name: name.into(), url, options, dead_letters });
+            if let Some(on_unrouted) = on_unrouted {
+                options = options.with_on_unrouted(on_unrouted);
+            }
+            all.push(TransportSettings { name: name.into(), place, url, options, dead_letters });
         }
         Ok(all)
     }

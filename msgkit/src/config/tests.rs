@@ -226,3 +226,129 @@ fn the_namespaces_file_lies_beside_the_configuration() {
         ["orders"]
     );
 }
+
+/// What a configuration's transport `a` says, built by the memory transport and by one that knows no options.
+fn built(transport: &str) -> Result<crate::Service, String> {
+    struct Plain;
+    impl crate::transport::Factory for Plain {
+        fn schemes(&self) -> &'static [&'static str] {
+            &["plain"]
+        }
+        fn build(
+            &self,
+            url: &crate::transport::TransportUrl,
+            options: crate::transport::Options,
+        ) -> Result<std::sync::Arc<dyn crate::transport::Transport>, crate::Error> {
+            #[derive(serde::Deserialize)]
+            #[serde(deny_unknown_fields)]
+            struct None {}
+            let None {} = options.read(url)?;
+            Ok(std::sync::Arc::new(crate::memory::Memory::new()))
+        }
+    }
+    let settings = parse(&format!("[service]\nname = \"x\"\n[transports.a]\n{transport}")).unwrap();
+    crate::Service::from_settings(settings, &crate::Registry::new().with(Plain))
+        .map_err(|error| crate::Chain(&error).to_string())
+}
+
+#[test]
+fn what_a_transport_refuses_names_file_and_table() {
+    for (transport, error) in [
+        (
+            "url = \"memoyr://\"",
+            "msgkit.toml: [transports.a] cannot be used: transport scheme `memoyr` is unknown; known are memory, plain; did \
+             you mean `memory`?",
+        ),
+        (
+            "url = \"memory://\"\n[transports.a.memory]\nretian = 1",
+            "msgkit.toml: [transports.a.memory] has the unknown key `retian`; did you mean `retain`?",
+        ),
+    ] {
+        assert_eq!(built(transport).unwrap_err(), error);
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_takes_is_refused_where_configuration_says_so() {
+    for (transport, refused) in [
+        ("url = \"memory://\"", false),
+        ("url = \"memory://\"\non_unrouted = \"accept\"", false),
+        ("url = \"memory://\"\non_unrouted = \"error\"", true),
+        ("url = \"memory://\"\n[transports.a.memory]\non_unrouted = \"error\"", true),
+        ("url = \"plain://\"\non_unrouted = \"accept\"", false),
+    ] {
+        let running = built(transport).unwrap().start().await.unwrap();
+        let topic = crate::Topic::new("a.b").unwrap();
+        let json = crate::envelope::ContentType::Json;
+        let now = crate::envelope::Timestamp::now();
+        let envelope = crate::Envelope::new("x", "y", topic, json, "1".into(), now);
+        let sent = running.publisher().publish_envelopes(vec![envelope]).await;
+        assert_eq!(sent.is_err(), refused, "{transport}");
+        if let Err(error) = sent {
+            assert!(crate::Chain(&error).to_string().contains("no group takes topic `a.b`"), "{error}");
+        }
+        running.drain().await.unwrap();
+    }
+}
+
+#[test]
+fn a_transport_that_cannot_tell_of_unrouted_messages_refuses_the_key() {
+    for (transport, error) in [
+        (
+            "url = \"plain://\"\non_unrouted = \"error\"",
+            "msgkit.toml: [transports.a] cannot be used: a transport of `plain:` cannot tell whether anybody takes a message; \
+             remove `on_unrouted = \"error\"`",
+        ),
+        (
+            "url = \"plain://\"\non_unrouted = \"error\"\n[transports.a.plain]\nx = 1",
+            "msgkit.toml: [transports.a.plain] has the unknown key `x`; there are none here",
+        ),
+        (
+            "url = \"memory://\"\non_unrouted = \"error\"\n[transports.a.memory]\non_unrouted = \"accept\"",
+            "msgkit.toml: [transports.a.memory]: `on_unrouted` is said here and beside the transport's url; remove one of them",
+        ),
+    ] {
+        assert_eq!(built(transport).unwrap_err(), error);
+    }
+    let refused =
+        error("[service]\nname = \"x\"\n[transports.a]\nurl = \"memory://\"\non_unrouted = \"eror\"");
+    assert_eq!(
+        refused,
+        "msgkit.toml: [transports.a]: `on_unrouted = \"eror\"` is unknown; did you mean `error`?"
+    );
+}
+
+/// The blocks of TOML in the guide, which a reader copies.
+fn guide() -> Vec<&'static str> {
+    include_str!("../../../docs/guides/configuration.md")
+        .split("```toml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect()
+}
+
+#[test]
+fn the_guide_s_configuration_is_one_and_its_policy_is_the_default() {
+    let [whole, namespaces] = guide()[..] else { panic!("the guide has other blocks") };
+    let settings = parse(whole).unwrap();
+    let mut policy = crate::Policy::default();
+    policy.immediate = 99;
+    settings.policies["default"].apply(&mut policy);
+    assert_eq!(policy, crate::Policy::default());
+    let service = crate::Service::from_settings(
+        Settings { catalog: CatalogSettings::default(), ..settings },
+        &crate::Registry::new(),
+    );
+    assert!(service.is_ok(), "{service:?}");
+    assert_eq!(crate::catalog::parse_namespaces(namespaces, "namespaces.toml").unwrap().len(), 1);
+}
+
+#[test]
+fn the_guide_names_every_key_of_a_policy() {
+    // Serde lists the known keys of a table in the error of one that is unknown.
+    let text = error("[service]\nname = \"x\"\n[policies.p]\nqqqqqqqqqqqqqqqq = 1");
+    let known = text.rsplit("known are ").next().unwrap().split(", ");
+    for key in known {
+        assert!(guide()[0].contains(&format!("\n{key} = ")), "the guide says nothing of `{key}`");
+    }
+}

@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use bytes::Bytes;
 
 use super::Connection;
-use super::config::{MemoryConfig, MemoryDelay, OnUnrouted};
+use super::config::{MemoryConfig, MemoryDelay};
 use super::queue::Queue;
 use crate::envelope::{Clock, Envelope, NativeHeaders, Timestamp};
 use crate::topic::Topic;
 use crate::transport::{
-    Destination, Group, Incoming, Malformed, Outgoing, Start, Subscription, TransportError,
+    Destination, Group, Incoming, Malformed, OnUnrouted, Outgoing, Start, Subscription, TransportError,
     TransportErrorKind,
 };
 

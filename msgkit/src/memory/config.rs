@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::transport::Delay;
+use crate::transport::{Delay, OnUnrouted};
 
 /// What a `memory://` URL, or its table in the configuration, may say.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -37,18 +37,6 @@ impl Default for MemoryConfig {
             delay: MemoryDelay::Native,
         }
     }
-}
-
-/// What becomes of a message that no group takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum OnUnrouted {
-    /// It is taken and counted.
-    #[default]
-    Accept,
-    /// The publisher gets an error.
-    Error,
 }
 
 /// How a memory transport keeps delays.

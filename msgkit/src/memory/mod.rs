@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use self::broker::Broker;
-pub use self::config::{MemoryConfig, MemoryDelay, OnUnrouted};
+pub use self::config::{MemoryConfig, MemoryDelay};
 use self::deliveries::MemoryDeliveries;
 use self::queue::Queue;
 use crate::envelope::{Clock, NativeHeaders, Timestamp};

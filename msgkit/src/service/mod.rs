@@ -137,14 +137,14 @@ impl Service {
     /// A service as `settings` describe it.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config) where a transport refuses its options.
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) where a transport refuses its options, naming file and table.
     pub fn from_settings(settings: Settings, registry: &Registry) -> Result<Self, Error> {
         let mut service = Self::new(settings.name);
         if let Some(deadline) = settings.drain_deadline {
             service.drain_deadline = deadline;
         }
         for transport in settings.transports {
-            let built = registry.build(&transport.url, transport.options)?;
+            let built = transport.build(registry)?;
             service.transports.push(Named { name: transport.name.clone(), transport: built, shared: false });
             if let Some(at) = transport.dead_letters {
                 service.dead_letters.insert(transport.name, at);

@@ -33,7 +33,7 @@ pub use self::delivery::{Acks, Delivery, Incoming, Malformed, Position, Settle, 
 pub use self::destination::{Destination, Outgoing};
 pub use self::error::{PublishError, Rejected, TransportError, TransportErrorKind};
 pub use self::operate::{GroupStatus, Operate, Peeked};
-pub use self::registry::{Factory, Options, Registry};
+pub use self::registry::{Factory, OnUnrouted, Options, Registry};
 pub use self::subscription::{Declaration, Group, Start, Subscription};
 pub use self::url::TransportUrl;
 pub use self::watermark::{Watermark, WatermarkError};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::{Transport, TransportUrl};
@@ -102,13 +103,14 @@ impl fmt::Debug for Registry {
 pub struct Options {
     place: String,
     table: toml::Table,
+    on_unrouted: Option<OnUnrouted>,
     clock: Clock,
 }
 
 impl Options {
     /// No options; `place` is where they would stand, for errors (`[transports.edge.mqtt]`).
     pub fn new(place: impl Into<String>) -> Self {
-        Self { place: place.into(), table: toml::Table::new(), clock: Clock::system() }
+        Self::from_table(place, toml::Table::new())
     }
 
     /// Options in TOML.
@@ -121,17 +123,25 @@ impl Options {
         let table = text.parse().map_err(|error: toml::de::Error| {
             Error::config(format!("{place} holds no legal TOML: {}", error.message()))
         })?;
-        Ok(Self { place, table, clock: Clock::system() })
+        Ok(Self::from_table(place, table))
     }
 
     pub(crate) fn from_table(place: impl Into<String>, table: toml::Table) -> Self {
-        Self { place: place.into(), table, clock: Clock::system() }
+        Self { place: place.into(), table, on_unrouted: None, clock: Clock::system() }
     }
 
     /// The same, with the clock that the transport is to use.
     #[must_use]
     pub fn with_clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
+        self
+    }
+
+    /// The same, with what is to become of messages that nobody takes: the portable `on_unrouted`, which
+    /// [`Options::read`] gives to the transport's own option of that name.
+    #[must_use]
+    pub fn with_on_unrouted(mut self, on_unrouted: OnUnrouted) -> Self {
+        self.on_unrouted = Some(on_unrouted);
         self
     }
 
@@ -142,15 +152,64 @@ impl Options {
     }
 
     /// Reads the options, those behind the `?` of `url` included, into a transport's own `Config`, a `serde` struct
-    /// with `#[serde(default, deny_unknown_fields)]`.
+    /// with `#[serde(default, deny_unknown_fields)]`. A transport that can tell whether anybody takes a message has an
+    /// option `on_unrouted`, of [`OnUnrouted`] or more, and gets the portable one there.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config): an unknown key names the nearest known one, a wrong value its key.
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config): an unknown key names the nearest known one, a wrong value its key;
+    /// `on_unrouted = "error"` for a transport that has no such option.
     pub fn read<T: DeserializeOwned>(mut self, url: &TransportUrl) -> Result<T, Error> {
         for (name, value) in url.query() {
             self.table.insert(name.to_owned(), toml::Value::String(value.to_owned()));
         }
-        crate::config::from_table(self.table, &self.place)
+        let Some(on_unrouted) = self.on_unrouted else {
+            return crate::config::from_table(self.table, &self.place);
+        };
+        if self.table.contains_key(ON_UNROUTED) {
+            return Err(Error::config(format!(
+                "{}: `{ON_UNROUTED}` is said here and beside the transport's url; remove one of them",
+                self.place
+            )));
+        }
+        let mut with = self.table.clone();
+        with.insert(ON_UNROUTED.to_owned(), toml::Value::String(on_unrouted.as_str().to_owned()));
+        crate::config::from_table(with, &self.place).or_else(|_| {
+            // Whether it is this key that the transport does not have: then the rest can be read without it.
+            match (crate::config::from_table(self.table, &self.place), on_unrouted) {
+                (Err(error), _) => Err(error),
+                (Ok(config), OnUnrouted::Accept) => Ok(config),
+                (Ok(_), OnUnrouted::Error) => Err(Error::config(format!(
+                    "a transport of `{}:` cannot tell whether anybody takes a message; remove `{ON_UNROUTED} = \"error\"`",
+                    url.scheme()
+                ))),
+            }
+        })
+    }
+}
+
+/// The portable key, and that of a transport's own options.
+const ON_UNROUTED: &str = "on_unrouted";
+
+/// What becomes of a message that no group takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum OnUnrouted {
+    /// It is taken and counted.
+    #[default]
+    Accept,
+    /// The publisher gets an error.
+    Error,
+}
+
+impl OnUnrouted {
+    /// The word that configuration has for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Error => "error",
+        }
     }
 }
 

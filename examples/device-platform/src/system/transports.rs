@@ -56,10 +56,7 @@ impl Transports {
                 "{file}: [transports.{name}] has the scheme `{scheme}`, which this program was built without; build it with \
                  `cargo run -p device-platform --features brokers`"
             );
-            let built = registry
-                .build(&transport.url, transport.options.clone())
-                .with_context(|| format!("{file}: [transports.{name}] cannot be used"))?;
-            all.push((name.to_string(), built));
+            all.push((name.to_string(), transport.build(registry)?));
         }
         anyhow::ensure!(!all.is_empty(), "{file} names no transport; add `[transports.<name>]`");
         // A component looks only at its own handlers, so nobody would miss what is nobody's.

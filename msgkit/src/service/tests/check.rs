@@ -19,7 +19,7 @@ fn configuration_goes_over_what_the_code_says_and_must_fit_it() {
     assert!(policy(both).unwrap().starts_with("4 at once"));
     let error = policy("[handlers.h]\nconcurrency = 4").unwrap_err().to_string();
     assert!(error.contains("`[handlers.h]`") && error.contains("did you mean `g`?"), "{error}");
-    let error = build(&base.replace("memory:", "memry:")).unwrap_err().to_string();
+    let error = crate::Chain(&build(&base.replace("memory:", "memry:")).unwrap_err()).to_string();
     assert!(error.contains("did you mean `memory`?"), "{error}");
     let error = build(&format!("{base}[transports.m.memory]\ncapacty = 1")).unwrap_err().to_string();
     assert!(error.contains("[transports.m.memory]") && error.contains("did you mean `capacity`?"), "{error}");
