@@ -4,6 +4,8 @@
 //! transport; what a transport cannot do natively is emulated visibly or refused at start.
 
 mod breaker;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
