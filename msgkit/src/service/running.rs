@@ -1,7 +1,9 @@
 //! A service that runs: its handlers, and the ways to stop, pause and change it.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, watch};
@@ -10,7 +12,7 @@ use tokio::task::JoinSet;
 use super::belt::Belt;
 use super::control::{Control, Mode};
 use super::health::{HealthBoard, Readiness};
-use super::lane::{Feed, Lane, Shared};
+use super::lane::{Feed, Lane, Shared, panic_text};
 use super::plan::{Named, Plan};
 use super::publish::PublishHandle;
 use super::quarantine::Quarantine;
@@ -59,6 +61,7 @@ struct RunningHandler {
 impl Running {
     pub(crate) async fn start(core: Core, plans: Vec<Arc<Plan>>) -> Result<Self, Error> {
         let core = Arc::new(core);
+        core.health.watch(&core.transports);
         for named in &core.transports {
             let declarations: Vec<_> = plans.iter().flat_map(|plan| plan.declarations(&named.name)).collect();
             insist(&core.health, named, "declaring", || named.transport.declare(&declarations)).await?;
@@ -77,10 +80,9 @@ impl Running {
         self.core.publisher.clone()
     }
 
-    /// Whether the service is ready, and what is missing if not.
-    #[must_use]
-    pub fn readiness(&self) -> Readiness {
-        self.core.health.readiness()
+    /// Whether the service is ready, and what is missing if not: as [`HealthBoard::readiness`].
+    pub async fn readiness(&self) -> Readiness {
+        self.core.health.readiness().await
     }
 
     /// The transport named `name`, to operate it.
@@ -276,6 +278,7 @@ impl Core {
                     origin: at,
                     subscription,
                     deliveries,
+                    ended: false,
                     control: control.clone(),
                     quarantine: self.quarantine.clone(),
                     health: self.health.clone(),
@@ -299,7 +302,8 @@ impl Core {
         let lanes = plan.policy.concurrency;
         match <[Source; 1]>::try_from(sources) {
             Ok([source]) if lanes == 1 => {
-                tasks.spawn(Lane::new(shared, Feed::Source(Box::new(source)), control).run());
+                let lane = Lane::new(shared, Feed::Source(Box::new(source)), control);
+                tasks.spawn(guarded(lane.run(), plan.clone(), self.health.clone()));
             }
             sources => {
                 let sources = sources.map_or_else(|sources| sources, Vec::from);
@@ -309,19 +313,37 @@ impl Core {
                 for lane in 0..lanes {
                     let lane = Lane::new(shared.clone(), Feed::Belt(belt.clone(), lane), control.clone());
                     let ended = lanes_left.clone();
-                    tasks.spawn(async move {
+                    let running = async move {
                         lane.run().await;
                         drop(ended);
-                    });
+                    };
+                    tasks.spawn(guarded(running, plan.clone(), self.health.clone()));
                 }
                 drop(lanes_left);
                 let ended = Arc::new(ended);
                 for source in sources {
-                    tasks.spawn(fetch(source, belt.clone(), ended.clone()));
+                    let fetching = fetch(source, belt.clone(), ended.clone());
+                    tasks.spawn(guarded(fetching, plan.clone(), self.health.clone()));
                 }
             }
         }
         Ok(RunningHandler { name: plan.identity.handler.clone(), mode, tasks })
+    }
+}
+
+/// Runs a lane or a fetcher. A handler's panic is a failure of its message; one that comes as far as here is a mistake of
+/// msgkit, or of what was plugged into it (an inbox, an observer). What the task had in hand goes back, and the service is
+/// not ready any more, so that it is started again rather than left with a lane less.
+async fn guarded(task: impl Future<Output = ()>, plan: Arc<Plan>, health: HealthBoard) {
+    let mut task = std::pin::pin!(task);
+    let ended = std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Ok),
+        Err(panic) => Poll::Ready(Err(panic_text(&*panic).to_owned())),
+    });
+    if let Err(panic) = ended.await {
+        let handler = &plan.identity.handler;
+        tracing::error!(%handler, panic, "a lane has ended by a panic outside of the handler; restart the service");
+        health.down(&format!("handler {handler}").into(), &format!("a lane ended by a panic: {panic}"));
     }
 }
 

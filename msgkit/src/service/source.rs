@@ -10,6 +10,7 @@ use super::plan::{Origin, Plan};
 use super::quarantine::Quarantine;
 use crate::envelope::Clock;
 use crate::error::Chain;
+use crate::text::Text;
 use crate::transport::{
     Deliveries, Delivery, Outgoing, Publisher as _, Subscriber as _, Subscription, TransportError,
     TransportErrorKind,
@@ -28,6 +29,8 @@ pub(crate) struct Source {
     pub(crate) origin: usize,
     pub(crate) subscription: Subscription,
     pub(crate) deliveries: Box<dyn Deliveries>,
+    /// Whether it is over, so that a new one has to be begun.
+    pub(crate) ended: bool,
     pub(crate) control: Control,
     pub(crate) quarantine: Arc<Quarantine>,
     pub(crate) health: HealthBoard,
@@ -66,60 +69,51 @@ impl Source {
                 return Fetched::StandStill;
             }
             let mut signal = self.quarantine.signal();
+            let Self { plan, origin, subscription, deliveries, ended, health, .. } = self;
+            let receiving = async {
+                if *ended {
+                    *deliveries = plan.origins[*origin].from.transport.subscribe(subscription).await?;
+                    *ended = false;
+                    health.up(&thing(plan, *origin, subscription));
+                }
+                deliveries.receive(max, into).await
+            };
             let received = tokio::select! {
                 biased;
                 () = self.control.changed() => continue,
-                received = self.deliveries.receive(max, into) => received,
+                received = receiving => received,
                 _ = signal.wait_for(|active| *active) => return Fetched::StandStill,
             };
             // Only a drain stops a subscription, and it has been looked for: one that ends by itself is begun again.
-            let received = received.and_then(|()| {
-                let ended = "the subscription ended by itself, which a transport may not let it do";
-                if into.is_empty() {
-                    Err(TransportError::new(TransportErrorKind::Internal, ended))
-                } else {
-                    Ok(())
-                }
-            });
-            match received {
-                Ok(()) => return Fetched::Some,
-                Err(error) => {
-                    let name = &self.origin().from.name;
-                    self.health.down(name, &Chain(&error).to_string());
-                    if error.kind() == TransportErrorKind::Closed {
-                        tracing::error!(
-                            handler = %self.plan.identity.handler, transport = %name,
-                            "the transport was closed under the handler, which receives nothing any more"
-                        );
-                        return Fetched::Stop;
-                    }
-                    tracing::warn!(
-                        handler = %self.plan.identity.handler, transport = %name, error = %Chain(&error),
-                        "receiving failed; trying again in {pause:?}"
-                    );
-                    tokio::select! {
-                        biased;
-                        () = self.control.changed() => {}
-                        () = tokio::time::sleep(pause) => {}
-                    }
-                    pause = (pause * 2).min(PAUSE.1);
-                    if !error.is_temporary() {
-                        self.subscribe_again().await;
-                    }
-                    if self.subscription.retry_step.is_none() {
-                        self.health.up(&self.plan.origins[self.origin].from.name);
-                    }
-                }
+            let ended = "the subscription ended by itself, which a transport may not let it do";
+            let error = match received {
+                Ok(()) if !into.is_empty() => return Fetched::Some,
+                Ok(()) => TransportError::new(TransportErrorKind::Internal, ended),
+                Err(error) => error,
+            };
+            let name = &self.origin().from.name;
+            self.health.down(&thing(&self.plan, self.origin, &self.subscription), &Chain(&error).to_string());
+            if error.kind() == TransportErrorKind::Closed {
+                tracing::error!(
+                    handler = %self.plan.identity.handler, transport = %name,
+                    "the transport was closed under the handler, which receives nothing any more"
+                );
+                return Fetched::Stop;
             }
-        }
-    }
-
-    /// Replaces a subscription that ended.
-    async fn subscribe_again(&mut self) {
-        match self.origin().from.transport.subscribe(&self.subscription).await {
-            Ok(deliveries) => self.deliveries = deliveries,
-            Err(error) => {
-                self.health.down(&self.origin().from.name, &Chain(&error).to_string());
+            tracing::warn!(
+                handler = %self.plan.identity.handler, transport = %name, error = %Chain(&error),
+                "receiving failed; trying again in {pause:?}"
+            );
+            self.ended |= !error.is_temporary();
+            tokio::select! {
+                biased;
+                () = self.control.changed() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(PAUSE.1);
+            if !self.ended {
+                // The transport repairs it inside, and says itself how it is.
+                self.health.up(&thing(&self.plan, self.origin, &self.subscription));
             }
         }
     }
@@ -203,5 +197,14 @@ impl Source {
                 "the subscription did not close cleanly; what is unsettled comes again"
             );
         }
+    }
+}
+
+/// What the board of health calls a subscription.
+fn thing(plan: &Plan, origin: usize, subscription: &Subscription) -> Text {
+    let (handler, transport) = (&plan.identity.handler, &plan.origins[origin].from.name);
+    match subscription.retry_step {
+        None => format!("subscription of {handler} on {transport}").into(),
+        Some(step) => format!("retry step {step} of {handler} on {transport}").into(),
     }
 }

@@ -89,9 +89,10 @@ pub trait Queries: Send + Sync {
 }
 
 /// What the gateway tells about the rest of its process.
+#[async_trait]
 pub trait Status: Send + Sync {
     /// Why the process is not ready to work; empty when it is.
-    fn not_ready(&self) -> Vec<String>;
+    async fn not_ready(&self) -> Vec<String>;
 
     /// Adds the metrics of the rest of the process.
     fn metrics(&self, exposition: &mut Exposition);

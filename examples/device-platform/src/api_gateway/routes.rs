@@ -115,7 +115,7 @@ async fn events(State(gateway): State<Gateway>, headers: HeaderMap) -> impl Into
 }
 
 async fn ready(State(gateway): State<Gateway>) -> impl IntoResponse {
-    let reasons = gateway.status.not_ready();
+    let reasons = gateway.status.not_ready().await;
     let (code, status) = if reasons.is_empty() {
         (StatusCode::OK, "ready")
     } else {

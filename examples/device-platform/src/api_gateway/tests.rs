@@ -77,8 +77,9 @@ impl Queries for Platform {
     }
 }
 
+#[async_trait]
 impl Status for Platform {
-    fn not_ready(&self) -> Vec<String> {
+    async fn not_ready(&self) -> Vec<String> {
         if self.down { vec!["broker: connection refused".to_owned()] } else { vec![] }
     }
     fn metrics(&self, exposition: &mut Exposition) {

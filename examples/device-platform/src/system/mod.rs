@@ -17,6 +17,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::Context as _;
+use async_trait::async_trait;
 use msgkit::Service;
 use msgkit::service::{HealthBoard, Running};
 use tokio::sync::watch;
@@ -320,16 +321,15 @@ struct ProcessStatus {
     counts: Counts,
 }
 
+#[async_trait]
 impl Status for ProcessStatus {
-    fn not_ready(&self) -> Vec<String> {
-        let problems = self.boards.iter().flat_map(|(component, board)| {
-            board
-                .readiness()
-                .problems
-                .into_iter()
-                .map(move |(thing, why)| format!("{component}: {thing}: {why}"))
-        });
-        problems.collect()
+    async fn not_ready(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (component, board) in &self.boards {
+            let told = board.readiness().await.problems.into_iter();
+            problems.extend(told.map(|(thing, why)| format!("{component}: {thing}: {why}")));
+        }
+        problems
     }
 
     fn metrics(&self, exposition: &mut Exposition) {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Lane;
 use super::complete::{begin, complete};
-use super::track::{Begun, Ended, panic_text};
+use super::track::{Begun, Ended, panicked};
 use super::work::{Action, Decision, Work};
 use crate::envelope::DeadLetterKind;
 use crate::handler::{Context, Disposition, Failure, HandlerError, Unit};
@@ -126,9 +126,7 @@ impl Lane {
             let _entered = (!span.is_disabled()).then(|| span.enter());
             match catch_unwind(AssertUnwindSafe(|| track.coroutine.as_mut().poll(task))) {
                 Err(panic) => {
-                    let failure =
-                        Failure::new(DeadLetterKind::Panic, HandlerError::retry(panic_text(&*panic)));
-                    return Poll::Ready(Ended::Broken(failure));
+                    return Poll::Ready(Ended::Broken(panicked(&*panic)));
                 }
                 Ok(_) => {
                     if let Some(done) = track.slot.take() {

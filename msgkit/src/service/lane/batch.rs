@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Lane;
 use super::complete::{begin, complete};
-use super::track::panic_text;
+use super::track::panicked;
 use super::work::Decision;
 use crate::envelope::DeadLetterKind;
 use crate::handler::{Context, Failure, HandlerError};
@@ -71,12 +71,8 @@ impl Lane {
         let span = span::process_batch(system, &shared.plan.identity, &works[0].envelope, works.len());
         let guarded = std::future::poll_fn(|task| {
             let _entered = span.enter();
-            catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(task))).unwrap_or_else(|panic| {
-                Poll::Ready(vec![Err(Failure::new(
-                    DeadLetterKind::Panic,
-                    HandlerError::retry(panic_text(&*panic)),
-                ))])
-            })
+            catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(task)))
+                .unwrap_or_else(|panic| Poll::Ready(vec![Err(panicked(&*panic))]))
         });
         self.acks.hand_over();
         let timeout = shared.plan.policy.timeout;

@@ -3,10 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::Lane;
-use super::track::{Begun, Ended, panic_text};
+use super::track::{Begun, Ended, panicked};
 use super::work::Work;
-use crate::envelope::DeadLetterKind;
-use crate::handler::{Failure, HandlerError};
 use crate::transport::{Delivery, Incoming};
 
 /// Where the good day ended.
@@ -74,10 +72,8 @@ impl Lane {
             let typed = &mut tracks[track];
             match catch_unwind(AssertUnwindSafe(|| typed.coroutine.as_mut().poll(task))) {
                 Err(panic) => {
-                    let text = panic_text(&*panic);
-                    let failure = Failure::new(DeadLetterKind::Panic, HandlerError::retry(text));
                     typed.restart();
-                    return Some((track, Begun::Ended(Ended::Broken(failure))));
+                    return Some((track, Begun::Ended(Ended::Broken(panicked(&*panic)))));
                 }
                 Ok(_) => {
                     let Some(done) = slot.take() else { return Some((track, Begun::Waits)) };

@@ -24,6 +24,7 @@ use tokio::time::{Instant, Sleep};
 use self::hot::Hot;
 pub(crate) use self::stretch::Stretch;
 use self::track::Track;
+pub(crate) use self::track::panic_text;
 pub(crate) use self::work::Work;
 use super::belt::Belt;
 use super::control::Control;

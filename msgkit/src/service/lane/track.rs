@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::handler::{BatchRegistration, BoxedCoroutine, Coroutine, Failure, Slot};
+use crate::envelope::DeadLetterKind;
+use crate::handler::{BatchRegistration, BoxedCoroutine, Coroutine, Failure, HandlerError, Slot};
 
 /// One message type of the handler, on this lane.
 pub(super) struct Track {
@@ -36,12 +37,17 @@ impl Track {
     }
 }
 
+/// A panic as the failure of a handler.
+pub(super) fn panicked(panic: &(dyn std::any::Any + Send)) -> Failure {
+    let error = format!("the handler panicked: {}", panic_text(panic));
+    Failure::new(DeadLetterKind::Panic, HandlerError::retry(error))
+}
+
 /// What a panic said.
-pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no text");
-    format!("the handler panicked: {text}")
+        .unwrap_or("no text")
 }

@@ -1,6 +1,9 @@
 //! What does not answer - a transport, a database - costs no message.
 
 use super::*;
+use crate::envelope::{Envelope, MessageId};
+use crate::error::BoxError;
+use crate::handler::Inbox;
 use crate::policy::BreakerPolicy;
 use crate::transport::{
     Capabilities, Declaration, Deliveries, Health, Outgoing, PublishError, Publisher, Subscriber,
@@ -217,17 +220,121 @@ async fn a_subscription_that_ends_by_itself_is_begun_again() {
     running.drain().await.unwrap();
 }
 
+/// What is missing, each as "thing: why".
+async fn problems(running: &Running) -> Vec<String> {
+    let readiness = running.readiness().await;
+    assert_eq!(readiness.ready, readiness.problems.is_empty());
+    readiness.problems.into_iter().map(|(thing, why)| format!("{thing}: {why}")).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn readiness_asks_the_transports_each_time() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let faulty = Faulty::new(&memory);
+    let service = Service::new("shop").clock(clock).transport("edge", faulty.clone());
+    let board = service.health();
+    assert!(!board.readiness().await.ready, "it has not started");
+    let running = service.on("g", |_: Placed, _| async { Ok(()) }).start().await.unwrap();
+    assert_eq!(problems(&running).await, [""; 0]);
+    *faulty.down.lock().unwrap() = Some(Health::Down("no route to host".to_owned()));
+    assert_eq!(problems(&running).await, ["edge: no route to host"]);
+    *faulty.down.lock().unwrap() = Some(Health::Up);
+    assert_eq!(problems(&running).await, ["edge: it does not say within 2s how it is"]);
+    *faulty.down.lock().unwrap() = None;
+    assert_eq!(problems(&running).await, [""; 0]);
+    running.drain().await.unwrap();
+    assert!(!board.readiness().await.ready, "it has been drained");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_cannot_be_begun_again_is_told_until_it_can() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let faulty = Faulty::new(&memory);
+    faulty.endings.store(1, Ordering::SeqCst);
+    let handled = Arc::new(AtomicU32::new(0));
+    let counter = handled.clone();
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("memory", faulty.clone())
+        .on("g", move |_: Placed, _| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            async { Ok(()) }
+        })
+        .start()
+        .await
+        .unwrap();
+    faulty.refusals.store(u32::MAX, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert_eq!(problems(&running).await, ["subscription of g on memory: the rights were taken away"]);
+    faulty.refusals.store(0, Ordering::SeqCst);
+    running.publisher().publish(&placed(1)).await.unwrap();
+    until("handled", || handled.load(Ordering::SeqCst) == 1).await;
+    assert_eq!(problems(&running).await, [""; 0]);
+    running.drain().await.unwrap();
+}
+
+/// An inbox that panics for one message.
+#[derive(Debug)]
+struct Panicking(MessageId);
+
+#[async_trait::async_trait]
+impl Inbox for Panicking {
+    async fn contains(&self, _: &str, envelope: &Envelope) -> Result<bool, BoxError> {
+        assert!(*envelope.id() != self.0, "the inbox has a mistake");
+        Ok(false)
+    }
+    async fn remember(&self, _: &str, _: &Envelope) -> Result<(), BoxError> {
+        Ok(())
+    }
+}
+
+/// What is plugged in panics: the message goes back, and the service is not ready any more.
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_panics_is_told_and_loses_nothing() {
+    for lanes in [1, 3] {
+        let (memory, clock) = virtual_memory(MemoryConfig::default());
+        let bad = MessageId::parse("bad").unwrap();
+        let spec = HandlerSpec::new("g", "g")
+            .unwrap()
+            .with(closure(|_: Placed, _| async { Ok(()) }))
+            .concurrency(lanes)
+            .inbox(Arc::new(Panicking(bad.clone())));
+        let running = Service::new("shop")
+            .clock(clock)
+            .transport("memory", memory.connection())
+            .spec(spec)
+            .start()
+            .await
+            .unwrap();
+        running.publisher().publish_with(&placed(1), |envelope| envelope.set_id(bad)).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let told = problems(&running).await;
+        assert_eq!(told, ["handler g: a lane ended by a panic: the inbox has a mistake"]);
+        running.drain().await.unwrap();
+        let groups = memory.groups().await.unwrap();
+        assert_eq!((groups[0].waiting, groups[0].in_hand), (1, Some(0)), "it waits for another start");
+    }
+}
+
 /// A transport on which copies cannot be published for a while, and whose subscriptions end by themselves for a while.
 #[derive(Debug, Clone)]
 struct Faulty {
     memory: Memory,
     copies: Arc<AtomicU32>,
     endings: Arc<AtomicU32>,
+    refusals: Arc<AtomicU32>,
+    down: Arc<Mutex<Option<Health>>>,
 }
 
 impl Faulty {
     fn new(memory: &Memory) -> Self {
-        Self { memory: memory.connection(), copies: Arc::default(), endings: Arc::default() }
+        Self {
+            memory: memory.connection(),
+            copies: Arc::default(),
+            endings: Arc::default(),
+            refusals: Arc::default(),
+            down: Arc::default(),
+        }
     }
 }
 
@@ -252,6 +359,9 @@ impl Publisher for Faulty {
 #[async_trait::async_trait]
 impl Subscriber for Faulty {
     async fn subscribe(&self, subscription: &Subscription) -> Result<Box<dyn Deliveries>, TransportError> {
+        if take(&self.refusals) {
+            return Err(TransportError::new(TransportErrorKind::Refused, "the rights were taken away"));
+        }
         let mut deliveries = self.memory.subscribe(subscription).await?;
         if take(&self.endings) {
             deliveries.stop();
@@ -272,7 +382,12 @@ impl Transport for Faulty {
         self.memory.declare(declarations).await
     }
     async fn health(&self) -> Health {
-        self.memory.health().await
+        let down = self.down.lock().unwrap().clone();
+        match down {
+            Some(Health::Up) => std::future::pending().await,
+            Some(down) => down,
+            None => self.memory.health().await,
+        }
     }
     async fn close(&self) -> Result<(), TransportError> {
         self.memory.close().await
