@@ -30,8 +30,7 @@ pub enum ErrorKind {
 /// Why something could not be built, checked or started.
 ///
 /// The text names the thing, what is wrong with it and what to do; [`source`](std::error::Error::source) holds
-/// the next level and is not repeated in the text.
-#[derive(Debug)]
+/// the next level and is not repeated in the text. `{:?}` shows all levels on one line, for a `main` that returns it.
 pub struct Error {
     kind: ErrorKind,
     context: Box<str>,
@@ -99,6 +98,12 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.context)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&Chain(self), f)
     }
 }
 

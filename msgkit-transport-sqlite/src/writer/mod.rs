@@ -343,10 +343,11 @@ impl Writer {
         }
         self.settle(&mut commit, turn).await?;
         self.leave(&mut commit, turn).await?;
-        self.answer(&mut commit, turn).await?;
+        // First what has become due: a message that a new group finds retained must have its final number by then.
         if commit.next_due.is_some_and(|due| due <= now) {
             commit.wake_due().await?;
         }
+        self.answer(&mut commit, turn).await?;
         self.publish(&mut commit, turn).await?;
         self.claim(&mut commit, turn).await?;
         turn.next_due = commit.next_due;
@@ -490,7 +491,9 @@ impl Writer {
                 }
             }
         }
-        for seat in &self.seats {
+        for seat in &mut self.seats {
+            // What this turn has learnt of empty queues is as void as the rest of it.
+            seat.dry = false;
             seat.member.fail(failure);
         }
         let pause = self.pause.map_or(FIRST_PAUSE, |(_, pause)| LONGEST_PAUSE.min(pause * 2));

@@ -5,15 +5,17 @@ use crate::error::Error;
 /// What the variables begin with.
 const PREFIX: &str = "MSGKIT__";
 
-/// Puts every variable that begins with `MSGKIT__` over what `table` says. Names are found whatever their case, `-` and
-/// `_` alike; what is no key at all is found by the strict read that follows.
-pub(super) fn apply(
-    table: &mut toml::Table,
-    environment: impl IntoIterator<Item = (String, String)>,
-) -> Result<(), Error> {
+/// The variables that begin with `MSGKIT__`, in the order of their names.
+pub(super) fn variables(environment: impl IntoIterator<Item = (String, String)>) -> Vec<(String, String)> {
     let mut variables: Vec<_> =
         environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
     variables.sort();
+    variables
+}
+
+/// Puts `variables` over what `table` says. Names are found whatever their case, `-` and `_` alike; what is no key at all
+/// is found by the strict read that follows.
+pub(super) fn apply(table: &mut toml::Table, variables: &[(String, String)]) -> Result<(), Error> {
     for (name, value) in variables {
         let path: Vec<String> = name[PREFIX.len()..].split("__").map(str::to_ascii_lowercase).collect();
         if path.iter().any(String::is_empty) {
@@ -21,7 +23,7 @@ pub(super) fn apply(
                 "environment variable {name} names no key; write {PREFIX}<TABLE>__<KEY>, two underscores between"
             )));
         }
-        set(table, &path, &name, &value)?;
+        set(table, &path, name, value)?;
     }
     Ok(())
 }
@@ -30,7 +32,10 @@ fn set(table: &mut toml::Table, path: &[String], name: &str, value: &str) -> Res
     let Some((first, rest)) = path.split_first() else { return Ok(()) };
     let key = table.keys().find(|key| alike(key, first)).cloned().unwrap_or_else(|| first.clone());
     if rest.is_empty() {
-        if let Some(toml::Value::Table(_) | toml::Value::Array(_)) = table.get(&key) {
+        // What is a table of options in the file may be switched off: `delayed`, `breaker`.
+        if value != "false"
+            && let Some(toml::Value::Table(_) | toml::Value::Array(_)) = table.get(&key)
+        {
             return Err(Error::config(format!(
                 "environment variable {name} names a table; name one key in it"
             )));

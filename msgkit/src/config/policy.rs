@@ -112,7 +112,8 @@ fn breaker(table: toml::Table, place: &str) -> Result<BreakerPolicy, Error> {
     Ok(breaker)
 }
 
-fn time(place: &str, key: &str, text: Option<String>) -> Result<Option<Duration>, Error> {
+/// Reads the duration under `key`, where there is one.
+pub(super) fn time(place: &str, key: &str, text: Option<String>) -> Result<Option<Duration>, Error> {
     text.map(|text| super::duration::parse(&text))
         .transpose()
         .map_err(|error| Error::config(format!("{place}: `{key}` is no duration")).with_source(error))

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::catalog::CatalogSettings;
-use super::policy::{policy, take_scalar};
+use super::policy::{policy, take_scalar, time};
 use super::read::{choice, from_table, nearest, parse_table, unknown_key};
 use super::{environment, ingest};
 use crate::envelope::ingest::Ingest;
@@ -134,8 +134,26 @@ impl Settings {
         origin: &str,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, Error> {
-        let mut table = parse_table(text, origin)?;
-        environment::apply(&mut table, environment)?;
+        let table = parse_table(text, origin)?;
+        let variables = environment::variables(environment);
+        let with = |variables: &[(String, String)]| {
+            let mut table = table.clone();
+            environment::apply(&mut table, variables)?;
+            Self::read(table, origin)
+        };
+        with(&variables).map_err(|error| {
+            // Whether it is a variable that is wrong, and which: the file is not to be blamed for it.
+            let alone = |variable: &&(String, String)| with(std::slice::from_ref(*variable)).is_err();
+            match variables.iter().find(alone) {
+                Some((name, _)) if with(&[]).is_ok() => {
+                    Error::config(format!("environment variable {name} cannot be used")).with_source(error)
+                }
+                _ => error,
+            }
+        })
+    }
+
+    fn read(table: toml::Table, origin: &str) -> Result<Self, Error> {
         if let Some(key) = table.keys().find(|key| !SECTIONS.contains(&key.as_str())) {
             return Err(unknown_key(origin, key, SECTIONS));
         }
@@ -148,7 +166,8 @@ impl Settings {
                 )));
             }
         };
-        let drain_deadline = service.drain_deadline.as_deref().map(super::duration::parse).transpose()?;
+        let place = sections.place("[service]");
+        let drain_deadline = time(&place, "drain_deadline", service.drain_deadline)?;
         let settings = Self {
             name: service.name.into(),
             drain_deadline,
@@ -166,7 +185,7 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Every name that refers to a transport or a policy must exist, and no route may be out of reach.
+    /// Every name that refers to a transport must exist, and no route may be out of reach. Policies may be named in code.
     fn check_references(&self, origin: &str) -> Result<(), Error> {
         let names: Vec<&str> = self.transports.iter().map(|transport| transport.name.as_str()).collect();
         let known = |name: &Text, place: String| {
@@ -196,17 +215,6 @@ impl Settings {
         for transport in &self.transports {
             if let Some(at) = &transport.dead_letters {
                 known(at, format!("`[transports.{}] dead_letters`", transport.name))?;
-            }
-        }
-        for (name, handler) in &self.handlers {
-            if let Some(policy) = &handler.policy
-                && !self.policies.contains_key(policy)
-            {
-                let hint = nearest(policy, self.policies.keys().map(Text::as_str))
-                    .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-                return Err(Error::config(format!(
-                    "{origin}: `[handlers.{name}] policy` names the unknown policy `{policy}`{hint}"
-                )));
             }
         }
         Ok(())

@@ -101,7 +101,10 @@ fn mistakes_name_the_place_the_key_and_the_fix() {
         (&format!("{service}[policies.default]\norder = \"keys\""), "did you mean `key`?"),
         (&format!("{service}[policies.default]\ndelayed = true"), "or `false` for none"),
         (&format!("{service}[policies.default]\ndelayed = {{ round = 1 }}"), "did you mean `rounds`?"),
-        (&format!("{service}[handlers.h]\npolicy = \"x\""), "unknown policy `x`"),
+        (
+            &service.replace("name = ", "drain_deadline = \"5\"\nname = "),
+            "[service]: `drain_deadline` is no duration",
+        ),
         (&format!("{service}[handlers.h]\npolcy = \"x\""), "did you mean `policy`?"),
         (&format!("{service}[handlers.h]\nconcurency = 1"), "did you mean `concurrency`?"),
         (&format!("{service}[handlers.h]\ningest = true"), "[[handlers.h.ingest]] is a list"),
@@ -165,15 +168,22 @@ fn the_environment_wins_and_is_read_as_strictly() {
     let settings = with_env("MSGKIT__SERVICE__NAME", "7").unwrap();
     assert_eq!(settings.name, "7");
     // Only who reads a value knows whether digits are a number.
-    for name in ["MSGKIT__TRANSPORTS__EDGE__DEAD_LETTERS", "MSGKIT__HANDLERS__STORAGE__POLICY"] {
-        let message = crate::Chain(&with_env(name, "007").unwrap_err()).to_string();
-        assert!(message.contains("`007`"), "{message}");
-    }
+    let error = with_env("MSGKIT__TRANSPORTS__EDGE__DEAD_LETTERS", "007").unwrap_err();
+    assert!(crate::Chain(&error).to_string().contains("`007`"), "{error}");
+    let settings = with_env("MSGKIT__HANDLERS__STORAGE__POLICY", "007").unwrap();
+    assert_eq!(settings.handlers["storage"].policy.as_deref(), Some("007"));
     let settings = with_env("MSGKIT__HANDLERS__STORAGE__ENABLED", "false").unwrap();
     assert_eq!(settings.handlers["storage"].enabled, Some(false));
     let settings = with_env("MSGKIT__HANDLERS__STORAGE__BREAKER", "false").unwrap();
     assert!(matches!(settings.handlers["storage"].overrides.breaker, Some(None)));
-    let message = with_env("MSGKIT__HANDLERS__STORAGE__CONCURRENCY", "three").unwrap_err().to_string();
+    let settings = with_env("MSGKIT__POLICIES__DEFAULT__DELAYED", "false").unwrap();
+    assert_eq!(settings.policies["default"].delayed, Some(None), "though it is a table in the file");
+    let error = with_env("MSGKIT__HANDLERS__STORAGE__CONCURRENCY", "three").unwrap_err();
+    let message = crate::Chain(&error).to_string();
+    assert!(
+        message.starts_with("environment variable MSGKIT__HANDLERS__STORAGE__CONCURRENCY cannot be used"),
+        "{message}"
+    );
     assert!(message.ends_with("`concurrency`: invalid type, expected usize"), "{message}");
     for (name, wanted) in [
         ("MSGKIT__SERVICE__NAM", "did you mean `name`?"),

@@ -26,7 +26,8 @@ pub struct Policy {
     pub concurrency: usize,
     /// Whether messages of one key stay in order.
     pub order: Order,
-    /// The most messages in hand: being handled, waiting for a lane, parked behind their key. At least `concurrency`.
+    /// The most messages in hand of one transport: being handled, waiting for a lane, parked behind their key; beside them one
+    /// of each delay step that the core keeps. At least `concurrency`.
     pub in_flight: usize,
     /// How often a message may be started without being settled before its next start is its last, alone.
     pub max_starts: u32,
@@ -208,6 +209,11 @@ impl Policy {
         }
         if self.timeout.is_zero() {
             return Err(Error::config("`timeout` is zero, so every attempt would fail; use at least 1ms"));
+        }
+        if self.copy_deadline.is_zero() {
+            return Err(Error::config(
+                "`copy_deadline` is zero, so no copy would ever be confirmed in time; use at least 100ms",
+            ));
         }
         if self.max_starts == 0 {
             return Err(Error::config("`max_starts = 0` starts nothing; use at least 1"));

@@ -71,12 +71,13 @@ fn refused(change: impl FnOnce(&mut Policy, &mut Delayed)) -> String {
 #[test]
 fn a_policy_that_cannot_be_is_refused_by_its_key() {
     type Change = fn(&mut Policy, &mut Delayed);
-    let wrong: [(&str, Change); 12] = [
+    let wrong: [(&str, Change); 13] = [
         ("`concurrency = 0`", |policy, _| policy.concurrency = 0),
         ("`in_flight = 3` is less than `concurrency = 4`", |policy, _| {
             (policy.in_flight, policy.concurrency) = (3, 4);
         }),
         ("`timeout` is zero", |policy, _| policy.timeout = Duration::ZERO),
+        ("`copy_deadline` is zero", |policy, _| policy.copy_deadline = Duration::ZERO),
         ("`max_starts = 0`", |policy, _| policy.max_starts = 0),
         ("`delayed.factor = 0.99`", |_, delayed| delayed.factor = 0.99),
         ("`delayed.factor = inf`", |_, delayed| delayed.factor = f64::INFINITY),

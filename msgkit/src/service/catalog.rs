@@ -36,7 +36,7 @@ impl Service {
         self
     }
 
-    /// Declares namespaces, for [`Service::check`].
+    /// Declares namespaces; [`Service::check`] holds the service against them.
     pub fn namespaces(mut self, namespaces: impl IntoIterator<Item = Namespace>) -> Self {
         self.governed.namespaces.extend(namespaces);
         self
@@ -65,7 +65,7 @@ impl Service {
         for declared in &self.governed.publishes {
             catalog = catalog.publishes(component.clone(), MessageType::declared(*declared)?);
         }
-        for spec in self.handlers.iter().filter(|spec| self.is_enabled(spec)) {
+        for spec in self.handlers.iter().filter(|spec| self.configured.is_enabled(spec)) {
             let of = spec.component.as_ref().unwrap_or(component);
             let mut entry = HandlerEntry::new(of.clone(), spec.name.clone());
             if let Some(group) = &spec.group {
@@ -85,11 +85,15 @@ impl Service {
         Ok(catalog)
     }
 
+    /// What the rules warn of and what they deny.
+    pub(super) fn findings(&self) -> Result<Vec<Finding>, Error> {
+        Ok(self.catalog()?.check(&self.governed.rules, Day::from(self.clock.now())))
+    }
+
     /// What the rules warn of.
     pub(super) fn warnings(&self) -> Result<Vec<Finding>, Error> {
-        let findings = self.catalog()?.check(&self.governed.rules, Day::from(self.clock.now()));
         let (denied, warned): (Vec<_>, Vec<_>) =
-            findings.into_iter().partition(|finding| finding.level == Level::Deny);
+            self.findings()?.into_iter().partition(|finding| finding.level == Level::Deny);
         if denied.is_empty() {
             return Ok(warned);
         }

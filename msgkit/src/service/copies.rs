@@ -21,21 +21,23 @@ pub(crate) struct Failed<'a> {
     pub(crate) error: &'a str,
     /// Attempts so far, this one included.
     pub(crate) attempts: u32,
+    /// When it failed first.
+    pub(crate) first: Timestamp,
     pub(crate) position: Option<&'a Position>,
 }
 
-/// A copy that is due after `delay`, to the group that failed and to no other.
+/// A copy that is due after `delay`, to the group that failed and to no other; with the attempts and rounds so far, and
+/// when it failed first.
 pub(crate) fn retry(
     plan: &Plan,
     envelope: &Envelope,
-    attempts: u32,
-    round: u32,
+    (attempts, round, first): (u32, u32, Timestamp),
     delay: Duration,
     now: Timestamp,
 ) -> Outgoing {
     let mut copy = envelope.clone();
     copy.set_attempt(attempts);
-    copy.set_retry(Some(Retry { round, first: first_failure(envelope, now), last_start: false }));
+    copy.set_retry(Some(Retry { round, first, last_start: false }));
     copy.set_not_before(Some(now.after(delay)));
     Outgoing::new(plan.retry_destination(delay), copy)
 }
@@ -44,7 +46,8 @@ pub(crate) fn retry(
 pub(crate) fn last_start(plan: &Plan, envelope: &Envelope, now: Timestamp) -> Outgoing {
     let mut copy = envelope.clone();
     let round = envelope.retry().map_or(0, |retry| retry.round);
-    copy.set_retry(Some(Retry { round, first: first_failure(envelope, now), last_start: true }));
+    let first = envelope.retry().map_or(now, |retry| retry.first);
+    copy.set_retry(Some(Retry { round, first, last_start: true }));
     copy.set_not_before(None);
     Outgoing::new(plan.retry_destination(Duration::ZERO), copy)
 }
@@ -58,7 +61,7 @@ pub(crate) fn dead_letter(
 ) -> (Outgoing, DeadLetter) {
     let mut letter = DeadLetter::new(failed.kind, failed.error, now);
     letter.attempts = failed.attempts;
-    letter.first = first_failure(envelope, now);
+    letter.first = failed.first;
     letter.topic = envelope.topic().text().clone();
     letter.group = plan.identity.group.clone();
     letter.service = plan.identity.service.clone();
@@ -102,10 +105,6 @@ pub(crate) fn envelope_of(
     envelope.set_key(malformed.key.clone());
     envelope.set_native(malformed.native.clone());
     envelope
-}
-
-fn first_failure(envelope: &Envelope, now: Timestamp) -> Timestamp {
-    envelope.retry().map_or(now, |retry| retry.first)
 }
 
 /// Publishes a copy until the broker has confirmed it; false where `stop` came first, and the original must go back.

@@ -16,6 +16,7 @@ mod parking;
 mod plan;
 mod publish;
 mod quarantine;
+mod resolve;
 mod running;
 #[cfg(feature = "runtime")]
 mod shutdown;
@@ -32,20 +33,21 @@ use std::time::Duration;
 pub use self::check::{CheckReport, CheckedHandler};
 pub use self::health::{HealthBoard, Readiness};
 pub(crate) use self::lane::Stretch;
-use self::plan::{Named, Origin, Plan};
+use self::plan::{Named, Plan};
 pub use self::publish::PublishHandle;
 use self::publish::{Route, Routes};
 use self::quarantine::Quarantine;
+use self::resolve::{Configured, Resolver};
 use self::running::Core;
 pub use self::running::Running;
 #[cfg(feature = "runtime")]
 pub use self::shutdown::{Shutdown, shutdown_signal};
-use crate::config::{HandlerSettings, Settings};
+use crate::catalog::Level;
+use crate::config::Settings;
 use crate::envelope::Clock;
 use crate::error::Error;
 use crate::handler::{
-    Context, Handler, HandlerError, HandlerSpec, Inbox, IntoMessages, PolicyOverrides, State, UnitOfWork,
-    closure,
+    Context, Handler, HandlerError, HandlerSpec, Inbox, IntoMessages, State, UnitOfWork, closure,
 };
 use crate::memory::Memory;
 use crate::message::Message;
@@ -157,7 +159,8 @@ impl Service {
         Ok(service)
     }
 
-    /// Adds a transport. Topics without a route go to the first one.
+    /// Adds a transport. Where there are no routes everything goes to the first one; where there are, they have to cover every
+    /// topic.
     pub fn transport(mut self, name: impl Into<Text>, transport: impl Transport + 'static) -> Self {
         self.transports.push(Named { name: name.into(), transport: Arc::new(transport), shared: false });
         self
@@ -305,22 +308,27 @@ impl Service {
 
     /// Starts it: declares, subscribes, handles. Returns when every handler is subscribed.
     ///
-    /// A transport that cannot be reached is tried again and shows in [`Service::health`].
+    /// A transport that cannot be reached is tried again and shows in [`Service::health`]. What the rules of the catalog deny
+    /// is logged, and keeps nobody from starting: a waiver that has run out must not keep a service down. Let CI ask
+    /// [`Service::check`].
     ///
     /// # Errors
-    /// As [`Service::check`], and what a transport refuses for good.
+    /// As [`Service::check`], but for the catalog's rules, and what a transport refuses for good.
     pub async fn start(self) -> Result<Running, Error> {
         let resolver = self.resolver()?;
         let plans = self.plans(&resolver)?.into_iter().map(Arc::new).collect();
-        let Self { state, observers, clock, drain_deadline, health, mut publishes, handlers, .. } = self;
-        for spec in &handlers {
-            let taken = spec.registrations.iter().map(|registration| registration.template);
-            for topic in taken.chain(spec.published().into_iter().map(|(_, topic)| topic)) {
-                let template = TopicTemplate::new(Text::from_static(topic))?;
-                let place = (template.pattern(), Topic::trusted(template.destination()));
-                if template.is_dynamic() && !publishes.contains(&place) {
-                    publishes.push(place);
+        for finding in self.findings()? {
+            match finding.level {
+                Level::Deny => {
+                    tracing::error!(service = %self.name, %finding, "the catalog denies this, and `check` fails")
                 }
+                _ => tracing::warn!(service = %self.name, %finding, "a rule of the catalog is broken"),
+            }
+        }
+        let Self { state, observers, clock, drain_deadline, health, mut publishes, handlers, .. } = self;
+        for place in places(&handlers)? {
+            if !publishes.contains(&place) {
+                publishes.push(place);
             }
         }
         let observers = Observers::new(observers);
@@ -430,11 +438,9 @@ impl Service {
             dead_letters,
             policies: self.policies.clone(),
             configured: self.configured.clone(),
+            inbox: self.inbox.clone(),
+            unit: self.unit.clone(),
         })
-    }
-
-    fn is_enabled(&self, spec: &HandlerSpec) -> bool {
-        self.configured.handlers.get(&spec.name).and_then(|handler| handler.enabled) != Some(false)
     }
 
     fn plans(&self, resolver: &Resolver) -> Result<Vec<Plan>, Error> {
@@ -452,125 +458,33 @@ impl Service {
             }
         }
         for spec in &self.handlers {
-            if !self.is_enabled(spec) {
-                continue;
+            if self.configured.is_enabled(spec) {
+                let plan = resolver.plan(spec.clone(), plans.iter())?;
+                plans.push(plan);
             }
-            let mut spec = spec.clone();
-            spec.inbox = spec.inbox.or_else(|| self.inbox.clone());
-            spec.unit = spec.unit.or_else(|| self.unit.clone());
-            if let Some(configured) = self.configured.handlers.get(&spec.name) {
-                spec.ingest.0.splice(0..0, configured.ingest.0.iter().cloned());
-            }
-            let plan = resolver.plan(spec)?;
-            if let Some(other) = plans.iter().find(|other| other.identity.handler == plan.identity.handler) {
-                return Err(Error::refused(format!(
-                    "two handlers are named `{}`; give one another name",
-                    other.identity.handler
-                )));
-            }
-            if plan.spec.group.is_some()
-                && let Some(other) = plans.iter().find(|other| other.spec.group == plan.spec.group)
-            {
-                return Err(Error::refused(format!(
-                    "handlers `{}` and `{}` share the group `{}`, so each would miss what the other takes; give each a \
-                     group, or put their messages into one handler",
-                    other.identity.handler, plan.identity.handler, plan.group
-                )));
-            }
-            plans.push(plan);
         }
         Ok(plans)
     }
 }
 
-/// What configuration says of policies and handlers.
-#[derive(Clone, Default)]
-struct Configured {
-    policies: BTreeMap<Text, PolicyOverrides>,
-    handlers: BTreeMap<Text, HandlerSettings>,
-}
-
-/// Resolves a handler to the way in which it is run.
-#[derive(Clone)]
-pub(crate) struct Resolver {
-    service: Group,
-    transports: Vec<Named>,
-    routes: Routes,
-    dead_letters: BTreeMap<Text, Named>,
-    policies: BTreeMap<Text, Policy>,
-    configured: Configured,
-}
-
-impl Resolver {
-    pub(crate) fn plan(&self, spec: HandlerSpec) -> Result<Plan, Error> {
-        let policy = self.policy(&spec)?;
-        let patterns: Vec<Pattern> = if spec.patterns.is_empty() {
-            spec.registrations
-                .iter()
-                .map(|registration| Ok(registration.template()?.pattern()))
-                .collect::<Result<_, Error>>()?
-        } else {
-            spec.patterns.clone()
-        };
-        let mut origins: Vec<Origin> = Vec::new();
-        for route in self.routes.0.iter().filter(|route| Plan::concerns(&patterns, &route.pattern)) {
-            if origins.iter().any(|origin| origin.from.name == route.name) {
-                continue;
-            }
-            let from = Named { name: route.name.clone(), transport: route.transport.clone(), shared: true };
-            let dead_letters = self.dead_letters.get(&route.name).cloned().unwrap_or_else(|| from.clone());
-            origins.push(Origin { from, dead_letters });
-            // A route that takes everything the handler wants leaves nothing for those behind it.
-            if patterns.iter().all(|pattern| route.pattern.contains(pattern)) {
-                break;
-            }
+/// The places on log brokers of the dynamic topics that handlers take and publish.
+fn places(specs: &[HandlerSpec]) -> Result<Vec<(Pattern, Topic)>, Error> {
+    let mut places = Vec::new();
+    for spec in specs {
+        for registration in &spec.registrations {
+            places.extend(place(registration.template)?);
         }
-        Plan::new(&self.service, spec, policy, origins)
+        for (_, topic) in spec.published() {
+            places.extend(place(topic)?);
+        }
     }
+    Ok(places)
 }
 
-impl Resolver {
-    /// Precedence, weakest first: the policy in code, the derive, `[policies]`, `[handlers.<name>]`.
-    fn policy(&self, spec: &HandlerSpec) -> Result<Policy, Error> {
-        let handler = self.configured.handlers.get(&spec.name);
-        let named = handler.and_then(|handler| handler.policy.as_ref()).or(spec.policy.as_ref());
-        let name = named.map_or("default", Text::as_str);
-        let (in_code, configured) = (self.policies.get(name), self.configured.policies.get(name));
-        if named.is_some() && in_code.is_none() && configured.is_none() {
-            let mut known: Vec<&str> =
-                self.policies.keys().chain(self.configured.policies.keys()).map(Text::as_str).collect();
-            known.sort_unstable();
-            known.dedup();
-            let hint = crate::config::nearest(name, known.iter().copied()).map_or_else(
-                || {
-                    format!(
-                        "there are {}",
-                        if known.is_empty() { "none".to_owned() } else { known.join(", ") }
-                    )
-                },
-                |near| format!("did you mean `{near}`?"),
-            );
-            return Err(Error::config(format!(
-                "handler `{}` names the unknown policy `{name}`; {hint}",
-                spec.name
-            )));
-        }
-        let mut policy = in_code.cloned().unwrap_or_default();
-        spec.overrides.apply(&mut policy);
-        if let Some(configured) = configured {
-            configured.apply(&mut policy);
-        }
-        if let Some(handler) = handler {
-            handler.overrides.apply(&mut policy);
-        }
-        Ok(policy)
-    }
-}
-
-impl fmt::Debug for Resolver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Resolver").field("service", &self.service).finish_non_exhaustive()
-    }
+/// The place of a topic with dynamic segments.
+fn place(topic: &'static str) -> Result<Option<(Pattern, Topic)>, Error> {
+    let template = TopicTemplate::new(Text::from_static(topic))?;
+    Ok(template.is_dynamic().then(|| (template.pattern(), Topic::trusted(template.destination()))))
 }
 
 impl fmt::Debug for Service {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::lane::Work;
+use super::lane::{Work, later};
 use crate::envelope::Envelope;
 use crate::text::Text;
 use crate::transport::Delivery;
@@ -15,7 +15,8 @@ use crate::transport::Delivery;
 pub(crate) struct Parking {
     /// By key; messages without one wait each for itself, under no key.
     keys: BTreeMap<Text, VecDeque<(usize, Delivery)>>,
-    waiting: Vec<(Instant, Work)>,
+    /// Each with whether its key waits with it.
+    waiting: Vec<(Instant, Work, bool)>,
     /// What may go on, because its key does not wait any more.
     freed: VecDeque<(usize, Delivery)>,
 }
@@ -26,7 +27,12 @@ impl Parking {
         if let Some(key) = work.key() {
             self.keys.entry(Text::from(key)).or_default();
         }
-        self.waiting.push((Instant::now() + wait, work));
+        self.waiting.push((later(wait), work, true));
+    }
+
+    /// Lets `work` wait, and nothing of its key with it: it was published for later.
+    pub(crate) fn park_alone(&mut self, work: Work, wait: Duration) {
+        self.waiting.push((later(wait), work, false));
     }
 
     /// Whether nothing waits.
@@ -51,7 +57,7 @@ impl Parking {
         if !self.freed.is_empty() {
             return Some(Instant::now());
         }
-        self.waiting.iter().map(|(due, _)| *due).min()
+        self.waiting.iter().map(|(due, ..)| *due).min()
     }
 
     /// The first one that is due; those behind it go on once it is settled.
@@ -61,14 +67,14 @@ impl Parking {
             .waiting
             .iter()
             .enumerate()
-            .filter(|(_, (due, _))| *due <= now)
-            .min_by_key(|(_, (due, _))| *due)?;
+            .filter(|(_, (due, ..))| *due <= now)
+            .min_by_key(|(_, (due, ..))| *due)?;
         Some(self.waiting.swap_remove(at).1)
     }
 
     /// Opens `key` again where nothing of it waits any more: what was behind goes on, in order.
     pub(crate) fn open(&mut self, key: &str) {
-        if !self.waiting.iter().any(|(_, work)| work.key() == Some(key))
+        if !self.waiting.iter().any(|(_, work, holds)| *holds && work.key() == Some(key))
             && let Some(behind) = self.keys.remove(key)
         {
             self.freed.extend(behind);
@@ -82,7 +88,8 @@ impl Parking {
 
     /// Everything that waits, to be given back in order.
     pub(crate) fn drain(&mut self) -> Vec<Delivery> {
-        let mut all: Vec<Delivery> = self.waiting.drain(..).map(|(_, work)| work.into_delivery()).collect();
+        let mut all: Vec<Delivery> =
+            self.waiting.drain(..).map(|(_, work, _)| work.into_delivery()).collect();
         for (_, behind) in std::mem::take(&mut self.keys) {
             all.extend(behind.into_iter().map(|(_, delivery)| delivery));
         }

@@ -58,6 +58,11 @@ impl PublishHandle {
         Self(Arc::new(Inner { service, routes, observers, clock, places }))
     }
 
+    /// Whether topics of `pattern` are known to share `place`.
+    pub(crate) fn has_place(&self, pattern: &Pattern, place: &Topic) -> bool {
+        self.0.places.iter().any(|(known, at)| known == pattern && at == place)
+    }
+
     /// A handle without a transport, for unit tests of handlers.
     pub(crate) fn detached(service: &'static str) -> Self {
         Self::new(

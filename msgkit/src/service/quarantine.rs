@@ -73,6 +73,12 @@ impl Quarantine {
         Alone { quarantine: self, _turn: turn }
     }
 
+    /// Counts a lane as standing still for as long as the guard lives: it waits for something that may take long, and starts
+    /// nothing before it has looked whether a suspect runs.
+    pub(crate) fn waits(&self) -> Parked<'_> {
+        self.park()
+    }
+
     fn park(&self) -> Parked<'_> {
         self.parked.fetch_add(1, Ordering::AcqRel);
         self.changed.notify_waiters();
@@ -81,7 +87,8 @@ impl Quarantine {
 }
 
 /// One that stands still.
-struct Parked<'a>(&'a Quarantine);
+#[derive(Debug)]
+pub(crate) struct Parked<'a>(&'a Quarantine);
 
 impl Drop for Parked<'_> {
     fn drop(&mut self) {

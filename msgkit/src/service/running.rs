@@ -39,7 +39,7 @@ pub(crate) struct Core {
     pub(crate) health: HealthBoard,
     pub(crate) quarantine: Arc<Quarantine>,
     pub(crate) drain_deadline: Duration,
-    pub(crate) resolver: super::Resolver,
+    pub(crate) resolver: super::resolve::Resolver,
 }
 
 /// A running service.
@@ -54,6 +54,7 @@ pub struct Running {
 #[derive(Debug)]
 struct RunningHandler {
     name: Text,
+    plan: Arc<Plan>,
     mode: watch::Sender<Mode>,
     tasks: JoinSet<()>,
 }
@@ -132,13 +133,24 @@ impl Running {
     /// What [`Service::check`](crate::Service::check) would say of it, or what its transports do.
     pub async fn attach(&self, spec: HandlerSpec) -> Result<(), Error> {
         let mut handlers = self.handlers.lock().await;
-        if handlers.iter().any(|known| known.name == spec.name) {
+        if !self.core.resolver.configured.is_enabled(&spec) {
             return Err(Error::refused(format!(
-                "a handler `{}` is attached already; detach it first",
+                "`[handlers.{}] enabled = false` keeps the handler from running",
                 spec.name
             )));
         }
-        let plan = Arc::new(self.core.resolver.plan(spec)?);
+        for (message, topic) in spec.published() {
+            if let Some((pattern, place)) = super::place(topic)?
+                && !self.core.publisher.has_place(&pattern, &place)
+            {
+                return Err(Error::refused(format!(
+                    "handler `{}` publishes `{message}`, whose topic `{pattern}` the service did not know when it started; say so \
+                     there: `Service::publishes`",
+                    spec.name
+                )));
+            }
+        }
+        let plan = Arc::new(self.core.resolver.plan(spec, handlers.iter().map(|handler| &*handler.plan))?);
         for named in &self.core.transports {
             let declarations = plan.declarations(&named.name);
             if !declarations.is_empty() {
@@ -327,7 +339,7 @@ impl Core {
                 }
             }
         }
-        Ok(RunningHandler { name: plan.identity.handler.clone(), mode, tasks })
+        Ok(RunningHandler { name: plan.identity.handler.clone(), plan, mode, tasks })
     }
 }
 
@@ -349,7 +361,7 @@ async fn guarded(task: impl Future<Output = ()>, plan: Arc<Plan>, health: Health
 
 /// Feeds the belt from one subscription; closes it when all lanes have settled what they had.
 async fn fetch(mut source: Source, belt: Arc<Belt>, lanes: Arc<watch::Sender<()>>) {
-    let _participant = source.quarantine.join();
+    let participant = source.quarantine.join();
     let mut batch = VecDeque::new();
     loop {
         match source.fetch_due(&mut batch).await {
@@ -365,6 +377,8 @@ async fn fetch(mut source: Source, belt: Arc<Belt>, lanes: Arc<watch::Sender<()>
     batch.clear();
     source.deliveries.stop();
     belt.give_back();
+    // It fetches nothing more: a suspect of its own lanes need not wait for it.
+    drop(participant);
     lanes.closed().await;
     source.close().await;
 }

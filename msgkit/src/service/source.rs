@@ -57,18 +57,21 @@ impl Source {
     pub(crate) async fn fetch(&mut self, max: usize, into: &mut VecDeque<Delivery>) -> Fetched {
         let mut pause = PAUSE.0;
         loop {
-            match self.control.mode() {
-                Mode::Draining => return Fetched::Stop,
-                Mode::Paused => {
-                    self.control.changed().await;
-                    continue;
-                }
-                Mode::Running => {}
+            let mode = self.control.mode();
+            if mode == Mode::Draining {
+                return Fetched::Stop;
             }
             if self.quarantine.is_active() {
                 return Fetched::StandStill;
             }
             let mut signal = self.quarantine.signal();
+            if mode == Mode::Paused {
+                tokio::select! {
+                    biased;
+                    () = self.control.changed() => continue,
+                    _ = signal.wait_for(|active| *active) => return Fetched::StandStill,
+                }
+            }
             let Self { plan, origin, subscription, deliveries, ended, health, .. } = self;
             let receiving = async {
                 if *ended {

@@ -1,5 +1,6 @@
 //! Everything before the first attempt.
 
+use super::complete::handing_over;
 use super::work::Work;
 use super::{Feed, Lane};
 use std::time::Duration;
@@ -69,7 +70,11 @@ impl Lane {
         }
         if let Some(due) = work.envelope.not_before() {
             let rest = due.since(self.shared.parts.clock.now());
-            if !rest.is_zero() && self.shared.plan.spec.group.is_some() {
+            if !rest.is_zero() && self.shared.plan.spec.group.is_none() {
+                self.parking.park_alone(work, rest);
+                return None;
+            }
+            if !rest.is_zero() {
                 // Published for later to a transport that does not keep it back: the core does.
                 let copy = Outgoing::new(self.shared.plan.retry_destination(rest), work.envelope.clone());
                 self.replace(work, copy, None).await;
@@ -100,7 +105,8 @@ impl Lane {
         let inbox = shared.plan.spec.inbox.as_ref()?;
         let mut pause = PAUSE.0;
         loop {
-            let error = match inbox.contains(&shared.plan.identity.group, &work.envelope).await {
+            let asking = inbox.contains(&shared.plan.identity.group, &work.envelope);
+            let error = match handing_over(&mut self.acks, asking).await {
                 Ok(false) => return Some(work),
                 Ok(true) => {
                     if shared.observers.any() {
@@ -116,6 +122,8 @@ impl Lane {
                 "the inbox cannot tell whether the message was handled; it waits"
             );
             self.acks.hand_over();
+            // A suspect elsewhere need not wait for this outage's end.
+            let _waits = shared.quarantine.waits();
             tokio::select! {
                 biased;
                 () = self.control.draining() => {
@@ -140,7 +148,11 @@ impl Lane {
             source.flush().await;
         }
         let quarantine = self.shared.quarantine.clone();
-        let alone = quarantine.alone().await;
+        let alone = tokio::select! {
+            biased;
+            () = self.control.draining() => return self.return_one(work),
+            alone = quarantine.alone() => alone,
+        };
         self.attempts(work, None).await;
         self.acks.hand_over();
         drop(alone);

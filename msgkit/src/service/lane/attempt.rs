@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Lane;
-use super::complete::{begin, complete};
+use super::complete::{begin, complete, handing_over};
 use super::track::{Begun, Ended, panicked};
-use super::work::{Action, Decision, Work};
+use super::work::{Action, Decision, Work, later};
 use crate::envelope::DeadLetterKind;
 use crate::handler::{Context, Disposition, Failure, HandlerError, Unit};
 use crate::policy::{OnFailure, Order};
@@ -53,7 +53,7 @@ impl Lane {
             let (ended, unit) = match first {
                 Some(Begun::Ended(ended)) => (ended, None),
                 Some(Begun::Waits) => (self.attempt(&work, true).await, None),
-                None => match begin(&self.shared, &work).await {
+                None => match handing_over(&mut self.acks, begin(&self.shared, &work)).await {
                     Err(failure) => (Ended::Outcome(Err(failure)), None),
                     Ok(unit) => {
                         self.prepare(&work, unit.as_deref());
@@ -65,7 +65,7 @@ impl Lane {
             let result = match ended {
                 Ended::Outcome(Ok(())) => {
                     let published = self.context.as_mut().map(Context::take_outbox).unwrap_or_default();
-                    complete(&self.shared, &work, unit, published).await
+                    handing_over(&mut self.acks, complete(&self.shared, &work, unit, published)).await
                 }
                 Ended::Outcome(Err(failure)) | Ended::Broken(failure) => {
                     if let Some(unit) = unit {
@@ -141,7 +141,7 @@ impl Lane {
                 armed = true;
                 *swift = false;
                 acks.hand_over();
-                timer.as_mut().reset(Instant::now() + timeout);
+                timer.as_mut().reset(later(timeout));
             }
             if timer.as_mut().poll(task).is_ready() {
                 let error = format!("the handler took longer than {timeout:?}");
@@ -225,12 +225,16 @@ impl Lane {
             work.in_place += 1;
             return Decision::Again;
         }
+        // Nobody else can be asked to keep a copy for an ephemeral handler's instance, and a key that holds waits here.
+        let here = matches!(policy.order, Order::Key(OnFailure::Hold)) || shared.plan.spec.group.is_none();
         let Some(delayed) = &policy.delayed else {
-            // No later attempt is configured; but an outage is not the message's fault, and must not condemn it.
-            return if outage {
-                Decision::Park(retry_after.unwrap_or(OUTAGE_PAUSE))
-            } else {
-                Decision::Do(Action::Bury { kind, error })
+            return match retry_after {
+                // The handler knows better when than the policy, which has no delays.
+                Some(after) if !here && !outage => Decision::Do(Action::Retry(after)),
+                Some(after) => Decision::Park(after),
+                // An outage is not the message's fault, and must not condemn it.
+                None if outage => Decision::Park(OUTAGE_PAUSE),
+                None => Decision::Do(Action::Bury { kind, error }),
             };
         };
         if !outage {
@@ -240,15 +244,8 @@ impl Lane {
             return Decision::Do(Action::Bury { kind, error });
         }
         let delay = delayed.delay(work.round.max(1));
-        let delay = retry_after.unwrap_or(delay) + delayed.jitter_of(delay);
+        let delay = retry_after.unwrap_or(delay).saturating_add(delayed.jitter_of(delay));
         work.in_place = 0;
-        if matches!(policy.order, Order::Key(OnFailure::Hold)) {
-            return Decision::Park(delay);
-        }
-        if shared.plan.spec.group.is_none() {
-            // Nobody else can be asked to keep a copy for this instance: its lane waits.
-            return Decision::Park(delay);
-        }
-        Decision::Do(Action::Retry(delay))
+        if here { Decision::Park(delay) } else { Decision::Do(Action::Retry(delay)) }
     }
 }

@@ -7,9 +7,9 @@ use std::task::Poll;
 use tokio::time::Instant;
 
 use super::Lane;
-use super::complete::{begin, complete};
+use super::complete::{begin, complete, handing_over};
 use super::track::panicked;
-use super::work::Decision;
+use super::work::{Decision, Work};
 use crate::envelope::DeadLetterKind;
 use crate::handler::{Context, Failure, HandlerError};
 use crate::policy::{OnFailure, Order};
@@ -23,7 +23,7 @@ impl Lane {
         let mut works = Vec::with_capacity(batch.size.min(self.batch.len()));
         let holds = matches!(self.shared.plan.policy.order, Order::Key(OnFailure::Hold));
         let mut keys = BTreeSet::new();
-        while works.len() < batch.size && !(holds && self.waits_for(&keys)) {
+        while works.len() < batch.size && !self.ends_before_next(!works.is_empty(), &keys) {
             let Some(delivery) = self.batch.pop_front() else { break };
             if let Some(mut work) = self.admit(delivery).await {
                 work.attempts = work.attempts.saturating_add(1);
@@ -35,17 +35,20 @@ impl Lane {
             return;
         }
         let shared = self.shared.clone();
+        if shared.breaker.as_ref().is_some_and(|breaker| !breaker.is_closed()) {
+            // Nothing starts in an outage but what the breaker lets through, one by one.
+            return self.one_by_one(works).await;
+        }
         let mut units = Vec::with_capacity(works.len());
         for work in &works {
-            match begin(&shared, work).await {
+            match handing_over(&mut self.acks, begin(&shared, work)).await {
                 Ok(unit) => units.push(unit),
                 // What cannot begin together is tried one by one, where an outage is dealt with.
                 Err(_) => {
-                    for mut work in works {
-                        work.attempts = work.attempts.saturating_sub(1);
-                        self.attempts(work, None).await;
+                    for unit in units.into_iter().flatten() {
+                        unit.roll_back().await;
                     }
-                    return;
+                    return self.one_by_one(works).await;
                 }
             }
         }
@@ -81,6 +84,8 @@ impl Lane {
             vec![Err(Failure::new(DeadLetterKind::Timeout, HandlerError::retry(error)))]
         });
         let took = began.elapsed();
+        // What it holds, a connection or a lock, must not be held against the tries that follow.
+        drop(running);
         if results.len() == 1 && works.len() > 1 {
             // A panic or a timeout is one outcome for all.
             let first = match &results[0] {
@@ -94,7 +99,10 @@ impl Lane {
         }
         for (((mut work, result), cx), unit) in works.into_iter().zip(results).zip(&mut contexts).zip(units) {
             let result = match result {
-                Ok(()) => complete(&shared, &work, unit, cx.take_outbox()).await,
+                Ok(()) => {
+                    let completing = complete(&shared, &work, unit, cx.take_outbox());
+                    handing_over(&mut self.acks, completing).await
+                }
                 Err(failure) => {
                     if let Some(unit) = unit {
                         unit.roll_back().await;
@@ -125,10 +133,20 @@ impl Lane {
         }
     }
 
-    /// Whether the next delivery has one of `keys`. A key that holds must not have two messages in one batch: the second
-    /// would be handled although the first one fails.
-    fn waits_for(&self, keys: &BTreeSet<Text>) -> bool {
-        let next = self.batch.front().and_then(|delivery| delivery.message().envelope()?.key());
-        next.is_some_and(|key| keys.contains(key))
+    async fn one_by_one(&mut self, works: Vec<Work>) {
+        for mut work in works {
+            work.attempts = work.attempts.saturating_sub(1);
+            self.attempts(work, None).await;
+        }
+    }
+
+    /// Whether the batch ends before the next delivery: with one of `keys`, which hold, the second message of a key would
+    /// be handled although the first one fails; and a suspect has to start with nothing else in hand.
+    fn ends_before_next(&self, begun: bool, keys: &BTreeSet<Text>) -> bool {
+        let Some(next) = self.batch.front().and_then(|delivery| delivery.message().envelope()) else {
+            return false;
+        };
+        let suspect = next.retry().is_some_and(|retry| retry.last_start);
+        begun && suspect || next.key().is_some_and(|key| keys.contains(key))
     }
 }

@@ -3,15 +3,32 @@
 //! Only then the message is settled. If the process dies anywhere before, the message is handled again and publishes the
 //! same ids again.
 
+use std::future::Future;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Shared;
-use super::work::Work;
+use super::work::{Work, later};
 use crate::envelope::Envelope;
 use crate::error::Chain;
 use crate::handler::{Failure, HandlerError, Unit};
+use crate::transport::Acks;
+
+/// Waits for `future`; where that takes time, what was settled before is handed over first.
+pub(super) async fn handing_over<T>(acks: &mut Acks, future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    let mut handed_over = false;
+    std::future::poll_fn(|task| {
+        let polled = future.as_mut().poll(task);
+        if polled.is_pending() && !handed_over {
+            handed_over = true;
+            acks.hand_over();
+        }
+        polled
+    })
+    .await
+}
 
 /// Begins the unit of work of an attempt, where the handler has one.
 pub(super) async fn begin(shared: &Shared, work: &Work) -> Result<Option<Box<dyn Unit>>, Failure> {
@@ -51,7 +68,7 @@ async fn publish_before_ack(shared: &Shared, outgoing: Vec<Envelope>) -> Result<
     let publisher = &shared.parts.publisher;
     let batches =
         publisher.split(outgoing).map_err(|error| Failure::handler(HandlerError::permanent(error)))?;
-    let deadline = Instant::now() + shared.plan.policy.copy_deadline;
+    let deadline = later(shared.plan.policy.copy_deadline);
     for (transport, mut batch) in batches {
         let mut pause = Duration::from_millis(50);
         loop {

@@ -25,7 +25,7 @@ use self::hot::Hot;
 pub(crate) use self::stretch::Stretch;
 use self::track::Track;
 pub(crate) use self::track::panic_text;
-pub(crate) use self::work::Work;
+pub(crate) use self::work::{Work, later};
 use super::belt::Belt;
 use super::control::Control;
 use super::parking::Parking;
@@ -61,18 +61,20 @@ pub(crate) enum Feed {
 
 /// One lane.
 pub(crate) struct Lane {
-    shared: Arc<Shared>,
-    feed: Feed,
-    control: Control,
+    // First what is settled and what goes back, so that a lane that is broken off leaves its subscription last: whoever
+    // leaves with messages in hand has their starts counted.
+    acks: Acks,
     tracks: Vec<Track>,
     /// That of all tracks.
     slot: Arc<Slot>,
-    context: Option<Context>,
-    acks: Acks,
-    timer: Option<Pin<Box<Sleep>>>,
     batch: VecDeque<Delivery>,
-    origin: usize,
     parking: Parking,
+    feed: Feed,
+    shared: Arc<Shared>,
+    control: Control,
+    context: Option<Context>,
+    timer: Option<Pin<Box<Sleep>>>,
+    origin: usize,
     /// Whether the last attempts never had to wait, so that taking many messages at once keeps nobody else from them.
     swift: bool,
     _participant: Participant,
@@ -169,19 +171,24 @@ impl Lane {
     }
 
     async fn work_off(&mut self) {
-        while let Some(work) = self.parking.take_due() {
-            let key = work.key().map(Text::from);
-            self.attempts(work, None).await;
-            if let Some(key) = key {
-                self.parking.open(&key);
-            }
-            while let Some((origin, delivery)) = self.parking.next_freed() {
+        let of_batch = self.origin;
+        while !self.has_to_stop() {
+            if let Some((origin, delivery)) = self.parking.next_freed() {
                 self.origin = origin;
                 self.process(delivery).await;
+            } else if let Some(work) = self.parking.take_due() {
+                let key = work.key().map(Text::from);
+                self.attempts(work, None).await;
+                if let Some(key) = key {
+                    self.parking.open(&key);
+                }
+            } else {
+                break;
             }
         }
+        self.origin = of_batch;
         while !self.batch.is_empty() {
-            if self.shared.quarantine.is_active() || self.control.is_draining() {
+            if self.has_to_stop() {
                 return;
             }
             if self.tracks[0].batch.is_some() && self.batch.len() > 1 {
@@ -198,6 +205,11 @@ impl Lane {
             }
         }
         self.acks.hand_over();
+    }
+
+    /// Whether nothing more may be started: a suspect is to run alone, or the handler drains.
+    fn has_to_stop(&self) -> bool {
+        self.shared.quarantine.is_active() || self.control.is_draining()
     }
 
     /// Gives back what was not started, first in, first out.

@@ -26,7 +26,8 @@ impl Lane {
         match action {
             Action::Retry(delay) => {
                 let (plan, now) = (self.shared.plan.clone(), self.shared.parts.clock.now());
-                let copy = copies::retry(&plan, &work.envelope, work.attempts, work.round, delay, now);
+                let accounts = (work.attempts, work.round, work.first_failure.unwrap_or(now));
+                let copy = copies::retry(&plan, &work.envelope, accounts, delay, now);
                 let told = EventKind::RetryScheduled { attempt: work.attempts, round: work.round, delay };
                 self.replace(work, copy, Some(told)).await;
             }
@@ -49,7 +50,12 @@ impl Lane {
         self.acks.hand_over();
         let shared = self.shared.clone();
         let origin = &shared.plan.origins[work.origin];
-        if copies::confirm(&shared.plan, origin, &copy, &shared.observers, &mut self.control).await {
+        let confirming = copies::confirm(&shared.plan, origin, &copy, &shared.observers, &mut self.control);
+        // It starts nothing while its copy is on the way, so a suspect elsewhere need not wait for that.
+        let waits = shared.quarantine.waits();
+        let confirmed = confirming.await;
+        drop(waits);
+        if confirmed {
             if let Some(told) = told
                 && shared.observers.any()
             {
@@ -63,9 +69,15 @@ impl Lane {
 
     pub(super) async fn bury(&mut self, work: Work, kind: DeadLetterKind, error: &str) {
         let shared = self.shared.clone();
-        let failed = Failed { kind, error, attempts: work.attempts, position: work.delivery.position() };
-        let (copy, letter) =
-            copies::dead_letter(&shared.plan, &work.envelope, &failed, shared.parts.clock.now());
+        let now = shared.parts.clock.now();
+        let failed = Failed {
+            kind,
+            error,
+            attempts: work.attempts,
+            first: work.first_failure.unwrap_or(now),
+            position: work.delivery.position(),
+        };
+        let (copy, letter) = copies::dead_letter(&shared.plan, &work.envelope, &failed, now);
         tracing::error!(
             handler = %shared.plan.identity.handler, message_id = %work.envelope.id(),
             trace_id = %work.envelope.trace().parent.trace_id(), kind = %kind, error, "dead letter"

@@ -2,9 +2,19 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::envelope::{DeadLetterKind, Envelope, Timestamp};
 use crate::text::Text;
 use crate::transport::Delivery;
+
+/// The longest time that anything waits. An instant beyond all numbers is a panic, and waits come from outside, too.
+const LONGEST: Duration = Duration::from_secs(30 * 365 * 86_400);
+
+/// The instant after `wait`.
+pub(crate) fn later(wait: Duration) -> Instant {
+    Instant::now() + wait.min(LONGEST)
+}
 
 /// A message on its way through the attempts.
 #[derive(Debug)]

@@ -23,6 +23,10 @@ fn configuration_goes_over_what_the_code_says_and_must_fit_it() {
     assert!(error.contains("did you mean `memory`?"), "{error}");
     let error = build(&format!("{base}[transports.m.memory]\ncapacty = 1")).unwrap_err().to_string();
     assert!(error.contains("[transports.m.memory]") && error.contains("did you mean `capacity`?"), "{error}");
+    assert!(policy("[handlers.g]\npolicy = \"default\"").is_ok(), "it is there though nothing is said of it");
+    let error =
+        policy("[policies.patient]\ntimeout = \"5m\"\n[handlers.g]\npolicy = \"patien\"").unwrap_err();
+    assert!(error.to_string().contains("unknown policy `patien`; did you mean `patient`?"), "{error}");
     let error = policy("[policies.default]\nconcurrency = 0").unwrap_err();
     assert!(crate::Chain(&error).to_string().contains("use at least 1"));
 }

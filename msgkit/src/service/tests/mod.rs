@@ -1,6 +1,7 @@
 //! The service as a whole, on the memory transport and virtual time.
 
 mod check;
+mod edge;
 mod failure;
 mod flow;
 mod outage;
