@@ -170,39 +170,33 @@ impl Run {
     /// The flow on one subject.
     pub(crate) async fn drive<S: Subject>(self) -> anyhow::Result<Taken> {
         let mut subject = S::open(&self).await?;
-        let (work, all) = (Work::default(), WARM + self.messages);
-        match self.scenario.flow {
+        let all = WARM + self.messages;
+        let work = Work::between(WARM, all);
+        let taken = match self.scenario.flow {
             Flow::Publish => {
                 subject.publish(0..WARM).await?;
-                let clocks = Clocks::start();
+                let clocks = Clocks::start(WARM);
                 subject.publish(WARM..all).await?;
-                clocks.stop(self.messages, subject).await
+                clocks.stop(all)
             }
             Flow::Consume => {
                 subject.publish(0..all).await?;
                 join(&mut subject, self.members(), &work).await?;
-                work.until(WARM).await;
-                let clocks = Clocks::start();
-                work.until(all).await;
-                clocks.stop(self.messages, subject).await
+                work.taken().await
             }
             Flow::Pass => {
                 join(&mut subject, self.members(), &work).await?;
-                subject.publish(0..WARM).await?;
-                work.until(WARM).await;
-                let clocks = Clocks::start();
-                subject.publish(WARM..all).await?;
-                work.until(all).await;
-                clocks.stop(self.messages, subject).await
+                subject.publish(0..all).await?;
+                work.taken().await
             }
             Flow::Waiting => {
-                let work = Work::slow(Flow::SLOW);
+                let work = Work::slow(0, Flow::SLOW_MESSAGES, Flow::SLOW);
                 join(&mut subject, self.members(), &work).await?;
-                let clocks = Clocks::start();
-                work.until(Flow::SLOW_MESSAGES).await;
-                clocks.stop(Flow::SLOW_MESSAGES, subject).await
+                work.taken().await
             }
-        }
+        };
+        subject.close().await?;
+        Ok(taken)
     }
 }
 
@@ -213,24 +207,29 @@ async fn join<S: Subject>(subject: &mut S, members: usize, work: &Work) -> anyho
     Ok(())
 }
 
-/// The clocks of a run.
-struct Clocks {
+/// The clocks of a run, when it began.
+#[derive(Debug)]
+pub(crate) struct Clocks {
+    /// Messages that were done with before.
+    before: usize,
     began: Instant,
     cpu: Duration,
 }
 
 impl Clocks {
-    fn start() -> Self {
-        Self { began: Instant::now(), cpu: cpu_time() }
+    pub(crate) fn start(before: usize) -> Self {
+        Self { before, began: Instant::now(), cpu: cpu_time() }
     }
 
-    /// Before `subject` closes, which is no part of the work.
-    async fn stop<S: Subject>(self, messages: usize, subject: S) -> anyhow::Result<Taken> {
-        let wall_ns = u64::try_from(self.began.elapsed().as_nanos())?;
-        let cpu_ns = u64::try_from((cpu_time() - self.cpu).as_nanos())?;
-        let peak_resident_kib = peak_resident_kib();
-        subject.close().await?;
-        Ok(Taken { messages, wall_ns, cpu_ns, peak_resident_kib })
+    /// What it took until `messages` were done with.
+    pub(crate) fn stop(&self, messages: usize) -> Taken {
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        Taken {
+            messages: messages - self.before,
+            wall_ns: nanoseconds(self.began.elapsed()),
+            cpu_ns: nanoseconds(cpu_time() - self.cpu),
+            peak_resident_kib: peak_resident_kib(),
+        }
     }
 }
 

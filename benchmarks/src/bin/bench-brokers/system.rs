@@ -3,14 +3,14 @@
 use std::any::Any;
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use msgkit::Registry;
 use tokio::sync::Notify;
 
-use crate::run::{Run, Scenario, Taken};
+use crate::run::{Clocks, Run, Scenario, Taken};
 
 /// A broker and its client.
 pub(crate) struct System {
@@ -55,22 +55,39 @@ pub(crate) trait Subject: Sized {
     async fn close(self) -> anyhow::Result<()>;
 }
 
-/// What the members of a run have done together.
-#[derive(Clone, Default)]
+/// What the members of a run do together, and the clocks of it.
+#[derive(Clone)]
 pub(crate) struct Work(Arc<Shared>);
 
-#[derive(Default)]
 struct Shared {
     handled: AtomicUsize,
-    target: AtomicUsize,
-    reached: Notify,
+    /// After how many messages the clocks start, and after how many they stop.
+    from: usize,
+    to: usize,
+    started: OnceLock<Clocks>,
+    taken: OnceLock<Taken>,
+    over: Notify,
     pause: Duration,
 }
 
 impl Work {
-    /// Each message takes so long.
-    pub(crate) fn slow(pause: Duration) -> Self {
-        Self(Arc::new(Shared { pause, ..Shared::default() }))
+    /// Measures what is handled after the first `from` messages, until `to` are handled.
+    pub(crate) fn between(from: usize, to: usize) -> Self {
+        Self::slow(from, to, Duration::ZERO)
+    }
+
+    /// The same, with a handler that takes `pause` for each message.
+    pub(crate) fn slow(from: usize, to: usize, pause: Duration) -> Self {
+        let (handled, started) = (AtomicUsize::new(0), OnceLock::new());
+        Self(Arc::new(Shared {
+            handled,
+            from,
+            to,
+            started,
+            taken: OnceLock::new(),
+            over: Notify::new(),
+            pause,
+        }))
     }
 
     /// What a slow handler waits for each message.
@@ -78,20 +95,29 @@ impl Work {
         self.0.pause
     }
 
-    /// So many more are handled and on their way to be settled.
+    /// So many more are handled and on their way to be settled. The clocks are read here, at once: a task that waits for it
+    /// may come late on a busy machine.
     pub(crate) fn handled(&self, count: usize) {
-        // SeqCst with `until`: either this sees the target, or the waiter sees these messages.
-        let handled = self.0.handled.fetch_add(count, Ordering::SeqCst) + count;
-        if handled >= self.0.target.load(Ordering::SeqCst) {
-            self.0.reached.notify_one();
+        let Shared { handled, from, to, started, taken, over, .. } = &*self.0;
+        let handled = handled.fetch_add(count, Ordering::SeqCst) + count;
+        if handled >= *from && started.get().is_none() {
+            started.get_or_init(|| Clocks::start(handled));
+        }
+        if handled >= *to
+            && let Some(clocks) = started.get()
+        {
+            taken.get_or_init(|| clocks.stop(handled));
+            over.notify_one();
         }
     }
 
-    /// Waits until `messages` in all are handled.
-    pub(crate) async fn until(&self, messages: usize) {
-        self.0.target.store(messages, Ordering::SeqCst);
-        while self.0.handled.load(Ordering::SeqCst) < messages {
-            self.0.reached.notified().await;
+    /// What it took, once all are handled.
+    pub(crate) async fn taken(&self) -> Taken {
+        loop {
+            if let Some(taken) = self.0.taken.get() {
+                return taken.clone();
+            }
+            self.0.over.notified().await;
         }
     }
 }
