@@ -319,7 +319,8 @@ async fn a_queue_that_is_deleted_under_its_members_is_made_again() -> Tested {
     let status = operate.groups().await?;
     assert_eq!(status.iter().map(|status| status.broken_off).collect::<Vec<_>>(), [one.cancelled()]);
     let lines = said.lines();
-    let named = lines.iter().filter(|line| line.contains("msgkit.group.g") && line.contains("deleted")).count();
+    let named =
+        lines.iter().filter(|line| line.contains("msgkit.group.g") && line.contains("deleted")).count();
     assert_eq!(named as u64, one.cancelled() + two.cancelled(), "a line each: {lines:?}");
     one.close().await?;
     two.close().await?;

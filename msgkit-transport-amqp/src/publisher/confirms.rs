@@ -249,9 +249,9 @@ impl Broker {
             Place::Later { later, .. } => later.mark(properties),
             _ => properties,
         };
-        Box::pin(async move {
-            channel.basic_publish(exchange, key, options, &payload, properties).await?.await
-        })
+        Box::pin(
+            async move { channel.basic_publish(exchange, key, options, &payload, properties).await?.await },
+        )
     }
 
     fn outcome(&self, result: lapin::Result<Confirmation>) -> Outcome {
