@@ -15,7 +15,7 @@ FUZZED := structured attributes trace names config url ingest stored
 MINUTES ?= 1
 
 .PHONY: demo test lint fmt clippy docs unit kinesis-suite deny dashboard tools brokers foreign
-.PHONY: bench bench-gate bench-build valgrind certify guarantees guarantees-check conformance mutants simulate \
+.PHONY: bench bench-brokers bench-gate bench-build valgrind certify guarantees guarantees-check conformance mutants simulate \
 	fuzz fuzz-check fuzz-tools $(FUZZED:%=fuzz-%)
 
 ## Runs the device platform; it prints its address.
@@ -114,11 +114,18 @@ certify: brokers
 	$(RUN) run -q -p msgkit-certification --profile $(PROFILE) --bin certify -- run --messages $(MESSAGES) --times $(TIMES) \
 		--outage $(OUTAGE) $(if $(BROKER),--broker $(BROKER)) $(if $(FAULT),--fault $(FAULT)) $(if $(SEED),--seed $(SEED))
 
-## msgkit beside its peer: instructions, allocations, wall time, and the SQLite transport; into target/bench/report.json.
+## msgkit beside its peer: instructions, allocations, wall time, the SQLite transport, and the transports beside their raw clients
+## on real brokers; into target/bench/report.json.
 bench: bench-build
 	cd benchmarks && $(BENCHED)/bench-report messages
 	$(RUN) build -q --release -p msgkit-transport-sqlite --example throughput
 	cd benchmarks && $(BENCHED)/bench-report sqlite --example $(BENCHED)/examples/throughput
+	$(MAKE) bench-brokers
+
+## Only the last of these; `make bench-brokers ONLY=amqp/consume` only the scenarios that begin so.
+bench-brokers: brokers
+	cd benchmarks && CARGO_TARGET_DIR=$(dir $(BENCHED)) $(CARGO) build --profile shipped --locked --features brokers --bin bench-brokers
+	cd benchmarks && $(dir $(BENCHED))shipped/bench-brokers --only "$(ONLY)"
 
 ## Fails where msgkit takes more instructions per message, beside its peer's in the same run, than benchmarks/gate.toml allows.
 bench-gate: bench-build

@@ -41,6 +41,7 @@ pub(crate) struct Broker {
 pub(crate) struct Counters {
     pub(crate) unrouted: AtomicU64,
     pub(crate) late: AtomicU64,
+    pub(crate) cancelled: AtomicU64,
     pub(crate) exchanges: AtomicBool,
 }
 
@@ -51,6 +52,8 @@ struct Known {
     queues: BTreeSet<String>,
     /// What of the groups is written down at the broker.
     registered: BTreeMap<Group, KnownGroup>,
+    /// How often the broker has ended a consumer of each group.
+    cancelled: BTreeMap<Group, u64>,
 }
 
 /// What this transport knows of a group.
@@ -182,6 +185,19 @@ impl Broker {
 
     pub(crate) fn registered(&self, known: BTreeMap<Group, KnownGroup>) {
         self.lock().registered = known;
+    }
+
+    /// The broker has ended a consumer, of a group where it was one's.
+    pub(crate) fn consumer_cancelled(&self, group: Option<&Group>) {
+        self.counters.cancelled.fetch_add(1, Ordering::Relaxed);
+        if let Some(group) = group {
+            *self.lock().cancelled.entry(group.clone()).or_default() += 1;
+        }
+    }
+
+    /// How often the broker has ended a consumer of `group`.
+    pub(crate) fn cancelled(&self, group: &Group) -> u64 {
+        self.lock().cancelled.get(group).copied().unwrap_or(0)
     }
 
     /// Owns a subscription's task from now on.

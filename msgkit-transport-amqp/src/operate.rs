@@ -182,6 +182,7 @@ impl Operate for Amqp {
             let suspects = broker.depth_of(&broker.names.suspects(status.group.as_str())).await?;
             status.waiting = waiting + suspects.unwrap_or(0);
             status.delayed = delayed;
+            status.broken_off = broker.cancelled(&status.group);
             all.push(status);
         }
         Ok(all)

@@ -144,10 +144,15 @@ impl Broker {
 
     /// How many messages wait in `queue`; `None` where there is none.
     pub(crate) async fn depth_of(&self, queue: &str) -> Result<Option<u64>, TransportError> {
+        Ok(self.state_of(queue).await?.map(|(depth, _)| depth))
+    }
+
+    /// How many messages wait in `queue`, and how many consume it; `None` where there is none.
+    pub(crate) async fn state_of(&self, queue: &str) -> Result<Option<(u64, u32)>, TransportError> {
         let channel = self.asking().await?;
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         match channel.queue_declare(short(queue), options, FieldTable::default()).await {
-            Ok(declared) => Ok(Some(declared.message_count().into())),
+            Ok(declared) => Ok(Some((declared.message_count().into(), declared.consumer_count()))),
             Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(error::of(error, &format!("asking for queue `{queue}`"))),
         }

@@ -68,6 +68,13 @@ impl Amqp {
         self.0.counters.late.load(Ordering::Relaxed)
     }
 
+    /// How often the broker has ended a subscription's consumer, because its queue was deleted or moved; it was consumed again
+    /// each time. By group: [`GroupStatus::broken_off`](msgkit::transport::GroupStatus::broken_off).
+    #[must_use]
+    pub fn cancelled(&self) -> u64 {
+        self.0.counters.cancelled.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn broker(&self) -> &Arc<Broker> {
         &self.0
     }

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use lapin::options::ExchangeDeleteOptions;
-use lapin::{Connection, ConnectionProperties};
+use lapin::options::{ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, ConnectionProperties};
 use msgkit::envelope::{Clock, ContentType};
 use msgkit::transport::{
     Declaration, Deliveries, Outgoing, Publisher as _, Subscriber as _, Subscription, Transport as _,
@@ -267,4 +268,87 @@ async fn publish_until_taken(transport: &Amqp, text: &str) -> usize {
         assert!(refused < 50, "{text} is never taken");
     }
     refused
+}
+
+/// How many consume a queue; none where it is not there, which closes the channel.
+async fn consumers(operator: &Connection, queue: &str) -> Result<u32, Box<dyn std::error::Error>> {
+    let channel: Channel = operator.create_channel().await?;
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let declared = channel.queue_declare(queue.into(), options, FieldTable::default()).await;
+    Ok(declared.map_or(0, |queue| queue.consumer_count()))
+}
+
+/// An operator deletes a queue, and its exchange too, under the members of its group: each of them notices, says so, and goes on with
+/// a new one, though nobody declares anything.
+#[tokio::test]
+async fn a_queue_that_is_deleted_under_its_members_is_made_again() -> Tested {
+    let Some(rabbit) = there(RabbitMq::shared()) else { return Ok(()) };
+    let said = Said::default();
+    let words = said.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || words.clone()).with_ansi(false).finish();
+    // The tasks of the transport run on this thread.
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let vhost = rabbit.vhost("deleted")?;
+    let (one, two) = (amqp(vhost.url(), |_| {}), amqp(vhost.url(), |_| {}));
+    let wanted = declare(&one, "g").await?;
+    let (handled, first) = handle(one.subscribe(&wanted).await?);
+    let (too, second) = handle(two.subscribe(&wanted).await?);
+    let both = |text: &str| counted(&handled).contains_key(text) || counted(&too).contains_key(text);
+    one.publish(vec![message("before")]).await?;
+    until("it is handled", || both("before")).await;
+    let operator = Connection::connect(vhost.url(), ConnectionProperties::default()).await?;
+    for (round, exchange) in [(1, false), (2, true)] {
+        let channel = operator.create_channel().await?;
+        if exchange {
+            channel.exchange_delete("msgkit".into(), ExchangeDeleteOptions::default()).await?;
+        }
+        channel.queue_delete("msgkit.group.g".into(), QueueDeleteOptions::default()).await?;
+        until("both members notice", || one.cancelled() >= round && two.cancelled() >= round).await;
+        let again = async {
+            while consumers(&operator, "msgkit.group.g").await? < 2 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Ok::<(), Box<dyn std::error::Error>>(())
+        };
+        tokio::time::timeout(PATIENCE, again).await??;
+        let text = format!("round {round}");
+        publish_until_taken(&one, &text).await;
+        until("the group gets messages again", || both(&text)).await;
+    }
+    let Some(operate) = one.operate() else { panic!("RabbitMQ can be asked") };
+    let status = operate.groups().await?;
+    assert_eq!(status.iter().map(|status| status.broken_off).collect::<Vec<_>>(), [one.cancelled()]);
+    let lines = said.lines();
+    let named =
+        lines.iter().filter(|line| line.contains("msgkit.group.g") && line.contains("deleted")).count();
+    assert_eq!(named as u64, one.cancelled() + two.cancelled(), "a line each: {lines:?}");
+    one.close().await?;
+    two.close().await?;
+    first.await?;
+    second.await?;
+    Ok(())
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Vec<u8>>>);
+
+impl Said {
+    fn lines(&self) -> Vec<String> {
+        let text = self.0.lock().map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+impl std::io::Write for Said {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if let Ok(mut text) = self.0.lock() {
+            text.extend_from_slice(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }

@@ -2,23 +2,23 @@
 
 use std::collections::HashSet;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
+use futures_util::FutureExt as _;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Confirmation};
 use msgkit::transport::{TransportError, TransportErrorKind};
 use tokio::sync::Mutex;
-use tokio::time::Instant;
 
 use super::place::{Parcel, Place};
 use crate::broker::{Broker, KnownGroup};
 use crate::error::{self, closed};
 use crate::later::{LOWEST, Later};
 use crate::topology::short;
-use crate::wire::Written;
+use crate::wire::{self, Written};
 
 /// The most messages of one batch that are under way unconfirmed.
 const WINDOW: usize = 512;
@@ -68,7 +68,10 @@ impl Broker {
     pub(super) async fn attempt(&self, parcels: &mut [Parcel]) -> Result<Vec<Outcome>, TransportError> {
         let mut missing = HashSet::new();
         for parcel in parcels.iter_mut() {
-            parcel.place = self.place(&parcel.message);
+            if parcel.message.envelope.not_before().is_some() {
+                // It may be due meanwhile.
+                parcel.place = self.place(&parcel.message);
+            }
             if !self.has_place(&parcel.place) {
                 missing.insert(parcel.place.clone());
             }
@@ -78,8 +81,18 @@ impl Broker {
             futures_util::future::try_join_all(missing.iter().map(|place| self.ensure(place))).await?;
             self.register().await?;
         }
-        let out: Vec<_> = parcels.iter().map(|parcel| (&parcel.place, &parcel.written)).collect();
-        self.confirm(&out).await
+        self.confirm(self.written(parcels)).await
+    }
+
+    /// What goes out, given away.
+    fn written<'a>(&self, parcels: &'a mut [Parcel]) -> Vec<(&'a Place, Written)> {
+        let prefix = self.config.attribute_prefix;
+        let mut out = Vec::with_capacity(parcels.len());
+        for parcel in parcels {
+            let again = || wire::write(&parcel.message.envelope, prefix, parcel.letter);
+            out.push((&parcel.place, parcel.written.take().unwrap_or_else(again)));
+        }
+        out
     }
 
     /// Whether this transport has made what `place` names, or need not.
@@ -149,11 +162,18 @@ impl Broker {
     }
 
     /// Publishes each once; what became of each, in order.
-    pub(crate) async fn confirm(&self, out: &[(&Place, &Written)]) -> Result<Vec<Outcome>, TransportError> {
+    pub(crate) async fn confirm(
+        &self,
+        mut out: Vec<(&Place, Written)>,
+    ) -> Result<Vec<Outcome>, TransportError> {
         let mut outcomes = Vec::with_capacity(out.len());
-        for window in out.chunks(WINDOW) {
+        while !out.is_empty() {
             let publishing = self.publishing_channel().await?;
-            self.window(&publishing, window, &mut outcomes).await;
+            let mut sending = Vec::with_capacity(out.len().min(WINDOW));
+            for (place, written) in out.drain(..out.len().min(WINDOW)) {
+                sending.push(self.one(&publishing.channel, place, written));
+            }
+            self.window(&publishing, sending, &mut outcomes).await;
         }
         Ok(outcomes)
     }
@@ -161,12 +181,10 @@ impl Broker {
     async fn window(
         &self,
         publishing: &Publishing,
-        window: &[(&Place, &Written)],
+        mut sending: Vec<Sending<'_>>,
         outcomes: &mut Vec<Outcome>,
     ) {
         let mut waiting = Waiting { publishing, over: false };
-        let mut sending: Vec<Sending<'_>> =
-            window.iter().map(|(place, written)| self.one(&publishing.channel, place, written)).collect();
         let mut early: Vec<Option<lapin::Result<Confirmation>>> = Vec::with_capacity(sending.len());
         // The first poll of each writes it out, so they go in order.
         poll_fn(|cx| {
@@ -177,17 +195,27 @@ impl Broker {
             Poll::Ready(())
         })
         .await;
-        let deadline = Instant::now() + self.config.confirm_timeout;
-        let mut closing = self.closing();
-        let mut clean = true;
+        // One for all: a clock for each would cost more than publishing it.
+        let mut stop = pin!(async {
+            let mut closing = self.closing();
+            tokio::select! {
+                biased;
+                () = closing.begun() => {}
+                () = tokio::time::sleep(self.config.confirm_timeout) => {}
+            }
+        });
+        let (mut stopped, mut clean) = (false, true);
         for (one, early) in sending.iter_mut().zip(early) {
             let result = match early {
                 Some(result) => Some(result),
+                None if stopped => one.now_or_never(),
                 None => tokio::select! {
                     biased;
                     result = one => Some(result),
-                    () = closing.begun() => None,
-                    () = tokio::time::sleep_until(deadline) => None,
+                    () = &mut stop => {
+                        stopped = true;
+                        None
+                    }
                 },
             };
             let outcome = match result {
@@ -212,17 +240,18 @@ impl Broker {
         }
     }
 
-    fn one<'a>(&'a self, channel: &'a Channel, place: &'a Place, written: &'a Written) -> Sending<'a> {
+    fn one<'a>(&self, channel: &'a Channel, place: &Place, written: Written) -> Sending<'a> {
         let (exchange, key) = place.address(&self.names);
         let (exchange, key) = (short(&exchange), short(&key));
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let Written { properties, payload, .. } = written;
         let properties = match place {
-            Place::Later { later, .. } => later.mark(written.properties.clone()),
-            _ => written.properties.clone(),
+            Place::Later { later, .. } => later.mark(properties),
+            _ => properties,
         };
-        Box::pin(async move {
-            channel.basic_publish(exchange, key, options, &written.payload, properties).await?.await
-        })
+        Box::pin(
+            async move { channel.basic_publish(exchange, key, options, &payload, properties).await?.await },
+        )
     }
 
     fn outcome(&self, result: lapin::Result<Confirmation>) -> Outcome {

@@ -45,12 +45,15 @@ impl Place {
     }
 }
 
-/// A message on its way, written out once.
+/// A message on its way.
 #[derive(Debug)]
 pub(crate) struct Parcel {
     pub(crate) message: Outgoing,
     pub(crate) place: Place,
-    pub(crate) written: Written,
+    /// The name of the dead letter that it becomes.
+    pub(crate) letter: Option<u128>,
+    /// Written out, until the client has it; written again where it has to go once more, which is rare.
+    pub(crate) written: Option<Written>,
 }
 
 impl Broker {
@@ -81,7 +84,7 @@ impl Broker {
             return Err(Rejected { message, error });
         }
         let place = self.place(&message);
-        Ok(Parcel { message, place, written })
+        Ok(Parcel { message, place, letter, written: Some(written) })
     }
 
     /// Where `message` goes now: what is due later goes where it is kept until then.

@@ -18,7 +18,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 
 /// How long to wait for the registry before messages that came again are handed over.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How often to look for suspects that others have put aside.
+/// How often to look for suspects that others have put aside, and whether the queue still knows its consumer.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// The task of one subscription.
@@ -27,12 +27,16 @@ pub(super) struct Driver {
     member: Arc<Member>,
     subscription: Subscription,
     session: Session,
+    /// The last look found that the queue knows no consumer.
+    doubtful: bool,
 }
 
 /// Why a session ended.
 enum Ended {
     /// The channel is gone.
-    Lost(Option<lapin::Error>),
+    Lost(lapin::Error),
+    /// The broker has ended the consumer, or forgotten it: its queue was deleted or moved.
+    Cancelled,
     /// The receiver has left, or the transport is closed.
     Over,
 }
@@ -46,7 +50,7 @@ impl Driver {
     ) -> Result<Self, TransportError> {
         let session = Session::open(&broker, &subscription).await?;
         member.new_epoch();
-        Ok(Self { broker, member, subscription, session })
+        Ok(Self { broker, member, subscription, session, doubtful: false })
     }
 
     /// Until the receiver leaves, the transport closes, or the broker refuses for good.
@@ -55,19 +59,32 @@ impl Driver {
             match self.consume().await {
                 Ended::Over => break None,
                 Ended::Lost(error) => {
-                    let error = error.map_or_else(|| "the broker cancelled it".to_owned(), |e| e.to_string());
-                    tracing::warn!(queue = %self.session.queue, error, "a channel was lost; it is opened again");
-                    self.member.new_epoch();
-                    match self.open_again().await {
-                        Ok(true) => {}
-                        Ok(false) => break None,
-                        Err(error) => break Some(error),
-                    }
+                    let queue = &self.session.queue;
+                    tracing::warn!(%queue, error = %error, "a channel was lost; it is opened again");
                 }
+                Ended::Cancelled => self.cancelled(),
+            }
+            self.member.new_epoch();
+            match self.open_again().await {
+                Ok(true) => {}
+                Ok(false) => break None,
+                Err(error) => break Some(error),
             }
         };
         self.session.leave().await;
         self.member.end(failure);
+    }
+
+    /// Says and counts that the broker has ended the consumer. Exchanges and queues are declared anew with the next session.
+    fn cancelled(&self) {
+        let queue = &self.session.queue;
+        tracing::warn!(
+            %queue,
+            "the broker has ended the consumer: somebody has deleted or moved the queue. What a deleted queue held is gone, and \
+             so is what was published before it is there again; it is declared and consumed again now"
+        );
+        self.broker.consumer_cancelled(self.subscription.group.as_ref());
+        self.broker.forget();
     }
 
     /// Hands over and settles until the channel is gone or nobody is there any more.
@@ -78,7 +95,7 @@ impl Driver {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             if let Err(error) = self.session.fetch(&self.member).await {
-                return Ended::Lost(Some(error));
+                return Ended::Lost(error);
             }
             let came = async {
                 match &mut self.session.consumer {
@@ -95,6 +112,9 @@ impl Driver {
                     continue;
                 }
                 _ = look.tick() => {
+                    if self.is_forgotten().await {
+                        return Ended::Cancelled;
+                    }
                     self.look_for_suspects().await;
                     continue;
                 }
@@ -107,7 +127,24 @@ impl Driver {
             match self.settle(work, over).await {
                 Ok(()) if over => return Ended::Over,
                 Ok(()) => {}
-                Err(error) => return Ended::Lost(Some(error)),
+                Err(error) => return Ended::Lost(error),
+            }
+        }
+    }
+
+    /// Whether the queue knows no consumer although this is one. The broker's word that it has ended one can go missing, as
+    /// when the queue was deleted just before consuming it began. A queue that has no leader at the moment says so too, but
+    /// not twice.
+    async fn is_forgotten(&mut self) -> bool {
+        if self.session.consumer.is_none() || self.session.cancelling {
+            return false;
+        }
+        match self.broker.state_of(&self.session.queue).await {
+            Ok(None) => true,
+            Ok(Some((_, 0))) => std::mem::replace(&mut self.doubtful, true),
+            _ => {
+                self.doubtful = false;
+                false
             }
         }
     }
@@ -128,13 +165,13 @@ impl Driver {
         let ended = loop {
             match next {
                 Some(Some(Ok(delivery))) => came.push(delivery),
-                Some(Some(Err(error))) => break Some(Ended::Lost(Some(error))),
+                Some(Some(Err(error))) => break Some(Ended::Lost(error)),
                 // Cancelled: by this side, or by the broker whose queue is gone.
                 Some(None) if self.session.cancelling => {
                     self.session.consumer = None;
                     break None;
                 }
-                Some(None) => break Some(Ended::Lost(None)),
+                Some(None) => break Some(Ended::Cancelled),
                 None => break None,
             }
             next = self.session.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never());
@@ -198,6 +235,7 @@ impl Driver {
             match opened {
                 Ok(session) => {
                     self.session = session;
+                    self.doubtful = false;
                     // What was asked of the lost one is asked of this one.
                     self.member.wake.notify_one();
                     return Ok(true);

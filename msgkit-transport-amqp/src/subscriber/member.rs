@@ -30,14 +30,32 @@ struct State {
     epoch: u64,
     /// What was fetched, or given back, and not handed out; by tag.
     buffer: VecDeque<Fetched>,
-    /// The starts of what is in hand, by tag.
-    in_hand: HashMap<u64, u32>,
+    /// How many are in hand.
+    in_hand: usize,
+    /// Of those, the starts of each that was started before, by tag.
+    restarted: HashMap<u64, u32>,
     settled: Vec<u64>,
     flushes: Vec<oneshot::Sender<Result<(), TransportError>>>,
     failure: Option<TransportError>,
     stopped: bool,
     left: bool,
     over: bool,
+}
+
+impl State {
+    /// A message is in hand no more, which happens once to each; how often it was started.
+    fn leaves_hand(&mut self, tag: u64) -> u32 {
+        self.in_hand = self.in_hand.saturating_sub(1);
+        // Nearly always empty, and then it costs nothing.
+        if self.restarted.is_empty() { 1 } else { self.restarted.remove(&tag).unwrap_or(1) }
+    }
+
+    /// What was fetched is not this side's any more.
+    fn forget(&mut self) {
+        self.buffer.clear();
+        self.in_hand = 0;
+        self.restarted.clear();
+    }
 }
 
 /// A message that waits to be received.
@@ -113,9 +131,12 @@ impl Member {
         }
         let count = max.min(state.buffer.len());
         let epoch = state.epoch;
-        let State { buffer, in_hand, .. } = &mut *state;
+        let State { buffer, in_hand, restarted, .. } = &mut *state;
+        *in_hand += count;
         for fetched in buffer.drain(..count) {
-            in_hand.insert(fetched.tag, fetched.count);
+            if fetched.count > 1 {
+                restarted.insert(fetched.tag, fetched.count);
+            }
             into.push(Handed {
                 token: Token { id: fetched.tag, epoch },
                 count: fetched.count,
@@ -157,7 +178,7 @@ impl Member {
     /// For the task: whether nothing is fetched or in hand.
     pub(crate) fn is_idle(&self) -> bool {
         let state = self.lock();
-        state.buffer.is_empty() && state.in_hand.is_empty()
+        state.buffer.is_empty() && state.in_hand == 0
     }
 
     /// Resolves when the receiver has gone.
@@ -174,8 +195,7 @@ impl Member {
     pub(crate) fn new_epoch(&self) {
         let mut state = self.lock();
         state.epoch += 1;
-        state.buffer.clear();
-        state.in_hand.clear();
+        state.forget();
         let lost = state.settled.drain(..).len() as u64;
         self.count_late(lost);
     }
@@ -203,8 +223,7 @@ impl Member {
         state.epoch += 1;
         state.over = true;
         state.failure = failure;
-        state.buffer.clear();
-        state.in_hand.clear();
+        state.forget();
         let lost = state.settled.drain(..).len() as u64;
         state.flushes.clear();
         drop(state);
@@ -226,7 +245,8 @@ impl Settle for Member {
         let mut late = 0;
         for token in tokens.drain(..) {
             // What belongs to a channel that is gone is not settled: the broker hands it out again.
-            if token.epoch == state.epoch && state.in_hand.remove(&token.id).is_some() {
+            if token.epoch == state.epoch {
+                state.leaves_hand(token.id);
                 state.settled.push(token.id);
             } else {
                 late += 1;
@@ -244,7 +264,7 @@ impl Settle for Member {
         if token.epoch != state.epoch {
             return;
         }
-        let Some(count) = state.in_hand.remove(&token.id) else { return };
+        let count = state.leaves_hand(token.id);
         let at = state.buffer.partition_point(|fetched| fetched.tag < token.id);
         state.buffer.insert(at, Fetched { tag: token.id, count, content: Content::Read(message) });
         drop(state);

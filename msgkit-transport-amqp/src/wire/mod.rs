@@ -69,7 +69,7 @@ pub(crate) fn write(envelope: &Envelope, prefix: AttributePrefix, letter: Option
         if name == "datacontenttype" && value.len() <= 255 {
             content_type = Some(value.to_owned());
         } else {
-            headers.text(&format!("{prefix}{name}"), value);
+            headers.text([prefix, name].concat(), value);
         }
     });
     write_native(envelope.native(), prefix, &mut headers);
@@ -110,11 +110,11 @@ struct Headers {
 }
 
 impl Headers {
-    fn text(&mut self, name: &str, value: &str) {
+    fn text(&mut self, name: impl Into<String>, value: &str) {
         self.insert(name, AMQPValue::LongString(value.into()), value.len());
     }
 
-    fn insert(&mut self, name: &str, value: AMQPValue, bytes: usize) {
+    fn insert(&mut self, name: impl Into<String>, value: AMQPValue, bytes: usize) {
         if let Ok(name) = ShortString::try_new(name) {
             self.bytes += name.as_str().len() + bytes + 6;
             self.table.insert(name, value);
@@ -138,7 +138,7 @@ fn write_native(native: &NativeHeaders, prefix: &str, headers: &mut Headers) {
         }
     }
     if !exact {
-        headers.text(&format!("{prefix}nativeheaders"), &native.to_json());
+        headers.text(format!("{prefix}nativeheaders"), &native.to_json());
     }
 }
 

@@ -1,5 +1,7 @@
 //! AMQP messages as envelopes, or as bytes with everything that came with them.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
@@ -44,7 +46,7 @@ impl Raw {
 
     /// A text among the headers.
     pub(crate) fn text(&self, name: &str) -> Option<String> {
-        self.header(name).and_then(as_text)
+        self.header(name).and_then(as_text).map(Cow::into_owned)
     }
 
     fn header(&self, name: &str) -> Option<&AMQPValue> {
@@ -71,14 +73,13 @@ pub(crate) fn read(raw: Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
     let properties = &raw.properties;
     let empty = FieldTable::default();
     let headers = properties.headers().as_ref().unwrap_or(&empty);
-    let has = |wanted: &str| headers.inner().keys().any(|name| attribute(name.as_str()) == Some(wanted));
     let mut reader = Reader::new();
-    read_attributes(headers, &mut reader);
+    let came = read_attributes(headers, &mut reader);
     if reader.is_event() {
-        if let (Some(content_type), false) = (properties.content_type(), has("datacontenttype")) {
+        if let (Some(content_type), false) = (properties.content_type(), came.content_type) {
             reader.attribute("datacontenttype", content_type.as_str());
         }
-        if !has("nativeheaders") {
+        if came.others && !came.native {
             read_native(headers, true, &mut reader);
         }
         return match reader.finish(&topic, Some(raw.payload.clone())) {
@@ -124,10 +125,27 @@ fn foreign(headers: &FieldTable, properties: &BasicProperties) -> NativeHeaders 
     reader.into_native()
 }
 
-fn read_attributes(headers: &FieldTable, reader: &mut Reader) {
+/// What is among the headers of a message.
+#[derive(Default)]
+struct Came {
+    /// The attribute `datacontenttype`.
+    content_type: bool,
+    /// The exact list of foreign headers.
+    native: bool,
+    /// Headers that are no attributes.
+    others: bool,
+}
+
+fn read_attributes(headers: &FieldTable, reader: &mut Reader) -> Came {
+    let mut came = Came::default();
     for (name, value) in headers {
-        let Some(attribute) = attribute(name.as_str()) else { continue };
-        let text = if is_time(attribute) { time(value) } else { None };
+        let Some(attribute) = attribute(name.as_str()) else {
+            came.others = true;
+            continue;
+        };
+        came.content_type |= attribute == "datacontenttype";
+        came.native |= attribute == "nativeheaders";
+        let text = if is_time(attribute) { time(value).map(Cow::Owned) } else { None };
         match text.or_else(|| as_text(value)) {
             Some(text) => reader.attribute(attribute, &text),
             None => reader.native(name.as_str(), to_native(value)),
@@ -135,11 +153,14 @@ fn read_attributes(headers: &FieldTable, reader: &mut Reader) {
     }
     // Of a producer that knows tracing and no CloudEvents extension for it.
     for name in ["traceparent", "tracestate"] {
-        let known = headers.inner().keys().any(|key| attribute(key.as_str()) == Some(name));
-        if let (false, Some(text)) = (known, headers.inner().get(name).and_then(as_text)) {
+        let known = || headers.inner().keys().any(|key| attribute(key.as_str()) == Some(name));
+        if let Some(text) = headers.inner().get(name).and_then(as_text)
+            && !known()
+        {
             reader.attribute(name, &text);
         }
     }
+    came
 }
 
 /// The attributes that CloudEvents has as timestamps, which producers may write as numbers.

@@ -3,6 +3,7 @@
 //! The types that most clients write have a portable one each; every other is kept as it is under its name, so that what
 //! is read and written again is the same to the last bit of its type.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -105,24 +106,25 @@ pub(super) fn is_exact(value: &NativeValue) -> bool {
 }
 
 /// A value as the text of an attribute: CloudEvents has strings, numbers, truth values and times.
-pub(super) fn as_text(value: &AMQPValue) -> Option<String> {
-    match value {
-        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok().map(str::to_owned),
-        AMQPValue::ShortString(text) => Some(text.as_str().to_owned()),
-        AMQPValue::Boolean(value) => Some(value.to_string()),
-        AMQPValue::LongInt(value) => Some(value.to_string()),
-        AMQPValue::LongLongInt(value) => Some(value.to_string()),
-        AMQPValue::ShortInt(value) => Some(value.to_string()),
-        AMQPValue::ShortUInt(value) => Some(value.to_string()),
-        AMQPValue::LongUInt(value) => Some(value.to_string()),
-        AMQPValue::ShortShortInt(value) => Some(value.to_string()),
-        AMQPValue::ShortShortUInt(value) => Some(value.to_string()),
+pub(super) fn as_text(value: &AMQPValue) -> Option<Cow<'_, str>> {
+    let text = match value {
+        AMQPValue::LongString(text) => return std::str::from_utf8(text.as_bytes()).ok().map(Cow::Borrowed),
+        AMQPValue::ShortString(text) => return Some(Cow::Borrowed(text.as_str())),
+        AMQPValue::Boolean(value) => value.to_string(),
+        AMQPValue::LongInt(value) => value.to_string(),
+        AMQPValue::LongLongInt(value) => value.to_string(),
+        AMQPValue::ShortInt(value) => value.to_string(),
+        AMQPValue::ShortUInt(value) => value.to_string(),
+        AMQPValue::LongUInt(value) => value.to_string(),
+        AMQPValue::ShortShortInt(value) => value.to_string(),
+        AMQPValue::ShortShortUInt(value) => value.to_string(),
         AMQPValue::Timestamp(seconds) => {
             let millis = i64::try_from(*seconds).ok()?.checked_mul(1000)?;
-            Some(msgkit::Timestamp::from_millis(millis).to_string())
+            msgkit::Timestamp::from_millis(millis).to_string()
         }
-        _ => None,
-    }
+        _ => return None,
+    };
+    Some(Cow::Owned(text))
 }
 
 /// About how many bytes a value takes on the wire.

@@ -22,13 +22,16 @@ pub struct GroupStatus {
     pub delayed: u64,
     /// How old the oldest waiting message is, where the transport tells.
     pub oldest_seconds: Option<u64>,
+    /// How often the broker has ended the consuming of this group here by itself, because what holds its messages was
+    /// deleted or moved; what waited in it may be gone. Since the transport was made.
+    pub broken_off: u64,
 }
 
 impl GroupStatus {
     /// A group with nothing to do.
     #[must_use]
     pub fn new(group: Group) -> Self {
-        Self { group, waiting: 0, in_hand: None, delayed: 0, oldest_seconds: None }
+        Self { group, waiting: 0, in_hand: None, delayed: 0, oldest_seconds: None, broken_off: 0 }
     }
 }
 
