@@ -5,6 +5,10 @@
 //! messages came (MQTT 5, 4.6: a receiver must), so a message that is settled early waits for those before it; a crash in
 //! between brings it again.
 //!
+//! How many that can be is the prefetch, whatever the broker sends: of what one connection brought, nothing is handed out that
+//! lies further than the prefetch behind the oldest message that is not acknowledged. A broker that keeps to the receive
+//! maximum never sends such a message; Mosquitto 2.0 does (eclipse-mosquitto/mosquitto#2301), and it waits here.
+//!
 //! When a connection ends, what it brought is unsettled at the broker. If the next one finds the session, the broker brings
 //! it all again, so it is forgotten here, and settlements that come later are counted and dropped. If the session is lost,
 //! nothing comes again, so it is kept: what is here is all that is left of it.
@@ -42,9 +46,11 @@ pub(crate) struct Inbox {
 struct State {
     next: u64,
     entries: BTreeMap<u64, Entry>,
-    /// The entries that can be handed out.
-    ready: BTreeSet<u64>,
+    /// The entries that can be handed out, by link.
+    ready: BTreeMap<u64, BTreeSet<u64>>,
     in_hand: usize,
+    /// Whether something is ready that must wait for acknowledgements.
+    held_back: bool,
     links: HashMap<u64, LinkState>,
     failure: Option<Failure>,
     stopped: bool,
@@ -75,6 +81,11 @@ struct LinkState {
 }
 
 impl LinkState {
+    /// Whether the message at `at` is among the oldest `prefetch` that are not acknowledged.
+    fn may_hand_out(&self, at: u64, prefetch: usize) -> bool {
+        self.unacknowledged.get(prefetch).is_none_or(|(beyond, _, _)| at < *beyond)
+    }
+
     /// Acknowledges what is settled with everything before it settled.
     fn acknowledge(&mut self) {
         while let Some((_, number, true)) = self.unacknowledged.front().copied() {
@@ -89,10 +100,38 @@ impl LinkState {
 }
 
 impl State {
+    fn make_ready(&mut self, link: u64, at: u64) {
+        self.ready.entry(link).or_default().insert(at);
+    }
+
+    fn not_ready(&mut self, link: u64, at: u64) {
+        if let Some(ready) = self.ready.get_mut(&link) {
+            ready.remove(&at);
+            if ready.is_empty() {
+                self.ready.remove(&link);
+            }
+        }
+    }
+
+    /// Takes the oldest message that may be handed out.
+    fn pop_ready(&mut self, prefetch: usize) -> Option<u64> {
+        let oldest = self.ready.iter().filter_map(|(link, ready)| Some((*ready.first()?, *link)));
+        let may = |(at, link): &(u64, u64)| {
+            self.links.get(link).is_none_or(|known| known.may_hand_out(*at, prefetch))
+        };
+        let Some((at, link)) = oldest.filter(may).min() else {
+            self.held_back = !self.ready.is_empty();
+            return None;
+        };
+        self.not_ready(link, at);
+        Some(at)
+    }
+
     /// The broker need not bring it again; `true` where it was in hand.
     fn remove(&mut self, at: u64) -> bool {
-        self.ready.remove(&at);
-        self.entries.remove(&at).is_some_and(|entry| entry.message.is_none())
+        let Some(entry) = self.entries.remove(&at) else { return false };
+        self.not_ready(entry.link, at);
+        entry.message.is_none()
     }
 }
 
@@ -133,7 +172,7 @@ impl Inbox {
             } else if let Some(entry) = state.entries.get_mut(&at) {
                 entry.owed = false;
                 if entry.message.is_some() {
-                    state.ready.insert(at);
+                    state.make_ready(link, at);
                 }
             }
         }
@@ -152,7 +191,9 @@ impl Inbox {
             known.questions.clear();
         }
         let State { entries, ready, .. } = &mut *state;
-        ready.retain(|at| entries.get(at).is_none_or(|entry| entry.link != link || !entry.owed));
+        if let Some(ready) = ready.get_mut(&link) {
+            ready.retain(|at| entries.get(at).is_none_or(|entry| !entry.owed));
+        }
     }
 
     /// For a link that will not come back: what it brought is another's to bring.
@@ -199,7 +240,7 @@ impl Inbox {
         }
         let epoch = known.epoch;
         state.entries.insert(at, Entry { link, epoch, message: Some(message), owed: number != 0 });
-        state.ready.insert(at);
+        state.make_ready(link, at);
         drop(state);
         self.arrived.notify_one();
     }
@@ -276,7 +317,7 @@ impl Inbox {
         }
         let mut taken = 0;
         while taken < max && state.in_hand < self.prefetch {
-            let Some(at) = state.ready.pop_first() else { break };
+            let Some(at) = state.pop_ready(self.prefetch) else { break };
             let Some(entry) = state.entries.get_mut(&at) else { continue };
             let Some(message) = entry.message.take() else { continue };
             state.in_hand += 1;
@@ -339,7 +380,7 @@ impl Settle for Inbox {
     fn done(&self, tokens: &mut Vec<Token>) {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let blocked = state.in_hand >= self.prefetch;
+        let blocked = state.in_hand >= self.prefetch || std::mem::take(&mut state.held_back);
         for token in tokens.drain(..) {
             let Some(entry) = state.entries.get(&token.id) else {
                 self.counters.late.fetch_add(1, Ordering::Relaxed);
@@ -372,9 +413,10 @@ impl Settle for Inbox {
         }
         entry.message = Some(message);
         state.in_hand -= 1;
-        let connected = state.links.get(&entry.link).is_some_and(|known| known.client.is_some());
-        if !entry.owed || connected {
-            state.ready.insert(token.id);
+        let (link, owed) = (entry.link, entry.owed);
+        let connected = state.links.get(&link).is_some_and(|known| known.client.is_some());
+        if !owed || connected {
+            state.make_ready(link, token.id);
         }
         drop(guard);
         self.arrived.notify_one();

@@ -212,6 +212,46 @@ async fn no_acknowledgement_goes_out_on_a_later_connection() -> Tested {
     Ok(())
 }
 
+/// Mosquitto 2.0 sends more than the receive maximum. What is handed out and may come again is bounded nevertheless.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_than_the_prefetch_waits_to_be_acknowledged() -> Tested {
+    let acknowledged: Arc<Mutex<Vec<u16>>> = Arc::default();
+    let log = acknowledged.clone();
+    let broker = Scripted::start(Box::new(move |_, packet| match packet {
+        Packet::Subscribe(_) => {
+            let mut answers = polite(packet, 10);
+            answers.extend((1..=9).map(|n| send("more/a/b", n, format!("\"{n}\"").into_bytes())));
+            answers
+        }
+        Packet::PubAck(ack) => {
+            log.lock().unwrap().push(ack.pkid);
+            Vec::new()
+        }
+        _ => polite(packet, 10),
+    }))
+    .await;
+    let transport = mqtt(&broker.address, "more", |_| {});
+    let mut wanted = Subscription::ephemeral(["a.b".parse()?]);
+    let rule = msgkit::envelope::ingest::IngestRule::new("a.b".parse()?, "test.text");
+    wanted.ingest = msgkit::envelope::ingest::Ingest(vec![rule]);
+    wanted.prefetch = 3;
+    let mut deliveries = transport.subscribe(&wanted).await?;
+    let mut came = take(&mut *deliveries, 3).await;
+    let oldest = came.remove(0);
+    came.into_iter().for_each(msgkit::transport::Delivery::ack);
+    nothing(&mut *deliveries, "two that are settled wait behind one that is not").await;
+    assert!(acknowledged.lock().unwrap().is_empty(), "a receiver acknowledges in order");
+    // Given back, it is the first again, and it lets the others go on.
+    drop(oldest);
+    take(&mut *deliveries, 1).await.remove(0).ack();
+    let next = take(&mut *deliveries, 3).await;
+    assert_eq!(next.iter().map(text).collect::<Vec<_>>(), ["4", "5", "6"]);
+    next.into_iter().for_each(msgkit::transport::Delivery::ack);
+    take(&mut *deliveries, 3).await.into_iter().for_each(msgkit::transport::Delivery::ack);
+    until("all are settled", || *acknowledged.lock().unwrap() == [1, 2, 3, 4, 5, 6, 7, 8, 9]).await;
+    Ok(())
+}
+
 /// The client notices a network that swallows everything after two keep-alives, a minute by default.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_half_open_connection_is_left_before_the_publisher_is_told() -> Tested {
