@@ -23,15 +23,14 @@
 //! held when the broker ended, which is what was on its way to it, and about what is published while a member learns that it
 //! is subscribed.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use super::roll::Present;
+use super::cuts::{Cut, Cuts};
 use super::{Link, Said};
-use crate::connection::unique;
 use crate::driver::{Client, Filter};
 use crate::slots::Mark;
 use crate::subscriber::{Membership, SHARE};
@@ -39,11 +38,10 @@ use crate::wire::{Arrived, Parcel};
 
 /// How long an answer may take that the broker gives behind another one.
 const GRACE: Duration = Duration::from_millis(500);
+/// How long it waits for the answer of a member that has made a cut, which may be slow or dead.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How often it looks whether what it handed out is settled.
 const LOOK: Duration = Duration::from_millis(50);
-
-/// How many cuts it remembers that nobody has confirmed yet. One is made with each connection of a member.
-const PASSED: usize = 1024;
 
 const KNOWN: &str = "known";
 pub(super) const CUT: &str = "cut";
@@ -59,6 +57,8 @@ pub(super) enum Seen {
     Known,
     /// A member that stands has said so.
     Here,
+    /// A cut came by, and whether it counts depends on an answer.
+    Unproven,
     /// What comes from here on, the members get.
     Cut,
 }
@@ -83,14 +83,9 @@ pub(super) struct Keeping {
     known: String,
     cut: String,
     here: String,
-    /// What it signs with on this connection.
-    mark: String,
-    /// Whether what comes now came to the session on this connection.
-    begun: bool,
-    /// Connections of members that stand and get, together, all that it gets itself.
-    standing: BTreeSet<String>,
-    /// Connections whose cut has come, and of which it is not known whether they stand.
-    passed: BTreeSet<String>,
+    cuts: Cuts,
+    /// Whether it has waited for an answer as long as it may.
+    waited: bool,
     task: Option<mpsc::UnboundedSender<Seen>>,
     /// The member's connection that stood before this one was made.
     member: Option<(u64, u64)>,
@@ -109,44 +104,6 @@ impl Keeping {
         self.member = member;
     }
 
-    /// A member has answered.
-    fn is_here(&mut self, payload: &[u8], plain: &[String]) {
-        let Some(present) = Present::read(payload) else { return };
-        if present.call != self.mark || !present.covers(plain) {
-            return;
-        }
-        if self.passed.contains(&present.connection) {
-            self.cover();
-        }
-        self.standing.insert(present.connection);
-        self.seen(Seen::Here);
-    }
-
-    /// A cut comes by, or a mark of its own.
-    fn comes_by(&mut self, payload: &[u8], plain: &[String]) {
-        if payload == begins(&self.mark).as_bytes() {
-            self.begun = true;
-        } else if payload == ends(&self.mark).as_bytes() {
-            self.cover();
-        } else if let Some(cut) = Present::read(payload)
-            && cut.covers(plain)
-        {
-            if self.begun || self.standing.contains(&cut.connection) {
-                self.cover();
-            } else if self.passed.len() < PASSED {
-                self.passed.insert(cut.connection);
-            }
-        }
-    }
-
-    /// From here on the members get what it gets.
-    fn cover(&mut self) {
-        if matches!(self.phase, Phase::Handing) {
-            self.phase = Phase::Covered;
-            self.seen(Seen::Cut);
-        }
-    }
-
     /// Whether its session is needed no more.
     pub(super) fn is_over(&self) -> bool {
         self.over
@@ -160,14 +117,6 @@ pub(super) fn wanted(membership: &Membership) -> Vec<Filter> {
     // Not kept in the session: an answer is worth something only on the connection that it was asked on.
     wanted.push(Filter { confirmed: false, ..filter(membership.here()) });
     wanted
-}
-
-fn begins(mark: &str) -> String {
-    format!("begins {mark}")
-}
-
-fn ends(mark: &str) -> String {
-    format!("ends {mark}")
 }
 
 fn filter(name: String) -> Filter {
@@ -189,7 +138,7 @@ impl Watch {
                 known: link.membership.keeper_asks(KNOWN),
                 cut: link.membership.keeper_asks(CUT),
                 here: link.membership.here(),
-                mark: unique(),
+                cuts: Cuts::new(),
                 task: Some(sender),
                 member: control.keeping.member,
                 ..Keeping::default()
@@ -275,8 +224,8 @@ impl Link {
     /// and stands too late to answer has one behind it.
     fn begin(&self, client: &Client) {
         let mut control = self.lock();
-        let mark = control.keeping.mark.clone();
-        self.tell(&mut control, client, self.membership.keeper_asks(CUT), begins(&mark), true);
+        let (begins, mark) = (control.keeping.cuts.begins(), control.keeping.cuts.mark().to_owned());
+        self.tell(&mut control, client, self.membership.keeper_asks(CUT), begins, true);
         self.tell(&mut control, client, self.membership.call(), mark, false);
     }
 
@@ -286,19 +235,38 @@ impl Link {
         let mut made = false;
         loop {
             // Nobody may have made one, because the session is younger than the member's connection.
-            let stands = !made && (!self.lock().keeping.standing.is_empty() || membership.stands().await);
+            let heard = self.lock().keeping.cuts.stands();
+            let stands = !made && (heard || membership.stands().await);
             if stands {
                 made = true;
                 let mut control = self.lock();
-                let text = ends(&control.keeping.mark);
+                let text = control.keeping.cuts.ends();
                 self.tell(&mut control, client, membership.keeper_asks(CUT), text, true);
             }
-            match tokio::time::timeout(LOOK, wait_for_either(seen, Seen::Cut, Seen::Here)).await {
+            match tokio::time::timeout(LOOK, seen.recv()).await {
                 Ok(Some(Seen::Cut)) => return Some(()),
+                Ok(Some(Seen::Unproven)) if self.is_proven(client, seen).await? => return Some(()),
                 Ok(None) => return None,
                 Ok(Some(_)) | Err(_) => {}
             }
         }
+    }
+
+    /// Waits for the answer of a member whose cut has come by.
+    async fn is_proven(&self, client: &Client, seen: &mut mpsc::UnboundedReceiver<Seen>) -> Option<bool> {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            if let Ok(proven) = tokio::time::timeout(GRACE, wait(seen, Seen::Cut)).await {
+                return proven.map(|()| true);
+            }
+            // The call may have been lost, as may be what nobody confirms.
+            let mut control = self.lock();
+            let mark = control.keeping.cuts.mark().to_owned();
+            self.tell(&mut control, client, self.membership.call(), mark, false);
+        }
+        self.lock().keeping.waited = true;
+        self.decide(false);
+        Some(false)
     }
 
     /// Whether the broker still knows the shared subscription of the session.
@@ -306,7 +274,7 @@ impl Link {
         {
             let mut control = self.lock();
             let question =
-                Parcel::own(self.membership.keeper_asks(KNOWN), control.keeping.mark.clone(), false);
+                Parcel::own(self.membership.keeper_asks(KNOWN), control.keeping.cuts.mark().to_owned(), false);
             if client.publish(&question) {
                 control.asked.push_back(Said::Known);
             }
@@ -325,11 +293,33 @@ impl Link {
     /// It is known now what the messages are that came meanwhile.
     fn decide(&self, covered: bool) {
         let mut control = self.lock();
-        let next = if covered { Phase::Covered } else { Phase::Handing };
-        if let Phase::Asking(waiting) = std::mem::replace(&mut control.keeping.phase, next) {
+        match covered {
+            true => self.go_on(&mut control.keeping, Phase::Covered),
+            false => self.go_on(&mut control.keeping, Phase::Handing),
+        }
+    }
+
+    /// What waits is sorted, and so is what comes.
+    fn go_on(&self, keeping: &mut Keeping, next: Phase) {
+        if let Phase::Asking(waiting) = std::mem::replace(&mut keeping.phase, next) {
             for arrived in waiting {
-                self.sort(&mut control.keeping, arrived);
+                self.take(keeping, arrived);
             }
+        }
+    }
+
+    /// From here on the members get what it gets.
+    fn cover(&self, keeping: &mut Keeping) {
+        if !matches!(keeping.phase, Phase::Covered) {
+            self.go_on(keeping, Phase::Covered);
+            keeping.seen(Seen::Cut);
+        }
+    }
+
+    fn take(&self, keeping: &mut Keeping, arrived: Arrived) {
+        match &mut keeping.phase {
+            Phase::Asking(waiting) => waiting.push(arrived),
+            _ => self.sort(keeping, arrived),
         }
     }
 
@@ -341,24 +331,33 @@ impl Link {
             return keeping.seen(Seen::Known);
         }
         if arrived.topic == keeping.here && arrived.number == 0 {
-            return keeping.is_here(&arrived.payload, &self.membership.filters.plain);
+            if keeping.cuts.answered(&arrived.payload, &self.membership.filters.plain) {
+                self.cover(keeping);
+            }
+            return keeping.seen(Seen::Here);
         }
         if arrived.number == 0 {
             // Nothing is owed of a message of quality of service 0.
             return;
         }
-        match &mut keeping.phase {
-            Phase::Asking(waiting) => waiting.push(arrived),
-            _ => self.sort(keeping, arrived),
-        }
+        self.take(keeping, arrived);
     }
 
     /// What becomes of it, in the order of the session.
     fn sort(&self, keeping: &mut Keeping, arrived: Arrived) {
         let inbox = &self.membership.inbox;
         if arrived.topic == keeping.cut {
-            keeping.comes_by(&arrived.payload, &self.membership.filters.plain);
-            return inbox.skip(self.id, arrived.number);
+            inbox.skip(self.id, arrived.number);
+            match keeping.cuts.comes_by(&arrived.payload, &self.membership.filters.plain) {
+                Cut::Counts => self.cover(keeping),
+                // What comes behind it waits for the answer.
+                Cut::Unproven if matches!(keeping.phase, Phase::Handing) && !keeping.waited => {
+                    keeping.phase = Phase::Asking(Vec::new());
+                    keeping.seen(Seen::Unproven);
+                }
+                Cut::Unproven | Cut::Idle => {}
+            }
+            return;
         }
         match keeping.phase {
             Phase::Covered => inbox.skip(self.id, arrived.number),
@@ -389,75 +388,5 @@ async fn wait_for_either(seen: &mut mpsc::UnboundedReceiver<Seen>, one: Seen, ot
         if came == one || came == other {
             return Some(came);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn keeping() -> Keeping {
-        Keeping { phase: Phase::Handing, mark: "m".into(), ..Keeping::default() }
-    }
-
-    fn plain() -> Vec<String> {
-        vec!["a/b".into(), "c/#".into()]
-    }
-
-    /// What a member says on `connection`, to `call`.
-    fn says(call: &str, connection: &str, filters: &[&str]) -> Vec<u8> {
-        let filters = filters.iter().map(ToString::to_string).collect();
-        let (call, owner) = (call.to_owned(), "someone".to_owned());
-        Present { call, owner, connection: connection.to_owned(), filters }.write().into_bytes()
-    }
-
-    const ALL: [&str; 2] = ["$share/g/a/b", "$share/g/c/#"];
-
-    fn is_covered(keeping: &Keeping) -> bool {
-        matches!(keeping.phase, Phase::Covered)
-    }
-
-    #[test]
-    fn a_cut_counts_if_its_connection_stands_now() {
-        let mut keeping = keeping();
-        keeping.is_here(&says("m", "new", &ALL), &plain());
-        keeping.comes_by(&says("", "old", &ALL), &plain());
-        assert!(!is_covered(&keeping), "the connection is of an earlier broker's time");
-        keeping.comes_by(&says("", "new", &ALL), &plain());
-        assert!(is_covered(&keeping));
-    }
-
-    #[test]
-    fn an_answer_may_come_behind_its_cut() {
-        let mut keeping = keeping();
-        keeping.comes_by(&says("", "new", &ALL), &plain());
-        keeping.is_here(&says("another call", "new", &ALL), &plain());
-        assert!(!is_covered(&keeping), "that answer is kept from an earlier time");
-        keeping.is_here(&says("m", "new", &ALL), &plain());
-        assert!(is_covered(&keeping));
-    }
-
-    #[test]
-    fn behind_its_own_mark_every_cut_counts() {
-        let mut keeping = keeping();
-        keeping.comes_by(begins("earlier").as_bytes(), &plain());
-        keeping.comes_by(&says("", "unknown", &ALL), &plain());
-        assert!(!is_covered(&keeping), "the mark of an earlier connection");
-        keeping.comes_by(begins("m").as_bytes(), &plain());
-        keeping.comes_by(&says("", "unknown", &ALL[..1]), &plain());
-        assert!(!is_covered(&keeping), "who is subscribed to less covers nothing");
-        keeping.comes_by(&says("", "unknown", &ALL), &plain());
-        assert!(is_covered(&keeping));
-    }
-
-    #[test]
-    fn its_own_cut_counts_and_that_of_an_earlier_connection_does_not() {
-        let mut keeping = keeping();
-        for other in [&b""[..], b"\xff", ends("earlier").as_bytes()] {
-            keeping.comes_by(other, &plain());
-        }
-        assert!(!is_covered(&keeping));
-        keeping.comes_by(ends("m").as_bytes(), &plain());
-        assert!(is_covered(&keeping));
     }
 }

@@ -1,5 +1,6 @@
 //! One connection that receives for a subscription: connects, subscribes, and does both again whenever it breaks.
 
+mod cuts;
 mod dissolve;
 pub(crate) mod keeper;
 mod marks;
