@@ -35,9 +35,9 @@ pub(crate) struct Progress {
     pub(crate) limit: u64,
 }
 
-/// How far the publisher may run ahead on `broker`.
-pub(crate) fn lead(broker: &dyn Broker) -> u64 {
-    if broker.copies_what_a_group_is_sent() { SHORT_LEAD } else { LEAD }
+/// How far the publisher may run ahead on `broker`, of a group of so many.
+pub(crate) fn lead(broker: &dyn Broker, members: usize) -> u64 {
+    if broker.copies_what_a_group_is_sent() && members > 1 { SHORT_LEAD } else { LEAD }
 }
 
 /// Publishes the messages below `total`, at most `lead` ahead of what was handled.

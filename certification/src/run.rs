@@ -105,7 +105,7 @@ pub async fn certify(
         group.join(None).await?;
         book.open(&mut group);
     }
-    let lead = publisher::lead(&*broker);
+    let lead = publisher::lead(&*broker, scenario.members());
     let publisher =
         tokio::spawn(publisher::publish(subject.clone(), plan.messages, lead, book.progress.clone()));
     let reader = tokio::spawn(read(book.clone())).abort_handle();
@@ -216,7 +216,7 @@ impl Run {
         tokio::task::block_in_place(|| self.broker.restart(killed))?;
         self.faults.connections(if killed { "broker killed" } else { "broker restarted" }, self.members());
         if self.broker.copies_what_a_group_is_sent() && self.members() > 1 {
-            self.faults.on_the_way(publisher::lead(&*self.broker) + BATCH);
+            self.faults.on_the_way(publisher::lead(&*self.broker, self.members()) + BATCH);
         }
         if killed && self.broker.confirms_before_it_writes() {
             // The batch that was confirmed last, and those that may have been before the kill came.

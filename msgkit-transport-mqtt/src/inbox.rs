@@ -7,7 +7,9 @@
 //!
 //! How many that can be is the prefetch, whatever the broker sends: of what one connection brought, nothing is handed out that
 //! lies further than the prefetch behind the oldest message that is not acknowledged. A broker that keeps to the receive
-//! maximum never sends such a message; Mosquitto 2.0 does (eclipse-mosquitto/mosquitto#2301), and it waits here.
+//! maximum never sends such a message; Mosquitto 2.0 does (eclipse-mosquitto/mosquitto#2301), and it waits here. On a
+//! connection that was seen to bring too many, an acknowledgement counts once the broker has answered something that was
+//! asked behind it: what is on its way to the broker is lost when the connection breaks.
 //!
 //! When a connection ends, what it brought is unsettled at the broker. If the next one finds the session, the broker brings
 //! it all again, so it is forgotten here, and settlements that come later are counted and dropped. If the session is lost,
@@ -39,6 +41,8 @@ pub(crate) struct Inbox {
     state: Mutex<State>,
     pub(crate) arrived: Notify,
     prefetch: usize,
+    /// The filter of a question that every broker answers in its order.
+    nowhere: String,
     counters: Arc<Counters>,
 }
 
@@ -76,20 +80,61 @@ struct LinkState {
     unacknowledged: VecDeque<(u64, u16, bool)>,
     /// Whether something was acknowledged that the broker has not answered behind.
     unflushed: bool,
-    /// Whoever waits for the broker's answers to its questions, in order.
-    questions: VecDeque<oneshot::Sender<()>>,
+    /// What waits for the broker's answers to its questions, in order.
+    questions: VecDeque<Question>,
+    /// How many messages the broker was told to send at most, and whether it has sent more.
+    window: usize,
+    floods: bool,
+    /// How many were acknowledged on this connection, and how many of them the broker is known to have heard of.
+    acknowledged: u64,
+    heard: u64,
+    /// Whether it is asked.
+    asked: bool,
+}
+
+/// What the broker is asked for.
+#[derive(Debug)]
+enum Question {
+    Of(oneshot::Sender<()>),
+    /// Whether it has heard of so many acknowledgements.
+    Heard(u64),
 }
 
 impl LinkState {
-    /// Whether the message at `at` is among the oldest `prefetch` that are not acknowledged.
+    /// How many acknowledgements the broker may not have heard of, where that matters.
+    fn unheard(&self) -> usize {
+        let unheard = if self.floods { self.acknowledged - self.heard } else { 0 };
+        usize::try_from(unheard).unwrap_or(usize::MAX)
+    }
+
+    /// Whether the message at `at` is among the oldest `prefetch` that may come again.
     fn may_hand_out(&self, at: u64, prefetch: usize) -> bool {
-        self.unacknowledged.get(prefetch).is_none_or(|(beyond, _, _)| at < *beyond)
+        let room = prefetch.saturating_sub(self.unheard());
+        self.unacknowledged.get(room).is_none_or(|(beyond, _, _)| at < *beyond)
+    }
+
+    /// Asks, where it matters, whether the broker has heard of the acknowledgements.
+    fn ask_for_word(&mut self, prefetch: usize, nowhere: &str) {
+        if self.asked || self.unheard() < prefetch.div_ceil(2) {
+            return;
+        }
+        if self.client.as_ref().is_some_and(|client| client.unsubscribe(nowhere)) {
+            self.questions.push_back(Question::Heard(self.acknowledged));
+            self.asked = true;
+        }
+    }
+
+    /// The connection has brought one more.
+    fn brought(&mut self, at: u64, number: u16, settled: bool) {
+        self.unacknowledged.push_back((at, number, settled));
+        self.floods |= self.unacknowledged.len() > self.window;
     }
 
     /// Acknowledges what is settled with everything before it settled.
     fn acknowledge(&mut self) {
         while let Some((_, number, true)) = self.unacknowledged.front().copied() {
             self.unacknowledged.pop_front();
+            self.acknowledged += 1;
             if let Some(client) = &self.client
                 && client.acknowledge(number)
             {
@@ -143,21 +188,24 @@ pub(crate) enum Found {
 }
 
 impl Inbox {
-    pub(crate) fn new(prefetch: usize, counters: Arc<Counters>) -> Self {
-        Self { state: Mutex::default(), arrived: Notify::new(), prefetch: prefetch.max(1), counters }
+    pub(crate) fn new(prefetch: usize, nowhere: String, counters: Arc<Counters>) -> Self {
+        Self { state: Mutex::default(), arrived: Notify::new(), prefetch: prefetch.max(1), nowhere, counters }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For a link: its connection stands. `session` = the broker has kept what it had not been acknowledged.
-    pub(crate) fn connected(&self, link: u64, epoch: u64, session: bool, client: Client) {
+    /// For a link: its connection stands. `session` = the broker has kept what it had not been acknowledged; `window` = how
+    /// many messages it was told to send at most.
+    pub(crate) fn connected(&self, link: u64, epoch: u64, session: bool, window: u16, client: Client) {
         let mut state = self.lock();
         let known = state.links.entry(link).or_default();
         known.epoch = epoch;
         known.client = Some(client);
         known.unacknowledged.clear();
+        (known.window, known.floods, known.asked) = (usize::from(window), false, false);
+        (known.acknowledged, known.heard) = (0, 0);
         let old: Vec<u64> = state
             .entries
             .iter()
@@ -236,7 +284,8 @@ impl Inbox {
         state.next += 1;
         let Some(known) = state.links.get_mut(&link) else { return };
         if number != 0 {
-            known.unacknowledged.push_back((at, number, false));
+            known.brought(at, number, false);
+            known.ask_for_word(self.prefetch, &self.nowhere);
         }
         let epoch = known.epoch;
         state.entries.insert(at, Entry { link, epoch, message: Some(message), owed: number != 0 });
@@ -253,17 +302,27 @@ impl Inbox {
         if number != 0
             && let Some(known) = state.links.get_mut(&link)
         {
-            known.unacknowledged.push_back((at, number, true));
+            known.brought(at, number, true);
             known.acknowledge();
+            known.ask_for_word(self.prefetch, &self.nowhere);
         }
     }
 
     /// For a link: the broker has answered its oldest question.
     pub(crate) fn answered(&self, link: u64) {
-        if let Some(known) = self.lock().links.get_mut(&link)
-            && let Some(asked) = known.questions.pop_front()
-        {
-            let _ = asked.send(());
+        let mut state = self.lock();
+        let Some(known) = state.links.get_mut(&link) else { return };
+        match known.questions.pop_front() {
+            Some(Question::Of(asked)) => {
+                let _ = asked.send(());
+            }
+            Some(Question::Heard(many)) => {
+                (known.heard, known.asked) = (many, false);
+                known.ask_for_word(self.prefetch, &self.nowhere);
+                drop(state);
+                self.arrived.notify_one();
+            }
+            None => {}
         }
     }
 
@@ -275,7 +334,7 @@ impl Inbox {
             return None;
         }
         let (sender, receiver) = oneshot::channel();
-        known.questions.push_back(sender);
+        known.questions.push_back(Question::Of(sender));
         Some(receiver)
     }
 
@@ -396,6 +455,7 @@ impl Settle for Inbox {
             {
                 known.unacknowledged[place].2 = true;
                 known.acknowledge();
+                known.ask_for_word(self.prefetch, &self.nowhere);
             }
         }
         drop(guard);

@@ -133,7 +133,11 @@ impl Membership {
             subscription: subscription.clone(),
             owner: mqtt.owner(subscription),
             title,
-            inbox: Arc::new(Inbox::new(subscription.prefetch, mqtt.counters().clone())),
+            inbox: Arc::new(Inbox::new(
+                subscription.prefetch,
+                mqtt.names().nowhere(),
+                mqtt.counters().clone(),
+            )),
             broker: mqtt.broker().clone(),
             ending: watch::Sender::new(false),
             links: Mutex::default(),

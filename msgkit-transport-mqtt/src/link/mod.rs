@@ -240,7 +240,7 @@ impl Link {
                 _ => continue,
             }
         };
-        membership.inbox.connected(self.id, epoch, welcome.session, client.clone());
+        membership.inbox.connected(self.id, epoch, welcome.session, dial.receive, client.clone());
         {
             let mut control = self.lock();
             if control.leaving {
