@@ -113,9 +113,9 @@ impl LinkState {
         self.unacknowledged.get(room).is_none_or(|(beyond, _, _)| at < *beyond)
     }
 
-    /// Asks, where it matters, whether the broker has heard of the acknowledgements.
-    fn ask_for_word(&mut self, prefetch: usize, nowhere: &str) {
-        if self.asked || self.unheard() < prefetch.div_ceil(2) {
+    /// Asks whether the broker has heard of the acknowledgements, where it matters for so many.
+    fn ask_for_word(&mut self, many: usize, nowhere: &str) {
+        if self.asked || self.unheard() < many.max(1) {
             return;
         }
         if self.client.as_ref().is_some_and(|client| client.unsubscribe(nowhere)) {
@@ -159,13 +159,18 @@ impl State {
     }
 
     /// Takes the oldest message that may be handed out.
-    fn pop_ready(&mut self, prefetch: usize) -> Option<u64> {
+    fn pop_ready(&mut self, prefetch: usize, nowhere: &str) -> Option<u64> {
         let oldest = self.ready.iter().filter_map(|(link, ready)| Some((*ready.first()?, *link)));
         let may = |(at, link): &(u64, u64)| {
             self.links.get(link).is_none_or(|known| known.may_hand_out(*at, prefetch))
         };
         let Some((at, link)) = oldest.filter(may).min() else {
             self.held_back = !self.ready.is_empty();
+            for link in self.ready.keys() {
+                if let Some(known) = self.links.get_mut(link) {
+                    known.ask_for_word(1, nowhere);
+                }
+            }
             return None;
         };
         self.not_ready(link, at);
@@ -285,7 +290,7 @@ impl Inbox {
         let Some(known) = state.links.get_mut(&link) else { return };
         if number != 0 {
             known.brought(at, number, false);
-            known.ask_for_word(self.prefetch, &self.nowhere);
+            known.ask_for_word(self.prefetch / 2, &self.nowhere);
         }
         let epoch = known.epoch;
         state.entries.insert(at, Entry { link, epoch, message: Some(message), owed: number != 0 });
@@ -304,7 +309,7 @@ impl Inbox {
         {
             known.brought(at, number, true);
             known.acknowledge();
-            known.ask_for_word(self.prefetch, &self.nowhere);
+            known.ask_for_word(self.prefetch / 2, &self.nowhere);
         }
     }
 
@@ -318,7 +323,7 @@ impl Inbox {
             }
             Some(Question::Heard(many)) => {
                 (known.heard, known.asked) = (many, false);
-                known.ask_for_word(self.prefetch, &self.nowhere);
+                known.ask_for_word(self.prefetch / 2, &self.nowhere);
                 drop(state);
                 self.arrived.notify_one();
             }
@@ -376,7 +381,7 @@ impl Inbox {
         }
         let mut taken = 0;
         while taken < max && state.in_hand < self.prefetch {
-            let Some(at) = state.pop_ready(self.prefetch) else { break };
+            let Some(at) = state.pop_ready(self.prefetch, &self.nowhere) else { break };
             let Some(entry) = state.entries.get_mut(&at) else { continue };
             let Some(message) = entry.message.take() else { continue };
             state.in_hand += 1;
@@ -455,7 +460,7 @@ impl Settle for Inbox {
             {
                 known.unacknowledged[place].2 = true;
                 known.acknowledge();
-                known.ask_for_word(self.prefetch, &self.nowhere);
+                known.ask_for_word(self.prefetch / 2, &self.nowhere);
             }
         }
         drop(guard);

@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use msgkit::{Error, Text};
 use msgkit::envelope::Clock;
 use msgkit::transport::{
     Capabilities, Declaration, Delay, Factory, Group, Health, KeyOrder, Options, StartPositions,
     Subscription, Transport, TransportError, TransportErrorKind, TransportUrl,
 };
+use msgkit::{Error, Text};
 
 use crate::config::{Address, MqttConfig, SCHEMES, Version};
 use crate::connection::unique;

@@ -239,27 +239,29 @@ async fn no_more_than_the_prefetch_waits_to_be_acknowledged() -> Tested {
     let mut wanted = Subscription::ephemeral(["a.b".parse()?]);
     let rule = msgkit::envelope::ingest::IngestRule::new("a.b".parse()?, "test.text");
     wanted.ingest = msgkit::envelope::ingest::Ingest(vec![rule]);
-    wanted.prefetch = 3;
+    wanted.prefetch = 4;
     let mut deliveries = transport.subscribe(&wanted).await?;
-    let mut came = take(&mut *deliveries, 3).await;
+    let mut came = take(&mut *deliveries, 4).await;
     let oldest = came.remove(0);
     came.into_iter().for_each(msgkit::transport::Delivery::ack);
-    nothing(&mut *deliveries, "two that are settled wait behind one that is not").await;
+    nothing(&mut *deliveries, "three that are settled wait behind one that is not").await;
     assert!(acknowledged.lock().unwrap().is_empty(), "a receiver acknowledges in order");
-    // Given back, it is the first again, and it lets the others go on.
+    // Given back, it is the first again.
     drop(oldest);
     take(&mut *deliveries, 1).await.remove(0).ack();
-    until("three are acknowledged", || *acknowledged.lock().unwrap() == [1, 2, 3]).await;
+    until("four are acknowledged", || *acknowledged.lock().unwrap() == [1, 2, 3, 4]).await;
     nothing(&mut *deliveries, "whether the broker has heard of it is not known").await;
     deaf.store(false, Ordering::SeqCst);
     broker.hang_up();
-    // Of a broker that hears, they come in their order.
-    let next = take(&mut *deliveries, 3).await;
-    assert_eq!(next.iter().map(text).collect::<Vec<_>>(), ["1", "2", "3"], "on the next connection");
-    next.into_iter().for_each(msgkit::transport::Delivery::ack);
-    for _ in 0..2 {
-        take(&mut *deliveries, 3).await.into_iter().for_each(msgkit::transport::Delivery::ack);
+    // Of a broker that answers, they come in their order, one for each that is settled.
+    let mut next = take(&mut *deliveries, 4).await;
+    assert_eq!(next.iter().map(text).collect::<Vec<_>>(), ["1", "2", "3", "4"], "on the next connection");
+    for n in 5..=9 {
+        next.remove(0).ack();
+        next.extend(take(&mut *deliveries, 1).await);
+        assert_eq!(text(&next[3]), n.to_string());
     }
+    next.into_iter().for_each(msgkit::transport::Delivery::ack);
     until("all are settled", || acknowledged.lock().unwrap().ends_with(&[1, 2, 3, 4, 5, 6, 7, 8, 9])).await;
     Ok(())
 }

@@ -43,13 +43,13 @@ impl Authority {
     /// # Errors
     /// [`BrokerError`] where its files cannot be written.
     pub fn new(directory: &Path) -> Result<Self, BrokerError> {
-        let mut params = CertificateParams::new(Vec::new()).map_err(unsigned)?;
+        let mut params = CertificateParams::new(Vec::new()).map_err(|error| unsigned(&error))?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
         params.distinguished_name.push(DnType::CommonName, "msgkit tests");
-        let key = KeyPair::generate().map_err(unsigned)?;
+        let key = KeyPair::generate().map_err(|error| unsigned(&error))?;
         let file = directory.join("own-authority.pem");
-        write(&file, &params.self_signed(&key).map_err(unsigned)?.pem())?;
+        write(&file, &params.self_signed(&key).map_err(|error| unsigned(&error))?.pem())?;
         Ok(Self { issuer: Issuer::new(params, key), file, directory: directory.to_owned() })
     }
 
@@ -58,8 +58,8 @@ impl Authority {
     /// # Errors
     /// [`BrokerError`] where they cannot be read.
     pub fn known(certificate: &Path, key: &Path, directory: &Path) -> Result<Self, BrokerError> {
-        let key = KeyPair::from_pem(&read(key)?).map_err(unsigned)?;
-        let issuer = Issuer::from_ca_cert_pem(&read(certificate)?, key).map_err(unsigned)?;
+        let key = KeyPair::from_pem(&read(key)?).map_err(|error| unsigned(&error))?;
+        let issuer = Issuer::from_ca_cert_pem(&read(certificate)?, key).map_err(|error| unsigned(&error))?;
         Ok(Self { issuer, file: certificate.to_owned(), directory: directory.to_owned() })
     }
 
@@ -75,7 +75,7 @@ impl Authority {
     /// [`BrokerError`] where its files cannot be written.
     pub fn server(&self, expired: bool) -> Result<Signed, BrokerError> {
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let mut params = CertificateParams::new(names).map_err(unsigned)?;
+        let mut params = CertificateParams::new(names).map_err(|error| unsigned(&error))?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         if expired {
             (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
@@ -88,25 +88,28 @@ impl Authority {
     /// # Errors
     /// [`BrokerError`] where its files cannot be written.
     pub fn client(&self, name: &str) -> Result<Signed, BrokerError> {
-        let mut params = CertificateParams::new(Vec::new()).map_err(unsigned)?;
+        let mut params = CertificateParams::new(Vec::new()).map_err(|error| unsigned(&error))?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.distinguished_name.push(DnType::CommonName, name);
         self.sign(name, &params)
     }
 
     fn sign(&self, name: &str, params: &CertificateParams) -> Result<Signed, BrokerError> {
-        let key = KeyPair::generate().map_err(unsigned)?;
+        let key = KeyPair::generate().map_err(|error| unsigned(&error))?;
         let signed = Signed {
             certificate: self.directory.join(format!("{name}.pem")),
             key: self.directory.join(format!("{name}.key")),
         };
-        write(&signed.certificate, &params.signed_by(&key, &self.issuer).map_err(unsigned)?.pem())?;
+        write(
+            &signed.certificate,
+            &params.signed_by(&key, &self.issuer).map_err(|error| unsigned(&error))?.pem(),
+        )?;
         write(&signed.key, &key.serialize_pem())?;
         Ok(signed)
     }
 }
 
-fn unsigned(error: rcgen::Error) -> BrokerError {
+fn unsigned(error: &rcgen::Error) -> BrokerError {
     BrokerError::new(NAME, BrokerErrorKind::Refused, format!("cannot be made: {error}"))
 }
 

@@ -273,8 +273,11 @@ impl Link {
     async fn is_known(&self, client: &Client, seen: &mut mpsc::UnboundedReceiver<Seen>) -> Option<bool> {
         {
             let mut control = self.lock();
-            let question =
-                Parcel::own(self.membership.keeper_asks(KNOWN), control.keeping.cuts.mark().to_owned(), false);
+            let question = Parcel::own(
+                self.membership.keeper_asks(KNOWN),
+                control.keeping.cuts.mark().to_owned(),
+                false,
+            );
             if client.publish(&question) {
                 control.asked.push_back(Said::Known);
             }

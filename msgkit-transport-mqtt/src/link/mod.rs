@@ -483,10 +483,11 @@ impl Link {
                 Place::Slot(slot) => self.marked(slot, mark(), client),
                 Place::Keeper => self.keeper_marked(mark(), client),
                 Place::Call => self.present(&mut self.lock(), client, Some(&arrived.payload)),
-                Place::Here => match Present::read(&arrived.payload) {
-                    Some(present) => self.heard(&present.owner),
-                    None => {}
-                },
+                Place::Here => {
+                    if let Some(present) = Present::read(&arrived.payload) {
+                        self.heard(&present.owner);
+                    }
+                }
                 Place::Survey => {}
             };
         }

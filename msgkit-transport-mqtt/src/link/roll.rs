@@ -135,16 +135,17 @@ impl Link {
         let (link, client, epoch) = (self.clone(), client.clone(), self.lock().epoch);
         tokio::spawn(async move {
             let membership = &link.membership;
-            let patience = membership.config.takeover_after + membership.config.keep_alive * 2 + LONGEST_PAUSE;
+            let patience =
+                membership.config.takeover_after + membership.config.keep_alive * 2 + LONGEST_PAUSE;
             let begun = Instant::now();
             loop {
                 let unheard = link.unheard();
-                {
-                    let mut control = link.lock();
-                    if unheard.is_empty() || control.epoch != epoch || !control.stands || control.leaving {
-                        return;
-                    }
-                    link.tell(&mut control, &client, membership.call(), String::new(), false);
+                let here = {
+                    let control = link.lock();
+                    control.epoch == epoch && control.stands && !control.leaving
+                };
+                if unheard.is_empty() || !here {
+                    return;
                 }
                 if begun.elapsed() > patience {
                     tracing::warn!(
@@ -154,6 +155,7 @@ impl Link {
                     membership.are_gone(unheard);
                     return link.look(&client);
                 }
+                link.tell(&mut link.lock(), &client, membership.call(), String::new(), false);
                 tokio::select! {
                     biased;
                     () = membership.ended() => return,
