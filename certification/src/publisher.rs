@@ -15,7 +15,7 @@ use crate::{Broker, Failure};
 pub(crate) const BATCH: u64 = 20;
 /// How far the publisher runs ahead of the members, so that a fault meets both at work.
 const LEAD: u64 = 500;
-/// The same where the broker sends whatever waits: the lead is then what members have in hand, so it is short.
+/// The same where a second session is sent what members are sent: the lead is then what is on its way there, so it is short.
 const SHORT_LEAD: u64 = 2 * BATCH;
 /// How long the members may be behind until it goes on nevertheless; longer than any outage.
 const STANDSTILL: Duration = Duration::from_secs(60);
@@ -35,9 +35,9 @@ pub(crate) struct Progress {
     pub(crate) limit: u64,
 }
 
-/// How far the publisher may run ahead on `broker`.
-pub(crate) fn lead(broker: &dyn Broker) -> u64 {
-    if broker.sends_more_than_is_asked_for() { SHORT_LEAD } else { LEAD }
+/// How far the publisher may run ahead on `broker`, of a group of so many.
+pub(crate) fn lead(broker: &dyn Broker, members: usize) -> u64 {
+    if broker.copies_what_a_group_is_sent() && members > 1 { SHORT_LEAD } else { LEAD }
 }
 
 /// Publishes the messages below `total`, at most `lead` ahead of what was handled.

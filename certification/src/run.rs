@@ -105,8 +105,7 @@ pub async fn certify(
         group.join(None).await?;
         book.open(&mut group);
     }
-    let lead = publisher::lead(&*broker);
-    let unasked = if broker.sends_more_than_is_asked_for() { lead + BATCH } else { 0 };
+    let lead = publisher::lead(&*broker, scenario.members());
     let publisher =
         tokio::spawn(publisher::publish(subject.clone(), plan.messages, lead, book.progress.clone()));
     let reader = tokio::spawn(read(book.clone())).abort_handle();
@@ -118,7 +117,7 @@ pub async fn certify(
         letters,
         alone: scenario.members() == 1,
         group,
-        faults: Faults::new(unasked),
+        faults: Faults::default(),
         unwritten: BTreeSet::new(),
         book,
         publisher,
@@ -216,6 +215,9 @@ impl Run {
         let confirmed = self.confirmed();
         tokio::task::block_in_place(|| self.broker.restart(killed))?;
         self.faults.connections(if killed { "broker killed" } else { "broker restarted" }, self.members());
+        if self.broker.copies_what_a_group_is_sent() && self.members() > 1 {
+            self.faults.on_the_way(publisher::lead(&*self.broker, self.members()) + BATCH);
+        }
         if killed && self.broker.confirms_before_it_writes() {
             // The batch that was confirmed last, and those that may have been before the kill came.
             self.unwritten.extend(confirmed.saturating_sub(BATCH)..confirmed + 2 * BATCH);
@@ -294,7 +296,7 @@ impl Run {
     fn changed(&mut self, what: &str, before: u64) {
         self.faults.harmless(what);
         if self.broker.doubles_while_members_change() {
-            self.faults.published_meanwhile(self.confirmed() - before + BATCH);
+            self.faults.on_the_way(self.confirmed() - before + BATCH);
         }
     }
 

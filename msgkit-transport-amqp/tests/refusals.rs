@@ -1,9 +1,5 @@
 //! Every way to be refused gives one clear line, which names the option or the place to look at; and TLS as it should be.
 
-#[cfg(feature = "tls")]
-#[path = "support/certificates.rs"]
-mod certificates;
-
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +8,8 @@ use msgkit::transport::{
     Options, Outgoing, Publisher as _, Transport as _, TransportErrorKind, TransportUrl,
 };
 use msgkit::{Chain, Envelope, Registry};
+#[cfg(feature = "tls")]
+use msgkit_testing::brokers::{Authority, Signed};
 use msgkit_testing::brokers::{BrokerError, RabbitMq};
 use msgkit_transport_amqp::{Amqp, AmqpConfig};
 
@@ -146,7 +144,7 @@ async fn an_expired_certificate_is_called_so() -> Tested {
     use msgkit_testing::brokers::Mosquitto;
 
     let directory = tempfile::tempdir()?;
-    let authority = certificates::Authority::new(directory.path())?;
+    let authority = Authority::new(directory.path())?;
     let expired = authority.server(true)?;
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let server = Mosquitto::options()
@@ -155,7 +153,7 @@ async fn an_expired_certificate_is_called_so() -> Tested {
         .setting(format!("keyfile {}", expired.key.display()));
     let Some(_server) = there(server.start()) else { return Ok(()) };
     let transport = amqp(&format!("amqps://guest:5ecr3t@localhost:{port}"), |config| {
-        config.ca_file = Some(authority.file.clone());
+        config.ca_file = Some(authority.file().to_owned());
     });
     let (kind, line) = refusal(&transport, 1).await;
     assert_eq!(kind, TransportErrorKind::Refused, "{line}");
@@ -176,13 +174,13 @@ async fn tls_and_external_authentication_work_and_check_both_sides() -> Tested {
     trusting.publish(vec![message(1)]).await?;
     trusting.close().await?;
     // An authority of its own, that has not signed the broker's certificate.
-    let other = certificates::Authority::new(directory.path())?;
-    let (kind, line) = refusal(&amqp(&url, |config| config.ca_file = Some(other.file.clone())), 1).await;
+    let other = Authority::new(directory.path())?;
+    let (kind, line) = refusal(&amqp(&url, |config| config.ca_file = Some(other.file().to_owned())), 1).await;
     assert_eq!(kind, TransportErrorKind::Refused, "{line}");
     says(&line, &["the server's certificate", "`ca_file`"]);
     // By its certificate: the user is its common name.
-    let known = certificates::Authority::known(ca, &ca.with_file_name("authority.key"), directory.path())?;
-    let external = |signed: &certificates::Signed| {
+    let known = Authority::known(ca, &ca.with_file_name("authority.key"), directory.path())?;
+    let external = |signed: &Signed| {
         let url = url.replace("guest:guest@", "");
         amqp(&url, |config| {
             config.sasl = msgkit_transport_amqp::Sasl::External;

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+/// The longest pause.
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// The shortest and the longest pause.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(15));
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), LONGEST_PAUSE);
 
 /// Pauses that grow with each failure, with a part of chance, so that many clients do not come back at once.
 #[derive(Debug)]

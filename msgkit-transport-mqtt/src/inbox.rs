@@ -5,6 +5,12 @@
 //! messages came (MQTT 5, 4.6: a receiver must), so a message that is settled early waits for those before it; a crash in
 //! between brings it again.
 //!
+//! How many that can be is the prefetch, whatever the broker sends: of what one connection brought, nothing is handed out that
+//! lies further than the prefetch behind the oldest message that is not acknowledged. A broker that keeps to the receive
+//! maximum never sends such a message; Mosquitto 2.0 does (eclipse-mosquitto/mosquitto#2301), and it waits here. On a
+//! connection that was seen to bring too many, an acknowledgement counts once the broker has answered something that was
+//! asked behind it: what is on its way to the broker is lost when the connection breaks.
+//!
 //! When a connection ends, what it brought is unsettled at the broker. If the next one finds the session, the broker brings
 //! it all again, so it is forgotten here, and settlements that come later are counted and dropped. If the session is lost,
 //! nothing comes again, so it is kept: what is here is all that is left of it.
@@ -35,6 +41,8 @@ pub(crate) struct Inbox {
     state: Mutex<State>,
     pub(crate) arrived: Notify,
     prefetch: usize,
+    /// The filter of a question that every broker answers in its order.
+    nowhere: String,
     counters: Arc<Counters>,
 }
 
@@ -42,9 +50,11 @@ pub(crate) struct Inbox {
 struct State {
     next: u64,
     entries: BTreeMap<u64, Entry>,
-    /// The entries that can be handed out.
-    ready: BTreeSet<u64>,
+    /// The entries that can be handed out, by link.
+    ready: BTreeMap<u64, BTreeSet<u64>>,
     in_hand: usize,
+    /// Whether something is ready that must wait for acknowledgements.
+    held_back: bool,
     links: HashMap<u64, LinkState>,
     failure: Option<Failure>,
     stopped: bool,
@@ -70,15 +80,61 @@ struct LinkState {
     unacknowledged: VecDeque<(u64, u16, bool)>,
     /// Whether something was acknowledged that the broker has not answered behind.
     unflushed: bool,
-    /// Whoever waits for the broker's answers to its questions, in order.
-    questions: VecDeque<oneshot::Sender<()>>,
+    /// What waits for the broker's answers to its questions, in order.
+    questions: VecDeque<Question>,
+    /// How many messages the broker was told to send at most, and whether it has sent more.
+    window: usize,
+    floods: bool,
+    /// How many were acknowledged on this connection, and how many of them the broker is known to have heard of.
+    acknowledged: u64,
+    heard: u64,
+    /// Whether it is asked.
+    asked: bool,
+}
+
+/// What the broker is asked for.
+#[derive(Debug)]
+enum Question {
+    Of(oneshot::Sender<()>),
+    /// Whether it has heard of so many acknowledgements.
+    Heard(u64),
 }
 
 impl LinkState {
+    /// How many acknowledgements the broker may not have heard of, where that matters.
+    fn unheard(&self) -> usize {
+        let unheard = if self.floods { self.acknowledged - self.heard } else { 0 };
+        usize::try_from(unheard).unwrap_or(usize::MAX)
+    }
+
+    /// Whether the message at `at` is among the oldest `prefetch` that may come again.
+    fn may_hand_out(&self, at: u64, prefetch: usize) -> bool {
+        let room = prefetch.saturating_sub(self.unheard());
+        self.unacknowledged.get(room).is_none_or(|(beyond, _, _)| at < *beyond)
+    }
+
+    /// Asks whether the broker has heard of the acknowledgements, where it matters for so many.
+    fn ask_for_word(&mut self, many: usize, nowhere: &str) {
+        if self.asked || self.unheard() < many.max(1) {
+            return;
+        }
+        if self.client.as_ref().is_some_and(|client| client.unsubscribe(nowhere)) {
+            self.questions.push_back(Question::Heard(self.acknowledged));
+            self.asked = true;
+        }
+    }
+
+    /// The connection has brought one more.
+    fn brought(&mut self, at: u64, number: u16, settled: bool) {
+        self.unacknowledged.push_back((at, number, settled));
+        self.floods |= self.unacknowledged.len() > self.window;
+    }
+
     /// Acknowledges what is settled with everything before it settled.
     fn acknowledge(&mut self) {
         while let Some((_, number, true)) = self.unacknowledged.front().copied() {
             self.unacknowledged.pop_front();
+            self.acknowledged += 1;
             if let Some(client) = &self.client
                 && client.acknowledge(number)
             {
@@ -89,10 +145,43 @@ impl LinkState {
 }
 
 impl State {
+    fn make_ready(&mut self, link: u64, at: u64) {
+        self.ready.entry(link).or_default().insert(at);
+    }
+
+    fn not_ready(&mut self, link: u64, at: u64) {
+        if let Some(ready) = self.ready.get_mut(&link) {
+            ready.remove(&at);
+            if ready.is_empty() {
+                self.ready.remove(&link);
+            }
+        }
+    }
+
+    /// Takes the oldest message that may be handed out.
+    fn pop_ready(&mut self, prefetch: usize, nowhere: &str) -> Option<u64> {
+        let oldest = self.ready.iter().filter_map(|(link, ready)| Some((*ready.first()?, *link)));
+        let may = |(at, link): &(u64, u64)| {
+            self.links.get(link).is_none_or(|known| known.may_hand_out(*at, prefetch))
+        };
+        let Some((at, link)) = oldest.filter(may).min() else {
+            self.held_back = !self.ready.is_empty();
+            for link in self.ready.keys() {
+                if let Some(known) = self.links.get_mut(link) {
+                    known.ask_for_word(1, nowhere);
+                }
+            }
+            return None;
+        };
+        self.not_ready(link, at);
+        Some(at)
+    }
+
     /// The broker need not bring it again; `true` where it was in hand.
     fn remove(&mut self, at: u64) -> bool {
-        self.ready.remove(&at);
-        self.entries.remove(&at).is_some_and(|entry| entry.message.is_none())
+        let Some(entry) = self.entries.remove(&at) else { return false };
+        self.not_ready(entry.link, at);
+        entry.message.is_none()
     }
 }
 
@@ -104,21 +193,24 @@ pub(crate) enum Found {
 }
 
 impl Inbox {
-    pub(crate) fn new(prefetch: usize, counters: Arc<Counters>) -> Self {
-        Self { state: Mutex::default(), arrived: Notify::new(), prefetch: prefetch.max(1), counters }
+    pub(crate) fn new(prefetch: usize, nowhere: String, counters: Arc<Counters>) -> Self {
+        Self { state: Mutex::default(), arrived: Notify::new(), prefetch: prefetch.max(1), nowhere, counters }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For a link: its connection stands. `session` = the broker has kept what it had not been acknowledged.
-    pub(crate) fn connected(&self, link: u64, epoch: u64, session: bool, client: Client) {
+    /// For a link: its connection stands. `session` = the broker has kept what it had not been acknowledged; `window` = how
+    /// many messages it was told to send at most.
+    pub(crate) fn connected(&self, link: u64, epoch: u64, session: bool, window: u16, client: Client) {
         let mut state = self.lock();
         let known = state.links.entry(link).or_default();
         known.epoch = epoch;
         known.client = Some(client);
         known.unacknowledged.clear();
+        (known.window, known.floods, known.asked) = (usize::from(window), false, false);
+        (known.acknowledged, known.heard) = (0, 0);
         let old: Vec<u64> = state
             .entries
             .iter()
@@ -133,7 +225,7 @@ impl Inbox {
             } else if let Some(entry) = state.entries.get_mut(&at) {
                 entry.owed = false;
                 if entry.message.is_some() {
-                    state.ready.insert(at);
+                    state.make_ready(link, at);
                 }
             }
         }
@@ -152,7 +244,9 @@ impl Inbox {
             known.questions.clear();
         }
         let State { entries, ready, .. } = &mut *state;
-        ready.retain(|at| entries.get(at).is_none_or(|entry| entry.link != link || !entry.owed));
+        if let Some(ready) = ready.get_mut(&link) {
+            ready.retain(|at| entries.get(at).is_none_or(|entry| !entry.owed));
+        }
     }
 
     /// For a link that will not come back: what it brought is another's to bring.
@@ -195,11 +289,12 @@ impl Inbox {
         state.next += 1;
         let Some(known) = state.links.get_mut(&link) else { return };
         if number != 0 {
-            known.unacknowledged.push_back((at, number, false));
+            known.brought(at, number, false);
+            known.ask_for_word(self.prefetch / 2, &self.nowhere);
         }
         let epoch = known.epoch;
         state.entries.insert(at, Entry { link, epoch, message: Some(message), owed: number != 0 });
-        state.ready.insert(at);
+        state.make_ready(link, at);
         drop(state);
         self.arrived.notify_one();
     }
@@ -212,17 +307,27 @@ impl Inbox {
         if number != 0
             && let Some(known) = state.links.get_mut(&link)
         {
-            known.unacknowledged.push_back((at, number, true));
+            known.brought(at, number, true);
             known.acknowledge();
+            known.ask_for_word(self.prefetch / 2, &self.nowhere);
         }
     }
 
     /// For a link: the broker has answered its oldest question.
     pub(crate) fn answered(&self, link: u64) {
-        if let Some(known) = self.lock().links.get_mut(&link)
-            && let Some(asked) = known.questions.pop_front()
-        {
-            let _ = asked.send(());
+        let mut state = self.lock();
+        let Some(known) = state.links.get_mut(&link) else { return };
+        match known.questions.pop_front() {
+            Some(Question::Of(asked)) => {
+                let _ = asked.send(());
+            }
+            Some(Question::Heard(many)) => {
+                (known.heard, known.asked) = (many, false);
+                known.ask_for_word(self.prefetch / 2, &self.nowhere);
+                drop(state);
+                self.arrived.notify_one();
+            }
+            None => {}
         }
     }
 
@@ -234,7 +339,7 @@ impl Inbox {
             return None;
         }
         let (sender, receiver) = oneshot::channel();
-        known.questions.push_back(sender);
+        known.questions.push_back(Question::Of(sender));
         Some(receiver)
     }
 
@@ -276,7 +381,7 @@ impl Inbox {
         }
         let mut taken = 0;
         while taken < max && state.in_hand < self.prefetch {
-            let Some(at) = state.ready.pop_first() else { break };
+            let Some(at) = state.pop_ready(self.prefetch, &self.nowhere) else { break };
             let Some(entry) = state.entries.get_mut(&at) else { continue };
             let Some(message) = entry.message.take() else { continue };
             state.in_hand += 1;
@@ -339,7 +444,7 @@ impl Settle for Inbox {
     fn done(&self, tokens: &mut Vec<Token>) {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let blocked = state.in_hand >= self.prefetch;
+        let blocked = state.in_hand >= self.prefetch || std::mem::take(&mut state.held_back);
         for token in tokens.drain(..) {
             let Some(entry) = state.entries.get(&token.id) else {
                 self.counters.late.fetch_add(1, Ordering::Relaxed);
@@ -355,6 +460,7 @@ impl Settle for Inbox {
             {
                 known.unacknowledged[place].2 = true;
                 known.acknowledge();
+                known.ask_for_word(self.prefetch / 2, &self.nowhere);
             }
         }
         drop(guard);
@@ -372,9 +478,10 @@ impl Settle for Inbox {
         }
         entry.message = Some(message);
         state.in_hand -= 1;
-        let connected = state.links.get(&entry.link).is_some_and(|known| known.client.is_some());
-        if !entry.owed || connected {
-            state.ready.insert(token.id);
+        let (link, owed) = (entry.link, entry.owed);
+        let connected = state.links.get(&link).is_some_and(|known| known.client.is_some());
+        if !owed || connected {
+            state.make_ready(link, token.id);
         }
         drop(guard);
         self.arrived.notify_one();

@@ -10,6 +10,9 @@ use msgkit::{Pattern, Text, Topic};
 
 /// What stands in the place of a slot's number in the mark of a keeper.
 pub(crate) const KEEPER: &str = "keeper";
+/// What stands there where the members of a lane are asked whether they are there, and where they answer.
+pub(crate) const CALL: &str = "call";
+pub(crate) const HERE: &str = "here";
 
 /// Where everything of one transport lies: below `prefix`, where one is configured.
 #[derive(Debug, Clone, Default)]
@@ -78,6 +81,11 @@ impl Names {
     /// Where the keeper of `lane` says whether somebody has it; see [`crate::link`].
     pub(crate) fn keeper(&self, group: &Group, lane: u32) -> String {
         format!("{}msgkit/slots/{group}/{lane}/{KEEPER}", self.root)
+    }
+
+    /// Where members of `lane` are asked whether they are there, and where they say so; see [`crate::link`].
+    pub(crate) fn roll(&self, group: &Group, lane: u32, what: &str) -> String {
+        format!("{}msgkit/slots/{group}/{lane}/{what}", self.root)
     }
 
     /// What the keeper of `lane` asks itself through the broker: `question` is a level.

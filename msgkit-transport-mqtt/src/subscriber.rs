@@ -1,7 +1,7 @@
 //! Handing out: what a service receives from.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,7 +19,7 @@ use crate::driver::{Broker, Dial};
 use crate::error::Failure;
 use crate::inbox::{Found, Inbox};
 use crate::link::{Link, Role};
-use crate::names::{KEEPER, Names, disjoint};
+use crate::names::{CALL, HERE, KEEPER, Names, disjoint};
 use crate::slots::{self, Lane, Mark};
 use crate::transport::Mqtt;
 
@@ -46,6 +46,8 @@ pub(crate) struct Membership {
     /// Which link has which slot.
     held: Mutex<HashMap<u64, u32>>,
     sharing: watch::Sender<Sharing>,
+    /// Owners of marks that are dead, though no broker was there to note it.
+    silent: Mutex<BTreeSet<String>>,
 }
 
 /// Whether a keeper is needed.
@@ -108,6 +110,10 @@ pub(crate) const SHARE: &str = "$share/";
 pub(crate) enum Place {
     Slot(u32),
     Keeper,
+    /// Somebody asks who is there.
+    Call,
+    /// Somebody says so.
+    Here,
     /// Nobody's: somebody looks at the marks.
     Survey,
 }
@@ -127,12 +133,17 @@ impl Membership {
             subscription: subscription.clone(),
             owner: mqtt.owner(subscription),
             title,
-            inbox: Arc::new(Inbox::new(subscription.prefetch, mqtt.counters().clone())),
+            inbox: Arc::new(Inbox::new(
+                subscription.prefetch,
+                mqtt.names().nowhere(),
+                mqtt.counters().clone(),
+            )),
             broker: mqtt.broker().clone(),
             ending: watch::Sender::new(false),
             links: Mutex::default(),
             held: Mutex::default(),
             sharing: watch::Sender::new(Sharing::Yes),
+            silent: Mutex::default(),
         })
     }
 
@@ -187,6 +198,23 @@ impl Membership {
     pub(crate) fn keeper_asks(&self, question: &str) -> String {
         match &self.subscription.group {
             Some(group) => self.names.keeper_asks(group, self.lane(), question),
+            None => self.names.nowhere(),
+        }
+    }
+
+    /// Where the members of its lane are asked whether they are there.
+    pub(crate) fn call(&self) -> String {
+        self.roll(CALL)
+    }
+
+    /// Where they say so.
+    pub(crate) fn here(&self) -> String {
+        self.roll(HERE)
+    }
+
+    fn roll(&self, what: &str) -> String {
+        match &self.subscription.group {
+            Some(group) => self.names.roll(group, self.lane(), what),
             None => self.names.nowhere(),
         }
     }
@@ -265,6 +293,8 @@ impl Membership {
         Some(match slot.parse() {
             Ok(slot) => Place::Slot(slot),
             Err(_) if slot == KEEPER => Place::Keeper,
+            Err(_) if slot == CALL => Place::Call,
+            Err(_) if slot == HERE => Place::Here,
             Err(_) => Place::Survey,
         })
     }
@@ -289,10 +319,33 @@ impl Membership {
         }
     }
 
-    /// Whether the slot of another session may be taken over: nobody has it, or this member had begun to take it over when the
-    /// broker died, which then told nobody.
+    /// Whether the slot of another session may be taken over: nobody has it, or this member had begun to take it over, or its
+    /// owner died, when the broker was down, which then told nobody.
     pub(crate) fn is_free(&self, mark: &Mark) -> bool {
-        mark.is_vacant() || mark.owner == self.owner
+        mark.is_vacant() || mark.owner == self.owner || self.is_silent(mark)
+    }
+
+    fn is_silent(&self, mark: &Mark) -> bool {
+        self.silent().contains(&mark.owner)
+    }
+
+    /// Whether nobody is the keeper that `mark` tells of. Not to be asked while a link's state is locked.
+    pub(crate) fn keeps_no_more(&self, mark: &Mark) -> bool {
+        mark.is_vacant() || self.is_silent(mark) || (mark.owner == self.owner && !self.keeps())
+    }
+
+    fn silent(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// These owners of marks must be dead.
+    pub(crate) fn are_gone(&self, owners: Vec<String>) {
+        self.silent().extend(owners);
+    }
+
+    /// This one is not.
+    pub(crate) fn is_there(&self, owner: &str) {
+        self.silent().remove(owner);
     }
 
     pub(crate) fn hold(&self, link: u64, slot: u32) {

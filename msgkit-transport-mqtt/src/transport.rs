@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use msgkit::Error;
 use msgkit::envelope::Clock;
 use msgkit::transport::{
     Capabilities, Declaration, Delay, Factory, Group, Health, KeyOrder, Options, StartPositions,
     Subscription, Transport, TransportError, TransportErrorKind, TransportUrl,
 };
+use msgkit::{Error, Text};
 
 use crate::config::{Address, MqttConfig, SCHEMES, Version};
 use crate::connection::unique;
@@ -244,6 +244,12 @@ impl Transport for Mqtt {
         // 3.1.1 has no headers: what an envelope holds of them travels, but none ever comes from elsewhere.
         can.native_headers = self.config().version == Version::V5;
         can.back_pressure = false;
+        if self.config().keeper {
+            can.costs.push(Text::from_static(
+                "a group of several members is sent every message twice, the second time for its keeper, so that a restart of \
+                 the broker loses nothing; `keeper = false` where the broker keeps shared subscriptions over its restart",
+            ));
+        }
         can
     }
 

@@ -5,6 +5,7 @@ mod scripted;
 mod support;
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -209,6 +210,59 @@ async fn no_acknowledgement_goes_out_on_a_later_connection() -> Tested {
     assert_eq!(transport.late_settlements(), 1, "it is counted");
     second.into_iter().for_each(msgkit::transport::Delivery::ack);
     until("the second is settled", || *acknowledged.lock().unwrap() == [(2, 7)]).await;
+    Ok(())
+}
+
+/// Mosquitto 2.0 sends more than the receive maximum. What is handed out and may come again is bounded nevertheless.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_than_the_prefetch_waits_to_be_acknowledged() -> Tested {
+    let acknowledged: Arc<Mutex<Vec<u16>>> = Arc::default();
+    let log = acknowledged.clone();
+    let deaf = Arc::new(AtomicBool::new(true));
+    let hears = deaf.clone();
+    let broker = Scripted::start(Box::new(move |connection, packet| match packet {
+        Packet::Connect(..) => vec![Do::Answer(Box::new(scripted::welcome(connection > 1, 10)))],
+        Packet::Unsubscribe(_) if hears.load(Ordering::SeqCst) => Vec::new(),
+        Packet::Subscribe(_) => {
+            let mut answers = polite(packet, 10);
+            answers.extend((1..=9).map(|n| send("more/a/b", n, format!("\"{n}\"").into_bytes())));
+            answers
+        }
+        Packet::PubAck(ack) => {
+            log.lock().unwrap().push(ack.pkid);
+            Vec::new()
+        }
+        _ => polite(packet, 10),
+    }))
+    .await;
+    let transport = mqtt(&broker.address, "more", |_| {});
+    let mut wanted = Subscription::ephemeral(["a.b".parse()?]);
+    let rule = msgkit::envelope::ingest::IngestRule::new("a.b".parse()?, "test.text");
+    wanted.ingest = msgkit::envelope::ingest::Ingest(vec![rule]);
+    wanted.prefetch = 4;
+    let mut deliveries = transport.subscribe(&wanted).await?;
+    let mut came = take(&mut *deliveries, 4).await;
+    let oldest = came.remove(0);
+    came.into_iter().for_each(msgkit::transport::Delivery::ack);
+    nothing(&mut *deliveries, "three that are settled wait behind one that is not").await;
+    assert!(acknowledged.lock().unwrap().is_empty(), "a receiver acknowledges in order");
+    // Given back, it is the first again.
+    drop(oldest);
+    take(&mut *deliveries, 1).await.remove(0).ack();
+    until("four are acknowledged", || *acknowledged.lock().unwrap() == [1, 2, 3, 4]).await;
+    nothing(&mut *deliveries, "whether the broker has heard of it is not known").await;
+    deaf.store(false, Ordering::SeqCst);
+    broker.hang_up();
+    // Of a broker that answers, they come in their order, one for each that is settled.
+    let mut next = take(&mut *deliveries, 4).await;
+    assert_eq!(next.iter().map(text).collect::<Vec<_>>(), ["1", "2", "3", "4"], "on the next connection");
+    for n in 5..=9 {
+        next.remove(0).ack();
+        next.extend(take(&mut *deliveries, 1).await);
+        assert_eq!(text(&next[3]), n.to_string());
+    }
+    next.into_iter().for_each(msgkit::transport::Delivery::ack);
+    until("all are settled", || acknowledged.lock().unwrap().ends_with(&[1, 2, 3, 4, 5, 6, 7, 8, 9])).await;
     Ok(())
 }
 

@@ -61,6 +61,10 @@ impl Members {
 
     /// Waits until all of `wanted` are handled.
     async fn handle(&self, wanted: &[String]) {
+        self.handle_within(wanted, support::PATIENCE).await;
+    }
+
+    async fn handle_within(&self, wanted: &[String], patience: Duration) {
         let missing = || {
             let handled = self.handled.lock().unwrap();
             let known: std::collections::BTreeSet<_> = handled.iter().map(|(_, text)| text).collect();
@@ -71,7 +75,7 @@ impl Members {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        if tokio::time::timeout(support::PATIENCE, waiting).await.is_err() {
+        if tokio::time::timeout(patience, waiting).await.is_err() {
             panic!("never: {:?}", missing());
         }
     }
@@ -83,6 +87,11 @@ impl Members {
     /// The texts of all but the first `count`.
     fn since(&self, count: usize) -> Vec<String> {
         self.handled.lock().unwrap()[count..].iter().map(|(_, text)| text.clone()).collect()
+    }
+
+    /// How often `text` was handled.
+    fn times(&self, text: &str) -> usize {
+        self.handled.lock().unwrap().iter().filter(|(_, handled)| handled == text).count()
     }
 
     /// What comes more than once comes under one id.
@@ -274,6 +283,91 @@ async fn without_a_restart_nothing_comes_twice() -> Tested {
     Ok(())
 }
 
+/// What comes behind the return of the first member comes once, however late the keeper is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_keeper_hands_out_only_what_nobody_got() -> Tested {
+    let Some(mut broker) = there(Mosquitto::options().start()) else { return Ok(()) };
+    let at = format!("127.0.0.1:{}", broker.port().ok_or("a port")?);
+    let (late, early) = (FaultProxy::start(at.clone()).await?, FaultProxy::start(at).await?);
+    let prefix = broker.prefix("late");
+    let wanted = group("g", "a.b");
+    // The first becomes the keeper when the second comes.
+    let first = Members::join(1, &wanted, || mqtt(&late.address().to_string(), &prefix, |_| {})).await;
+    let second = Members::join(1, &wanted, || mqtt(&early.address().to_string(), &prefix, |_| {})).await;
+    // However slow the machine is, it sends nothing again.
+    let publisher = mqtt(broker.url(), &prefix, |config| config.publish_timeout = Duration::from_secs(120));
+    let texts = |when: &str, count| numbered(count).iter().map(|n| format!("{when} {n}")).collect::<Vec<_>>();
+    for round in 0..2 {
+        keeper_stands(broker.url(), &prefix).await?;
+        for network in [&late, &early] {
+            network.refuse();
+        }
+        broker.kill()?;
+        broker.restart()?;
+        late.cut();
+        early.cut();
+        let between = texts(&format!("{round} between"), 40);
+        publish(&publisher, "a.b", &between).await;
+        let mut cuts = Watching::begin(broker.url(), &format!("{prefix}/msgkit/keeper/g/0/cut")).await?;
+        early.heal();
+        cuts.until(|cut| !cut.is_empty()).await?;
+        let after = texts(&format!("{round} after"), 400);
+        publish(&publisher, "a.b", &after).await;
+        second.handle(&after).await;
+        late.heal();
+        first.handle(&between).await;
+        keeper_stands(broker.url(), &prefix).await?;
+        let times = |text: &&String| (first.times(text), second.times(text));
+        let wrong = |text: &&String| times(text).0 + times(text).1 != 1;
+        let wrong: Vec<_> =
+            between.iter().chain(&after).filter(wrong).map(|text| (text, times(&text))).collect();
+        assert!(wrong.is_empty(), "of {} came not once: {wrong:?}", between.len() + after.len());
+    }
+    first.leave().await;
+    second.leave().await;
+    Ok(())
+}
+
+/// A broker that is down notes no death. The others notice that somebody is silent, and take over what it held.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_dies_while_the_broker_is_down_is_missed() -> Tested {
+    let Some(mut broker) = there(Mosquitto::options().start()) else { return Ok(()) };
+    let at = format!("127.0.0.1:{}", broker.port().ok_or("a port")?);
+    let (mortal, staying) = (FaultProxy::start(at.clone()).await?, FaultProxy::start(at).await?);
+    let prefix = broker.prefix("silent");
+    let wanted = group("g", "a.b");
+    let quick = |config: &mut msgkit_transport_mqtt::MqttConfig| config.keep_alive = Duration::from_secs(5);
+    // The first becomes the keeper when the second comes.
+    let dying = mqtt(&mortal.address().to_string(), &prefix, quick);
+    let mut dead = reader(&dying, &wanted).await;
+    let living = Members::join(1, &wanted, || mqtt(&staying.address().to_string(), &prefix, quick)).await;
+    let publisher = mqtt(broker.url(), &prefix, |_| {});
+    keeper_stands(broker.url(), &prefix).await?;
+    let sent = numbered(20);
+    publish(&publisher, "a.b", &sent).await;
+    // In the hand of the one that dies.
+    let held = support::take(&mut *dead, 5).await;
+    is_written(&broker, &publisher, "all of it").await?;
+    for network in [&mortal, &staying] {
+        network.refuse();
+    }
+    // Stopped in good order, Mosquitto would publish the wills of all that are connected.
+    broker.kill()?;
+    broker.restart()?;
+    mortal.cut();
+    staying.cut();
+    // The session of the dead one's keeper has it, and no other.
+    let between = ["x", "y", "z"].map(str::to_owned);
+    publish(&publisher, "a.b", &between).await;
+    staying.heal();
+    let everything: Vec<String> = sent.iter().chain(&between).cloned().collect();
+    // Once for what a living one may take to come back, once for what the test may.
+    living.handle_within(&everything, 3 * support::PATIENCE).await;
+    drop((held, dead));
+    living.leave().await;
+    Ok(())
+}
+
 /// Waits until the broker has written everything that it has confirmed so far.
 async fn is_written(broker: &Mosquitto, publisher: &Mqtt, text: &str) -> Tested {
     let mut state = message("state", text);
@@ -291,24 +385,46 @@ async fn is_written(broker: &Mosquitto, publisher: &Mqtt, text: &str) -> Tested 
 
 /// Waits until the keeper of the group `g` says that it misses nothing.
 async fn keeper_stands(url: &str, prefix: &str) -> Tested {
-    use rumqttc::v5::mqttbytes::QoS;
-    use rumqttc::v5::mqttbytes::v5::Packet;
-    use rumqttc::v5::{AsyncClient, Event, MqttOptions};
+    let mut marks = Watching::begin(url, &format!("{prefix}/msgkit/slots/g/0/keeper")).await?;
+    marks.until(|mark| mark.len() > 2 && !mark.starts_with("1 \n") && mark.contains('\n')).await
+}
 
-    let port = url.rsplit(':').next().ok_or("a port")?.parse()?;
-    let (client, mut events) =
-        AsyncClient::new(MqttOptions::new(format!("{prefix}-look"), "127.0.0.1", port), 4);
-    client.subscribe(format!("{prefix}/msgkit/slots/g/0/keeper"), QoS::AtLeastOnce).await?;
-    let waiting = async {
-        loop {
-            if let Event::Incoming(Packet::Publish(mark)) = events.poll().await? {
-                let mark = String::from_utf8_lossy(&mark.payload).into_owned();
-                if mark.len() > 2 && !mark.starts_with("1 \n") && mark.contains('\n') {
+/// A client of another kind that looks at one topic.
+struct Watching(rumqttc::v5::EventLoop);
+
+impl Watching {
+    /// Subscribed when it returns.
+    async fn begin(url: &str, topic: &str) -> Result<Self, Box<dyn std::error::Error>> {
+        use rumqttc::v5::mqttbytes::{QoS, v5::Packet};
+        use rumqttc::v5::{AsyncClient, Event, MqttOptions};
+
+        let port = url.rsplit(':').next().ok_or("a port")?.parse()?;
+        let name = format!("look-{}", fastrand::u64(..));
+        let (client, mut events) = AsyncClient::new(MqttOptions::new(name, "127.0.0.1", port), 4);
+        client.subscribe(topic, QoS::AtLeastOnce).await?;
+        let subscribing = async {
+            while !matches!(events.poll().await?, Event::Incoming(Packet::SubAck(_))) {}
+            Ok::<(), rumqttc::v5::ConnectionError>(())
+        };
+        tokio::time::timeout(support::PATIENCE, subscribing).await??;
+        Ok(Self(events))
+    }
+
+    /// Waits for what `is_it` is looking for.
+    async fn until(&mut self, is_it: impl Fn(&str) -> bool) -> Tested {
+        use rumqttc::v5::Event;
+        use rumqttc::v5::mqttbytes::v5::Packet;
+
+        let waiting = async {
+            loop {
+                if let Event::Incoming(Packet::Publish(came)) = self.0.poll().await?
+                    && is_it(&String::from_utf8_lossy(&came.payload))
+                {
                     return Ok::<(), rumqttc::v5::ConnectionError>(());
                 }
             }
-        }
-    };
-    tokio::time::timeout(support::PATIENCE, waiting).await??;
-    Ok(())
+        };
+        tokio::time::timeout(support::PATIENCE, waiting).await??;
+        Ok(())
+    }
 }

@@ -1,8 +1,5 @@
 //! Every way to be refused gives one clear line, which names the option or the topic to look at; and TLS as it should be.
 
-#[cfg(feature = "tls")]
-#[path = "support/certificates.rs"]
-mod certificates;
 mod support;
 
 use std::time::Duration;
@@ -11,6 +8,8 @@ use msgkit::transport::{
     Options, Publisher as _, Subscriber as _, Subscription, Transport as _, TransportErrorKind, TransportUrl,
 };
 use msgkit::{Chain, Registry};
+#[cfg(feature = "tls")]
+use msgkit_testing::brokers::{Authority, Signed};
 use msgkit_testing::brokers::{BrokerError, Mosquitto, MosquittoOptions};
 use msgkit_transport_mqtt::{Mqtt, Version};
 use support::{all, group, message, mqtt, nothing, numbered, publish, reader};
@@ -155,7 +154,7 @@ fn an_unknown_option_names_the_nearest_known_one() -> Tested {
 
 /// A listener with the certificate that the test has made.
 #[cfg(feature = "tls")]
-fn listener(options: MosquittoOptions, port: u16, signed: &certificates::Signed) -> MosquittoOptions {
+fn listener(options: MosquittoOptions, port: u16, signed: &Signed) -> MosquittoOptions {
     options
         .setting(format!("listener {port} 127.0.0.1"))
         .setting(format!("certfile {}", signed.certificate.display()))
@@ -171,14 +170,14 @@ fn free_port() -> std::io::Result<u16> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_certificate_is_called_so() -> Tested {
     let directory = tempfile::tempdir()?;
-    let authority = certificates::Authority::new(directory.path())?;
+    let authority = Authority::new(directory.path())?;
     let port = free_port()?;
     let options = listener(Mosquitto::options(), port, &authority.server(true)?);
     let Some(_broker) = there(options.start()) else { return Ok(()) };
     for version in VERSIONS {
         let transport = mqtt(&format!("mqtts://localhost:{port}"), "expired", |config| {
             config.version = version;
-            config.ca_file = Some(authority.file.clone());
+            config.ca_file = Some(authority.file().to_owned());
         });
         let (kind, line) = refusal(&transport).await;
         assert_eq!(kind, TransportErrorKind::Refused, "{line}");
@@ -202,11 +201,11 @@ async fn works(address: &str, prefix: &str, change: impl Fn(&mut msgkit_transpor
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_proves_itself_by_its_certificate() -> Tested {
     let directory = tempfile::tempdir()?;
-    let authority = certificates::Authority::new(directory.path())?;
+    let authority = Authority::new(directory.path())?;
     let client = authority.client("device-7")?;
     let port = free_port()?;
     let options = listener(Mosquitto::options(), port, &authority.server(false)?)
-        .setting(format!("cafile {}", authority.file.display()))
+        .setting(format!("cafile {}", authority.file().display()))
         .setting("require_certificate true")
         .setting("use_identity_as_username true");
     let Some(_broker) = there(options.start()) else { return Ok(()) };
@@ -214,14 +213,14 @@ async fn a_client_proves_itself_by_its_certificate() -> Tested {
     for version in VERSIONS {
         works(&address, &format!("{version:?}"), |config| {
             config.version = version;
-            config.ca_file = Some(authority.file.clone());
+            config.ca_file = Some(authority.file().to_owned());
             config.cert_file = Some(client.certificate.clone());
             config.key_file = Some(client.key.clone());
         })
         .await;
         let stranger = mqtt(&address, "stranger", |config| {
             config.version = version;
-            config.ca_file = Some(authority.file.clone());
+            config.ca_file = Some(authority.file().to_owned());
             config.publish_timeout = Duration::from_secs(3);
         });
         let (kind, line) = refusal(&stranger).await;
@@ -235,7 +234,7 @@ async fn a_client_proves_itself_by_its_certificate() -> Tested {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_websocket_over_tls_carries_it_all() -> Tested {
     let directory = tempfile::tempdir()?;
-    let authority = certificates::Authority::new(directory.path())?;
+    let authority = Authority::new(directory.path())?;
     let port = free_port()?;
     let options =
         listener(Mosquitto::options(), port, &authority.server(false)?).setting("protocol websockets");
@@ -243,7 +242,7 @@ async fn a_websocket_over_tls_carries_it_all() -> Tested {
     for version in VERSIONS {
         works(&format!("mqtt+wss://localhost:{port}"), &format!("{version:?}"), |config| {
             config.version = version;
-            config.ca_file = Some(authority.file.clone());
+            config.ca_file = Some(authority.file().to_owned());
         })
         .await;
     }

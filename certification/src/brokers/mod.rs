@@ -42,8 +42,9 @@ pub trait Broker: fmt::Debug + Send + Sync {
         false
     }
 
-    /// Whether it sends a member more than the member has asked for at once, so that all that waits may be in hand.
-    fn sends_more_than_is_asked_for(&self) -> bool {
+    /// Whether, beside the members of a group of several, a session of the transport's own is sent what they are sent, so that
+    /// what is on its way there when the broker ends may come twice.
+    fn copies_what_a_group_is_sent(&self) -> bool {
         false
     }
 

@@ -41,13 +41,8 @@ impl Broker for MosquittoBroker {
         let target = TransportUrl::parse(&url)?.address().to_owned();
         let network = FaultProxy::start(target.clone()).await?;
         let url = url.replace(&target, &network.address().to_string());
-        // Mosquitto forgets the shared subscriptions of a group when it ends. With `on_unrouted = "error"` what is
-        // published before the first member is back is refused, and so published again, instead of lost. The transport's
-        // keeper, the default against that, hands out again whatever is in doubt, which no count of what was in flight
-        // bounds; it has tests of its own.
-        let options = format!(
-            "prefix = \"{prefix}\"\nclient_id = \"{prefix}\"\nkeep_alive = \"5s\"\non_unrouted = \"error\"\nkeeper = false\n"
-        );
+        // All else is what users get by default. A connection that has become silent is noticed within ten seconds.
+        let options = format!("prefix = \"{prefix}\"\nclient_id = \"{prefix}\"\nkeep_alive = \"5s\"\n");
         Ok(Place { network, url, options, keeps: Box::new(()) })
     }
 
@@ -63,9 +58,8 @@ impl Broker for MosquittoBroker {
         true
     }
 
-    /// Mosquitto 2.0 counts the messages under way only up to the one that is acknowledged, and so sends a whole window
-    /// more for each acknowledgement (eclipse-mosquitto/mosquitto#2301).
-    fn sends_more_than_is_asked_for(&self) -> bool {
+    /// The transport's keeper, because Mosquitto 2.0 forgets shared subscriptions when it ends.
+    fn copies_what_a_group_is_sent(&self) -> bool {
         true
     }
 

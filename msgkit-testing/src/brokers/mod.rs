@@ -9,6 +9,7 @@
 //!   its own in it: [`Mosquitto::prefix`], [`RabbitMq::vhost`], [`Kafka::prefix`].
 //! - A broker that is not installed is a [`BrokerError`] of the kind [`Missing`](BrokerErrorKind::Missing), which becomes
 //!   the suite's [`NotRun`](crate::conformance::NotRun) with `?`. `make brokers` installs them all.
+//! - `Authority` signs certificates for servers and clients, expired ones too (feature `certificates`).
 //! - [`FaultProxy`] stands between a client and any broker and breaks their connections on command.
 //!
 //! Everything here but the proxy blocks its thread: a broker takes milliseconds (Mosquitto) to seconds (RabbitMQ, Kafka) to
@@ -26,6 +27,8 @@
 //! }
 //! ```
 
+#[cfg(feature = "certificates")]
+mod authority;
 mod certificates;
 mod error;
 mod http;
@@ -38,6 +41,8 @@ mod rabbitmq;
 mod sandbox;
 mod system;
 
+#[cfg(feature = "certificates")]
+pub use self::authority::{Authority, Signed};
 pub use self::error::{BrokerError, BrokerErrorKind};
 pub use self::kafka::{Kafka, KafkaOptions};
 pub use self::kinesis::KinesisLocal;

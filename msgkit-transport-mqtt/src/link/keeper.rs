@@ -5,23 +5,32 @@
 //! subscribed plainly: its holder, one of the members, drops what comes there, because the members get it too, and hands out
 //! what came while they could not.
 //!
-//! Which is which, it finds out by two questions that it sends to itself through the broker:
+//! Which is which, it finds out by what it finds in its session and by two questions that it asks through the broker:
 //!
 //! - **Known?** A shared subscription of its own, to a topic of its own, exists for as long as the broker remembers shared
 //!   subscriptions, because it is a part of the session. A message to that topic either comes back, or the broker has
 //!   forgotten. It is made only when nothing is left in the session that the members did not get; so while it exists,
 //!   everything in the session is a copy of theirs.
-//! - **Cut.** A message that is queued behind everything else in the session, sent once a member's subscription is confirmed:
-//!   what comes after it, the members get.
+//! - **Cuts.** Whenever the broker has confirmed a member's subscription on a new connection, the member puts a message into the
+//!   keeper's session: what comes behind it, the members get. So of what was published while the broker knew nobody, just
+//!   that is handed out which came before the first member was back, however late the keeper itself comes.
+//! - **Who is there?** A cut may be of the time before the broker forgot. It counts if the connection that it was made on stands
+//!   now, because no connection outlives its broker: the members that stand answer to a call ([`super::roll`]). It counts as
+//!   well if it comes behind a message that the keeper has put there itself, on the connection that it has. Where nobody has
+//!   made such a cut, the keeper makes one of its own, once it knows of a member that stands.
 //!
-//! Wherever there is doubt, messages are handed out: they come twice then, under one id.
+//! Wherever there is doubt, messages are handed out: they come twice then, under one id. There is doubt about what its session
+//! held when the broker ended, which is what was on its way to it, and about what is published while a member learns that it
+//! is subscribed.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use super::{Link, Said, number};
+use super::cuts::{Cut, Cuts};
+use super::{Link, Said};
 use crate::driver::{Client, Filter};
 use crate::slots::Mark;
 use crate::subscriber::{Membership, SHARE};
@@ -29,11 +38,13 @@ use crate::wire::{Arrived, Parcel};
 
 /// How long an answer may take that the broker gives behind another one.
 const GRACE: Duration = Duration::from_millis(500);
+/// How long it waits for the answer of a member that has made a cut, which may be slow or dead.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How often it looks whether what it handed out is settled.
 const LOOK: Duration = Duration::from_millis(50);
 
 const KNOWN: &str = "known";
-const CUT: &str = "cut";
+pub(super) const CUT: &str = "cut";
 
 /// What its task waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +55,11 @@ pub(super) enum Seen {
     Routed,
     /// The first question came back.
     Known,
-    /// The second question came back.
+    /// A member that stands has said so.
+    Here,
+    /// A cut came by, and whether it counts depends on an answer.
+    Unproven,
+    /// What comes from here on, the members get.
     Cut,
 }
 
@@ -64,11 +79,13 @@ enum Phase {
 #[derive(Debug, Default)]
 pub(super) struct Keeping {
     phase: Phase,
-    /// The topics of the questions.
+    /// The topics of the questions and answers.
     known: String,
     cut: String,
-    /// What the second question of this connection says.
-    mark: String,
+    here: String,
+    cuts: Cuts,
+    /// Whether it has waited for an answer as long as it may.
+    waited: bool,
     task: Option<mpsc::UnboundedSender<Seen>>,
     /// The member's connection that stood before this one was made.
     member: Option<(u64, u64)>,
@@ -97,6 +114,8 @@ impl Keeping {
 pub(super) fn wanted(membership: &Membership) -> Vec<Filter> {
     let mut wanted: Vec<Filter> = membership.filters.plain.iter().cloned().map(filter).collect();
     wanted.push(filter(membership.keeper_asks(CUT)));
+    // Not kept in the session: an answer is worth something only on the connection that it was asked on.
+    wanted.push(Filter { confirmed: false, ..filter(membership.here()) });
     wanted
 }
 
@@ -118,10 +137,11 @@ impl Watch {
                 phase: Phase::Asking(Vec::new()),
                 known: link.membership.keeper_asks(KNOWN),
                 cut: link.membership.keeper_asks(CUT),
-                mark: number().to_string(),
+                here: link.membership.here(),
+                cuts: Cuts::new(),
                 task: Some(sender),
                 member: control.keeping.member,
-                over: false,
+                ..Keeping::default()
             };
         }
         Self(tokio::spawn(async move {
@@ -147,6 +167,7 @@ impl Link {
         let membership = &self.membership;
         wait(seen, Seen::Subscribed).await?;
         self.claim(client, &[]);
+        self.begin(client);
         let covered = match session {
             true => self.is_known(client, seen).await?,
             // All that is in it came after it was made: the member that was there before and is there still got it too.
@@ -161,11 +182,7 @@ impl Link {
                 subscription = %membership.title,
                 "the broker may have forgotten shared subscriptions; what it kept beside them is handed out"
             );
-            while !membership.stands().await {
-                tokio::time::sleep(LOOK).await;
-            }
-            self.ask(client, CUT, Said::Cut);
-            wait(seen, Seen::Cut).await?;
+            self.find_the_cut(client, seen).await?;
             while !membership.inbox.has_nothing_of(self.id) {
                 tokio::time::sleep(LOOK).await;
             }
@@ -203,17 +220,68 @@ impl Link {
         }
     }
 
-    fn ask(&self, client: &Client, question: &str, said: Said) {
+    /// Marks in its session where its own time begins, and asks who is there. In this order: who has no cut before the mark
+    /// and stands too late to answer has one behind it.
+    fn begin(&self, client: &Client) {
         let mut control = self.lock();
-        let text = control.keeping.mark.clone();
-        if client.publish(&Parcel::own(self.membership.keeper_asks(question), text, false)) {
-            control.asked.push_back(said);
+        let (begins, mark) = (control.keeping.cuts.begins(), control.keeping.cuts.mark().to_owned());
+        self.tell(&mut control, client, self.membership.keeper_asks(CUT), begins, true);
+        self.tell(&mut control, client, self.membership.call(), mark, false);
+    }
+
+    /// Returns once everything has come that the members did not get.
+    async fn find_the_cut(&self, client: &Client, seen: &mut mpsc::UnboundedReceiver<Seen>) -> Option<()> {
+        let membership = &self.membership;
+        let mut made = false;
+        loop {
+            // Nobody may have made one, because the session is younger than the member's connection.
+            let heard = self.lock().keeping.cuts.stands();
+            let stands = !made && (heard || membership.stands().await);
+            if stands {
+                made = true;
+                let mut control = self.lock();
+                let text = control.keeping.cuts.ends();
+                self.tell(&mut control, client, membership.keeper_asks(CUT), text, true);
+            }
+            match tokio::time::timeout(LOOK, seen.recv()).await {
+                Ok(Some(Seen::Cut)) => return Some(()),
+                Ok(Some(Seen::Unproven)) if self.is_proven(client, seen).await? => return Some(()),
+                Ok(None) => return None,
+                Ok(Some(_)) | Err(_) => {}
+            }
         }
+    }
+
+    /// Waits for the answer of a member whose cut has come by.
+    async fn is_proven(&self, client: &Client, seen: &mut mpsc::UnboundedReceiver<Seen>) -> Option<bool> {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            if let Ok(proven) = tokio::time::timeout(GRACE, wait(seen, Seen::Cut)).await {
+                return proven.map(|()| true);
+            }
+            // The call may have been lost, as may be what nobody confirms.
+            let mut control = self.lock();
+            let mark = control.keeping.cuts.mark().to_owned();
+            self.tell(&mut control, client, self.membership.call(), mark, false);
+        }
+        self.lock().keeping.waited = true;
+        self.decide(false);
+        Some(false)
     }
 
     /// Whether the broker still knows the shared subscription of the session.
     async fn is_known(&self, client: &Client, seen: &mut mpsc::UnboundedReceiver<Seen>) -> Option<bool> {
-        self.ask(client, KNOWN, Said::Known);
+        {
+            let mut control = self.lock();
+            let question = Parcel::own(
+                self.membership.keeper_asks(KNOWN),
+                control.keeping.cuts.mark().to_owned(),
+                false,
+            );
+            if client.publish(&question) {
+                control.asked.push_back(Said::Known);
+            }
+        }
         if wait_for_either(seen, Seen::Known, Seen::Routed).await? == Seen::Known {
             return Some(true);
         }
@@ -228,40 +296,76 @@ impl Link {
     /// It is known now what the messages are that came meanwhile.
     fn decide(&self, covered: bool) {
         let mut control = self.lock();
-        let next = if covered { Phase::Covered } else { Phase::Handing };
-        if let Phase::Asking(waiting) = std::mem::replace(&mut control.keeping.phase, next) {
+        match covered {
+            true => self.go_on(&mut control.keeping, Phase::Covered),
+            false => self.go_on(&mut control.keeping, Phase::Handing),
+        }
+    }
+
+    /// What waits is sorted, and so is what comes.
+    fn go_on(&self, keeping: &mut Keeping, next: Phase) {
+        if let Phase::Asking(waiting) = std::mem::replace(&mut keeping.phase, next) {
             for arrived in waiting {
-                match covered {
-                    true => self.membership.inbox.skip(self.id, arrived.number),
-                    false => self.hand(arrived),
-                }
+                self.take(keeping, arrived);
             }
+        }
+    }
+
+    /// From here on the members get what it gets.
+    fn cover(&self, keeping: &mut Keeping) {
+        if !matches!(keeping.phase, Phase::Covered) {
+            self.go_on(keeping, Phase::Covered);
+            keeping.seen(Seen::Cut);
+        }
+    }
+
+    fn take(&self, keeping: &mut Keeping, arrived: Arrived) {
+        match &mut keeping.phase {
+            Phase::Asking(waiting) => waiting.push(arrived),
+            _ => self.sort(keeping, arrived),
         }
     }
 
     /// A message came to the keeper.
     pub(super) fn kept(&self, arrived: Arrived) {
-        let (inbox, number) = (&self.membership.inbox, arrived.number);
         let mut control = self.lock();
         let keeping = &mut control.keeping;
-        if arrived.topic == keeping.known {
-            return if number == 0 { keeping.seen(Seen::Known) } else { inbox.skip(self.id, number) };
+        if arrived.topic == keeping.known && arrived.number == 0 {
+            return keeping.seen(Seen::Known);
         }
-        if number == 0 {
+        if arrived.topic == keeping.here && arrived.number == 0 {
+            if keeping.cuts.answered(&arrived.payload, &self.membership.filters.plain) {
+                self.cover(keeping);
+            }
+            return keeping.seen(Seen::Here);
+        }
+        if arrived.number == 0 {
             // Nothing is owed of a message of quality of service 0.
             return;
         }
+        self.take(keeping, arrived);
+    }
+
+    /// What becomes of it, in the order of the session.
+    fn sort(&self, keeping: &mut Keeping, arrived: Arrived) {
+        let inbox = &self.membership.inbox;
         if arrived.topic == keeping.cut {
-            if arrived.payload == keeping.mark.as_bytes() {
-                keeping.phase = Phase::Covered;
-                keeping.seen(Seen::Cut);
+            inbox.skip(self.id, arrived.number);
+            match keeping.cuts.comes_by(&arrived.payload, &self.membership.filters.plain) {
+                Cut::Counts => self.cover(keeping),
+                // What comes behind it waits for the answer.
+                Cut::Unproven if matches!(keeping.phase, Phase::Handing) && !keeping.waited => {
+                    keeping.phase = Phase::Asking(Vec::new());
+                    keeping.seen(Seen::Unproven);
+                }
+                Cut::Unproven | Cut::Idle => {}
             }
-            return inbox.skip(self.id, number);
+            return;
         }
-        match &mut keeping.phase {
-            Phase::Asking(waiting) => waiting.push(arrived),
-            Phase::Handing => self.hand(arrived),
-            Phase::Covered => inbox.skip(self.id, number),
+        match keeping.phase {
+            Phase::Covered => inbox.skip(self.id, arrived.number),
+            _ if arrived.topic == keeping.known => inbox.skip(self.id, arrived.number),
+            _ => self.hand(arrived),
         }
     }
 

@@ -27,6 +27,7 @@ impl Link {
         };
         self.look(client);
         if first {
+            self.call_the_roll(client);
             let link = self.clone();
             tokio::spawn(async move {
                 tokio::time::sleep(SHARING).await;
@@ -38,18 +39,20 @@ impl Link {
     }
 
     /// Does what the marks of the lane ask for: shares, or stops sharing, and takes over what others have left.
-    fn look(self: &Arc<Self>, client: &Client) {
+    pub(super) fn look(self: &Arc<Self>, client: &Client) {
         let membership = &self.membership;
+        let known = self.lock().kept.clone();
+        let no_keeper = known.as_ref().is_some_and(|mark| membership.keeps_no_more(mark));
         let mut control = self.lock();
         let Some(slot) = control.slot else { return };
         if !control.stands || control.leaving {
             return;
         }
         let sharing = slots::are_others(&control.slots, slot);
-        let vacant = control.kept.as_ref().is_none_or(Mark::is_vacant);
-        let keep = vacant && (control.kept.is_some() || (sharing && membership.config.keeper));
+        let vacant = known.is_none() || no_keeper;
+        let keep = vacant && (known.is_some() || (sharing && membership.config.keeper));
         let kept = !membership.config.keeper
-            || control.kept.as_ref().is_some_and(|mark| !mark.is_vacant() && !mark.filters.is_empty());
+            || (!vacant && known.as_ref().is_some_and(|mark| !mark.filters.is_empty()));
         // A plain subscription is given up once a keeper has one.
         let may = !sharing || (membership.set_sharing(membership.config.keeper) && kept);
         if sharing != control.sharing && may {
@@ -146,13 +149,14 @@ impl Link {
                     () = tokio::time::sleep(membership.config.takeover_after.mul_f64(wait)) => {}
                 }
                 wait = 0.5 + 0.5 * fastrand::f64();
-                let wanted = {
+                let (others, kept) = {
                     let control = link.lock();
                     let others = control.slot.is_some_and(|slot| slots::are_others(&control.slots, slot));
-                    match &control.kept {
-                        Some(mark) => mark.is_vacant(),
-                        None => others && membership.config.keeper,
-                    }
+                    (others, control.kept.clone())
+                };
+                let wanted = match &kept {
+                    Some(mark) => membership.keeps_no_more(mark),
+                    None => others && membership.config.keeper,
                 };
                 if !wanted {
                     break;

@@ -1,8 +1,10 @@
 //! One connection that receives for a subscription: connects, subscribes, and does both again whenever it breaks.
 
+mod cuts;
 mod dissolve;
 pub(crate) mod keeper;
 mod marks;
+mod roll;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +17,8 @@ use tokio::time::Instant;
 
 use self::dissolve::{Draining, erase};
 use self::keeper::Keeping;
-use crate::connection::Pauses;
+use self::roll::Present;
+use crate::connection::{Pauses, unique};
 use crate::driver::{self, Broken, Client, Dial, Event, Filter, LastWill};
 use crate::error::Failure;
 use crate::slots::{self, Lane, Mark, Slots};
@@ -64,6 +67,8 @@ struct Control {
     client: Option<Client>,
     /// Which connection it is.
     epoch: u64,
+    /// What a member calls it, once the broker has confirmed what it is subscribed to; empty before.
+    connection: String,
     slot: Option<u32>,
     /// What was published on this connection and not named yet, and what was named.
     asked: VecDeque<Said>,
@@ -72,6 +77,8 @@ struct Control {
     /// What the marks of the lane say, and that of its keeper.
     slots: Slots,
     kept: Option<Mark>,
+    /// Owners of marks that have been heard of on this connection, and so are alive.
+    heard: BTreeSet<String>,
     /// For a keeper: how it takes what comes.
     keeping: Keeping,
     /// Whether its session shares with others.
@@ -94,8 +101,8 @@ enum Said {
     Dissolved,
     /// A keeper's question whether the broker knows shared subscriptions still.
     Known,
-    /// A keeper's question where in its session it is.
-    Cut,
+    /// What nobody waits for.
+    Something,
 }
 
 /// Told how the first try went.
@@ -233,7 +240,7 @@ impl Link {
                 _ => continue,
             }
         };
-        membership.inbox.connected(self.id, epoch, welcome.session, client.clone());
+        membership.inbox.connected(self.id, epoch, welcome.session, dial.receive, client.clone());
         {
             let mut control = self.lock();
             if control.leaving {
@@ -242,6 +249,8 @@ impl Link {
             (control.client, control.epoch) = (Some(client.clone()), epoch);
             control.asked.clear();
             control.named.clear();
+            control.connection.clear();
+            control.heard.clear();
             (control.stands, control.ready) = (false, false);
         }
         let first = self.lock().started.is_some();
@@ -334,7 +343,7 @@ impl Link {
             }
             Role::Keeper => {
                 let Lane { keeper, .. } = membership.survey().await?;
-                if keeper.as_ref().is_some_and(|mark| !mark.is_vacant() && mark.owner != membership.owner) {
+                if keeper.as_ref().is_some_and(|mark| !membership.is_free(mark)) {
                     return Ok(None);
                 }
                 membership.begin_keeping();
@@ -400,6 +409,10 @@ impl Link {
                 let mut control = self.lock();
                 match (&self.role, control.slot) {
                     (Role::Member, Some(slot)) if !control.leaving => {
+                        if control.connection.is_empty() {
+                            control.connection = unique();
+                        }
+                        self.present(&mut control, client, None);
                         let held = self.held(&control);
                         self.say(&mut control, client, membership.place(slot), &held, Said::Held);
                     }
@@ -425,7 +438,9 @@ impl Link {
             Event::Arrived(arrived) => self.arrived(arrived, first, client),
             Event::Sent(named) => {
                 let mut control = self.lock();
-                if let Some(said) = control.asked.pop_front() {
+                if let Some(said) = control.asked.pop_front()
+                    && named != 0
+                {
                     control.named.insert(named, said);
                 }
             }
@@ -434,7 +449,6 @@ impl Link {
                 match said {
                     Some(Said::Held) if self.is_keeper() => {}
                     Some(Said::Known) => self.lock().keeping.seen(keeper::Seen::Routed),
-                    Some(Said::Cut) => {}
                     Some(Said::Held) if matches!(self.role, Role::Heir { .. }) => {
                         *draining = Some(Draining::begin(self.clone(), client.clone()));
                     }
@@ -442,7 +456,7 @@ impl Link {
                     Some(Said::Vacant | Said::Dissolved) => {
                         client.leave();
                     }
-                    None => {}
+                    Some(Said::Something) | None => {}
                 }
             }
             Event::Connected(_) | Event::Waiting(_) | Event::Left => {}
@@ -460,10 +474,20 @@ impl Link {
                 // It came by a filter of the subscription, which matches marks as well.
                 membership.inbox.skip(self.id, arrived.number);
             }
-            let mark = Mark::read(&arrived.payload);
+            let mark = || {
+                let mark = Mark::read(&arrived.payload);
+                self.wrote(mark.as_ref(), arrived.retained);
+                mark
+            };
             return match place {
-                Place::Slot(slot) => self.marked(slot, mark, client),
-                Place::Keeper => self.keeper_marked(mark, client),
+                Place::Slot(slot) => self.marked(slot, mark(), client),
+                Place::Keeper => self.keeper_marked(mark(), client),
+                Place::Call => self.present(&mut self.lock(), client, Some(&arrived.payload)),
+                Place::Here => {
+                    if let Some(present) = Present::read(&arrived.payload) {
+                        self.heard(&present.owner);
+                    }
+                }
                 Place::Survey => {}
             };
         }

@@ -278,6 +278,7 @@ impl Transport for Memory {
             live_patterns: true,
             native_headers: true,
             back_pressure: true,
+            costs: Vec::new(),
         }
     }
 

@@ -81,6 +81,7 @@ fn handler(plan: &Plan) -> CheckedHandler {
         if !can.delivery_count {
             notes.push(format!("{name}: a message that kills the process is not noticed"));
         }
+        notes.extend(can.costs.iter().map(|cost| format!("{name}: {cost}")));
         if origin.dead_letters.name != *name {
             notes.push(format!("{name}: dead letters are kept at {}", origin.dead_letters.name));
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::error::{TransportError, TransportErrorKind};
 use super::subscription::{Start, Subscription};
+use crate::text::Text;
 
 /// How far the order of one key's messages holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,6 +89,8 @@ pub struct Capabilities {
     pub native_headers: bool,
     /// A publisher in front of a full queue waits, then gets a temporary error.
     pub back_pressure: bool,
+    /// What its users should know of what it costs as it is configured, a sentence each; `check` prints them.
+    pub costs: Vec<Text>,
 }
 
 impl Capabilities {
@@ -113,6 +116,7 @@ impl Capabilities {
             live_patterns: false,
             native_headers: false,
             back_pressure: false,
+            costs: Vec::new(),
         }
     }
 
