@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::{Either, join, select};
 use msgkit::envelope::{Clock, ContentType};
 use msgkit::transport::{
     Capabilities, Declaration, Deliveries, Delivery, Destination, Outgoing, Subscription, Transport,
@@ -283,22 +284,31 @@ impl Reader {
         }
     }
 
-    /// Reads and settles until nothing comes any more; the texts, in order.
-    pub async fn rest(&mut self) -> Vec<String> {
-        let mut texts = Vec::new();
-        loop {
-            let silence = self.time.silence();
-            if self.arrived.is_empty() {
-                let receiving = self.deliveries.receive(64, &mut self.arrived);
-                if tokio::time::timeout(silence, receiving).await.is_err() || self.arrived.is_empty() {
-                    return texts;
+    /// Reads and settles what comes here and to `other` until it is `count` messages in all; then nothing more may come to
+    /// either. The texts, sorted.
+    pub async fn share(&mut self, other: &mut Self, count: usize) -> Vec<String> {
+        let mut texts = Vec::with_capacity(count);
+        let filling = async {
+            while texts.len() < count {
+                let one = self.deliveries.receive(64, &mut self.arrived);
+                let two = other.deliveries.receive(64, &mut other.arrived);
+                // Receiving is cancel-safe: what the other one has by then stays there.
+                let (Either::Left((received, _)) | Either::Right((received, _))) = select(one, two).await;
+                if let Err(error) = received {
+                    assert!(error.is_temporary(), "receiving failed: {}", msgkit::Chain(&error));
+                }
+                for delivery in self.arrived.drain(..).chain(other.arrived.drain(..)) {
+                    texts.push(text_of(&delivery));
+                    delivery.ack();
                 }
             }
-            for delivery in self.arrived.drain(..) {
-                texts.push(text_of(&delivery));
-                delivery.ack();
-            }
+        };
+        if tokio::time::timeout(self.time.patience(), filling).await.is_err() {
+            panic!("{} of {count} messages came: {texts:?}", texts.len());
         }
+        join(self.nothing("all have come"), other.nothing("all have come")).await;
+        texts.sort();
+        texts
     }
 
     /// Waits for the broker's word on what was settled.

@@ -11,6 +11,7 @@ use msgkit::transport::{
     Delivery, Destination, Outgoing, PublishError, Transport, TransportError, TransportErrorKind,
 };
 use msgkit::{Envelope, Policy, Text};
+use tokio::sync::Semaphore;
 
 use crate::conformance::bench::{Bench, topic_of};
 use crate::conformance::pipeline::{Call, Job, JobHandler, RunningPipeline};
@@ -105,6 +106,27 @@ impl Calls {
 
     pub(super) fn len(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+/// What handlers wait for: closed at first, then open for good.
+#[derive(Debug, Clone)]
+pub(super) struct Gate(Arc<Semaphore>);
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(0)))
+    }
+}
+
+impl Gate {
+    pub(super) fn open(&self) {
+        // Whoever waits for a permit of a closed one goes on, now and later.
+        self.0.close();
+    }
+
+    pub(super) async fn passed(&self) {
+        let _ = self.0.acquire().await;
     }
 }
 
