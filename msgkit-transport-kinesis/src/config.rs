@@ -80,7 +80,8 @@ pub struct KinesisConfig {
     /// How often streams and shards are looked for that are new.
     #[serde(with = "msgkit::config::duration")]
     pub discover: Duration,
-    /// The longest wait before a shard that had nothing is read again; right after a message it is an eighth.
+    /// The longest wait before a shard that had nothing is read again; right after a message it is an eighth. Where a read
+    /// takes long, four times as long as it took, at most 5s.
     #[serde(with = "msgkit::config::duration")]
     pub poll_interval: Duration,
     /// The least time between two reads of one shard: the service takes five a second for each shard, all groups together.
