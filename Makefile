@@ -7,14 +7,14 @@ RUN := $(CARGO) --locked
 
 # What the conformance suites find goes here; the table has these columns.
 VERDICTS := $(CURDIR)/target/guarantees
-SUBJECTS := memory memory_retry_topics sqlite files amqp mqtt mqtt_3_1_1 kafka
+SUBJECTS := memory memory_retry_topics sqlite files amqp mqtt mqtt_3_1_1 kafka kinesis
 TABLE := $(RUN) run -q -p msgkit-testing --profile $(PROFILE) --example guarantees --
 
 # What is fuzzed, and for how many minutes each.
 FUZZED := structured attributes trace names config url ingest stored
 MINUTES ?= 1
 
-.PHONY: demo test lint fmt clippy docs unit kinesis-suite deny dashboard tools brokers foreign
+.PHONY: demo test lint fmt clippy docs unit deny dashboard tools brokers foreign
 .PHONY: bench bench-brokers bench-gate bench-build valgrind certify guarantees guarantees-check conformance mutants simulate \
 	fuzz fuzz-check fuzz-tools $(FUZZED:%=fuzz-%)
 
@@ -38,21 +38,15 @@ clippy:
 docs:
 	RUSTDOCFLAGS="-D warnings" $(RUN) doc --workspace --no-deps --all-features --profile $(PROFILE)
 
-# The conformance suite on the stand-in for Kinesis does not pass yet (docs/proofs.md) and is not run here: `make kinesis-suite`.
 unit:
-	MSGKIT_REQUIRE_BROKERS=1 MSGKIT_GUARANTEES=$(VERDICTS) $(RUN) test --workspace --all-features --profile $(PROFILE) \
-		--exclude msgkit-transport-kinesis
-	MSGKIT_REQUIRE_BROKERS=1 $(RUN) test -p msgkit-transport-kinesis --all-features --profile $(PROFILE) --lib --test shards
-
-kinesis-suite: brokers
-	MSGKIT_REQUIRE_BROKERS=1 $(RUN) test -p msgkit-transport-kinesis --all-features --profile $(PROFILE) --test conformance
+	MSGKIT_REQUIRE_BROKERS=1 MSGKIT_GUARANTEES=$(VERDICTS) $(RUN) test --workspace --all-features --profile $(PROFILE)
 
 ## The table of guarantees, from what the conformance suites have found.
 guarantees: conformance
 	$(TABLE) $(VERDICTS) docs/guarantees.md $(SUBJECTS)
 
 conformance:
-	MSGKIT_REQUIRE_BROKERS=1 MSGKIT_GUARANTEES=$(VERDICTS) $(RUN) test --workspace --exclude msgkit-transport-kinesis --all-features --profile $(PROFILE) --test conformance
+	MSGKIT_REQUIRE_BROKERS=1 MSGKIT_GUARANTEES=$(VERDICTS) $(RUN) test --workspace --all-features --profile $(PROFILE) --test conformance
 
 ## Broken transports and pipelines, every one of which the suite must reject.
 mutants:
@@ -85,7 +79,7 @@ tools:
 	@command -v chromium >/dev/null 2>&1 || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; }
 	@cd examples/device-platform/tests/dashboard && { [ -d node_modules ] || npm install --no-audit --no-fund --no-package-lock; }
 
-## The brokers that the tests start (Debian packages, Kafka by Maven, Kinesis' stand-in by npm), without the services that come with them.
+## The brokers that the tests start (Debian packages, Kafka by Maven, the stand-ins for Kinesis and DynamoDB by npm), without the services that come with them.
 brokers:
 	@.ci/brokers
 

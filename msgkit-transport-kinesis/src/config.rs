@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use msgkit::transport::TransportUrl;
 use msgkit::{Error, ErrorKind, Pattern};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// The most bytes of a record, its partition key included, unless a stream was told otherwise.
 const MIB: usize = 1 << 20;
@@ -24,22 +24,30 @@ const ATTRIBUTES: usize = 8 << 10;
 /// match = "device.>"
 /// stream = "all-devices"
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct KinesisConfig {
-    /// Where the leases of shards are kept: `memory` (one process, gone with it), `sqlite:<file>` (processes of one machine;
-    /// feature `sqlite`). For anything else see [`Kinesis::with_leases`](crate::Kinesis::with_leases).
+    /// Where the leases of shards are kept; must be set: `memory` (one process, gone with it), `sqlite:<file>` (processes of
+    /// one machine; feature `sqlite`), `dynamodb:<table>` (any number of machines; feature `dynamodb`). A store of your own
+    /// goes to `Kinesis::with_leases`.
     pub leases: Option<String>,
+    /// The address of DynamoDB in place of the region's own. Default: what `AWS_ENDPOINT_URL_DYNAMODB` or `AWS_ENDPOINT_URL`
+    /// say.
+    pub leases_endpoint: Option<String>,
     /// The address of the service in place of the region's own: `http://127.0.0.1:4567`. Default: what
     /// `AWS_ENDPOINT_URL_KINESIS` or `AWS_ENDPOINT_URL` say.
     pub endpoint: Option<String>,
+    /// The profile of `~/.aws` that credentials, and the region where the URL names none, are taken from; feature `aws-config`.
+    pub profile: Option<String>,
     /// The id of an access key; default: the user of the URL, else `AWS_ACCESS_KEY_ID`, else (feature `aws-config`) as every
     /// AWS tool finds it.
     pub access_key_id: Option<String>,
     /// Its secret; default: the password of the URL, else `AWS_SECRET_ACCESS_KEY`.
+    #[serde(skip_serializing)]
     pub secret_access_key: Option<Secret>,
     /// The token of temporary credentials; default: `AWS_SESSION_TOKEN`.
+    #[serde(skip_serializing)]
     pub session_token: Option<Secret>,
     /// Streams other than the default, which is one for each first segment of a topic; the first match wins.
     pub destinations: Vec<DestinationRule>,
@@ -72,7 +80,8 @@ pub struct KinesisConfig {
     /// How often streams and shards are looked for that are new.
     #[serde(with = "msgkit::config::duration")]
     pub discover: Duration,
-    /// The longest wait before a shard that had nothing is read again; right after a message it is an eighth.
+    /// The longest wait before a shard that had nothing is read again; right after a message it is an eighth. Where a read
+    /// takes long, four times as long as it took, at most 5s.
     #[serde(with = "msgkit::config::duration")]
     pub poll_interval: Duration,
     /// The least time between two reads of one shard: the service takes five a second for each shard, all groups together.
@@ -86,7 +95,9 @@ impl Default for KinesisConfig {
     fn default() -> Self {
         Self {
             leases: None,
+            leases_endpoint: None,
             endpoint: None,
+            profile: None,
             access_key_id: None,
             secret_access_key: None,
             session_token: None,
@@ -110,12 +121,12 @@ impl Default for KinesisConfig {
 }
 
 /// One line of `destinations`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct DestinationRule {
     /// Topics; dynamic segments count as `_`, which `*` matches.
-    #[serde(rename = "match", deserialize_with = "pattern")]
+    #[serde(rename = "match", deserialize_with = "pattern", serialize_with = "shown")]
     pub matches: Pattern,
     /// The whole name of their stream, to which nothing is added.
     pub stream: String,
@@ -142,8 +153,12 @@ fn pattern<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Pattern,
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 
+fn shown<S: serde::Serializer>(pattern: &Pattern, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(pattern.as_str())
+}
+
 /// What a message without a key shares a shard with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Unkeyed {
@@ -256,14 +271,15 @@ pub(crate) fn check_name(what: &str, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// The region and the prefix of the streams' names.
+/// The region, which may be left out, and the prefix of the streams' names.
 pub(crate) fn place(url: &TransportUrl) -> Result<(String, String), Error> {
     let (region, prefix) = url.address().split_once('/').unwrap_or((url.address(), ""));
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    if region.is_empty() || !region.bytes().all(legal) {
+    if !region.bytes().all(legal) {
         return Err(Error::new(
             ErrorKind::Config,
-            "the url of a Kinesis transport names no region; write `kinesis://eu-west-1/name-of-the-system`",
+            "the url of a Kinesis transport names no region; write `kinesis://eu-west-1/name-of-the-system`, or \
+             `kinesis:///name-of-the-system` for the region that AWS tools take",
         ));
     }
     let prefix = prefix.trim_end_matches('/');
@@ -300,6 +316,8 @@ mod tests {
     fn every_option_is_read() {
         let options = r#"
             leases = "memory:tests"
+            leases_endpoint = "http://127.0.0.1:8000"
+            profile = "plant"
             endpoint = "http://127.0.0.1:4567"
             access_key_id = "AKID"
             secret_access_key = "5ecr3t"
@@ -329,6 +347,8 @@ mod tests {
         );
         assert_eq!(config.destinations[0].foreign.as_deref(), Some("device.{key}.raw"));
         assert_eq!((config.lease, config.lag_limit), (Duration::from_secs(30), 7));
+        assert_eq!(config.leases_endpoint.as_deref(), Some("http://127.0.0.1:8000"));
+        assert_eq!(config.profile.as_deref(), Some("plant"));
         let printed = format!("{config:?}");
         assert!(!printed.contains("5ecr3t") && !printed.contains("t0ken"), "{printed}");
     }
@@ -338,6 +358,10 @@ mod tests {
         for (options, said) in [
             ("leases = \"redis:x\"", "redis"),
             ("leases = \"sqlite:\"", "sqlite"),
+            ("leases = \"dynamodb:\"", "dynamodb:platform-leases"),
+            ("leases = \"dynamodb:a b c\"", "dynamodb:platform-leases"),
+            ("leases = \"dynamodb:abc\"\nleases_endpoint = \"127.0.0.1:8000\"", "`leases_endpoint`"),
+            ("leases = \"memory\"\nprofile = \"plant\"", "leave one of them out"),
             ("shards = 1", "leases"),
             ("leases = \"memory\"\nretention = \"1h\"", "retention"),
             ("leases = \"memory\"\nlease = \"5s\"", "heartbeat"),
@@ -362,12 +386,14 @@ mod tests {
 
     #[test]
     fn a_wrong_address_is_refused_without_its_secret() {
-        for url in
-            ["kinesis://a:5ecr3t@", "kinesis://a:5ecr3t@eu_west/app", "kinesis://a:5ecr3t@eu-west-1/a b"]
-        {
+        for url in [
+            "kinesis://a:5ecr3t@eu west",
+            "kinesis://a:5ecr3t@eu_west/app",
+            "kinesis://a:5ecr3t@eu-west-1/a b",
+        ] {
             let text = refusal(url, "leases = \"memory\"");
             assert!(!text.contains("5ecr3t"), "{text}");
         }
-        assert!(refusal("kinesis://", "leases = \"memory\"").contains("kinesis://eu-west-1"));
+        assert!(refusal("kinesis://eu_west", "leases = \"memory\"").contains("kinesis://eu-west-1"));
     }
 }

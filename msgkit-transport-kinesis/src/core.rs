@@ -17,7 +17,7 @@ use crate::names::Names;
 
 #[derive(Debug)]
 pub(crate) struct Core {
-    pub(crate) account: Account,
+    pub(crate) account: Arc<Account>,
     pub(crate) names: Names,
     pub(crate) config: KinesisConfig,
     pub(crate) clock: Clock,

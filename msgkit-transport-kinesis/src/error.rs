@@ -91,12 +91,11 @@ pub(crate) fn meaning(code: &str) -> (Cause, TransportErrorKind, &'static str) {
     }
 }
 
-/// A failed call as an error; `doing` says what was tried.
-pub(crate) fn of<E>(error: SdkError<E>, doing: &str) -> Failure
-where
-    E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
-{
-    let (cause, kind, hint) = match &error {
+/// What a failed call means, and what to look at.
+pub(crate) fn classify<E: ProvideErrorMetadata>(
+    error: &SdkError<E>,
+) -> (Cause, TransportErrorKind, &'static str) {
+    match error {
         SdkError::TimeoutError(_) => (Cause::Other, TransportErrorKind::Timeout, "; no answer in time"),
         SdkError::DispatchFailure(failure) if failure.is_timeout() => {
             (Cause::Other, TransportErrorKind::Timeout, "; no answer in time")
@@ -114,6 +113,14 @@ where
         SdkError::ResponseError(_) => (Cause::Other, TransportErrorKind::Unavailable, ""),
         SdkError::ConstructionFailure(_) => (Cause::Other, TransportErrorKind::Internal, ""),
         _ => meaning(error.code().unwrap_or_default()),
-    };
+    }
+}
+
+/// A failed call as an error; `doing` says what was tried.
+pub(crate) fn of<E>(error: SdkError<E>, doing: &str) -> Failure
+where
+    E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+{
+    let (cause, kind, hint) = classify(&error);
     Failure { cause, error: TransportError::new(kind, format!("{doing} failed{hint}")).with_source(error) }
 }

@@ -17,6 +17,8 @@ mod transport;
 mod wire;
 
 pub use self::config::{DestinationRule, KinesisConfig, Secret, Unkeyed};
+#[cfg(feature = "dynamodb")]
+pub use self::lease::DynamoDbLeases;
 #[cfg(feature = "sqlite")]
 pub use self::lease::SqliteLeases;
 pub use self::lease::{LeaseRow, LeaseStore, MemoryLeases};

@@ -118,8 +118,13 @@ impl Names {
             prefix => stream.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('.')).unwrap_or(stream),
         };
         let topic = Topic::new(name.replace('.', "~")).or_else(|_| Topic::from_wire(name.to_owned()));
-        match topic.or_else(|_| Topic::from_wire("msgkit.unknown")) {
-            Ok(topic) => (topic, false),
+        (topic.unwrap_or_else(|_| Self::nowhere()), false)
+    }
+
+    /// A topic that nothing is published to.
+    pub(crate) fn nowhere() -> Topic {
+        match Topic::from_wire("msgkit.unknown") {
+            Ok(topic) => topic,
             Err(_) => unreachable!("`msgkit.unknown` is a legal topic"),
         }
     }

@@ -61,7 +61,7 @@ impl Kinesis {
     pub fn with(url: &TransportUrl, config: KinesisConfig, clock: Clock) -> Result<Self, Error> {
         config.check()?;
         let (region, prefix) = place(url)?;
-        let account = Account::new(url, region, &config)?;
+        let account = Arc::new(Account::new(url, region, &config)?);
         let store = leases(&config, &account)?;
         Ok(Self::made(account, prefix, config, clock, store))
     }
@@ -78,12 +78,12 @@ impl Kinesis {
     ) -> Result<Self, Error> {
         config.check()?;
         let (region, prefix) = place(url)?;
-        let account = Account::new(url, region, &config)?;
+        let account = Arc::new(Account::new(url, region, &config)?);
         Ok(Self::made(account, prefix, config, clock, leases))
     }
 
     fn made(
-        account: Account,
+        account: Arc<Account>,
         prefix: String,
         config: KinesisConfig,
         clock: Clock,
@@ -133,9 +133,10 @@ impl fmt::Debug for Kinesis {
 }
 
 /// The store that the option names.
-fn leases(config: &KinesisConfig, _account: &Account) -> Result<Arc<dyn LeaseStore>, Error> {
+fn leases(config: &KinesisConfig, account: &Arc<Account>) -> Result<Arc<dyn LeaseStore>, Error> {
     let refuse = |text: String| Err(Error::new(ErrorKind::Config, text));
-    let known = "`memory` (one process), `sqlite:<file>` (one machine, feature `sqlite`)";
+    let known = "`memory` (one process), `sqlite:<file>` (one machine, feature `sqlite`), `dynamodb:<table>` (any number of \
+                 machines, feature `dynamodb`)";
     let Some(leases) = &config.leases else {
         return refuse(format!(
             "a Kinesis transport needs the option `leases`, which says where groups keep how far they are: {known}"
@@ -148,6 +149,11 @@ fn leases(config: &KinesisConfig, _account: &Account) -> Result<Arc<dyn LeaseSto
             refuse("`leases = \"sqlite:\"` names no file; write `sqlite:leases.db`".to_owned())
         }
         "sqlite" => sqlite(Path::new(rest)),
+        "dynamodb" if !is_table(rest) => refuse(format!(
+            "`leases = \"{leases:.60}\"` names no DynamoDB table, which has 3 to 255 of A-Z a-z 0-9 _ - .; write \
+             `dynamodb:platform-leases`"
+        )),
+        "dynamodb" => dynamodb(account, rest, config.create),
         _ => refuse(format!(
             "`leases = \"{leases:.60}\"` of a Kinesis transport is unknown; known are {known}"
         )),
@@ -165,6 +171,26 @@ fn sqlite(_: &Path) -> Result<Arc<dyn LeaseStore>, Error> {
     Err(Error::new(
         ErrorKind::Config,
         "`leases = \"sqlite:…\"` needs the feature `sqlite` of msgkit-transport-kinesis; add it in Cargo.toml",
+    ))
+}
+
+/// What DynamoDB takes for a table's name.
+fn is_table(name: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    (3..=255).contains(&name.len()) && name.bytes().all(legal)
+}
+
+#[cfg(feature = "dynamodb")]
+#[allow(clippy::unnecessary_wraps)]
+fn dynamodb(account: &Arc<Account>, table: &str, create: bool) -> Result<Arc<dyn LeaseStore>, Error> {
+    Ok(Arc::new(crate::lease::DynamoDbLeases::of_account(account.clone(), table, create)))
+}
+
+#[cfg(not(feature = "dynamodb"))]
+fn dynamodb(_: &Arc<Account>, _: &str, _: bool) -> Result<Arc<dyn LeaseStore>, Error> {
+    Err(Error::new(
+        ErrorKind::Config,
+        "`leases = \"dynamodb:…\"` needs the feature `dynamodb` of msgkit-transport-kinesis; add it in Cargo.toml",
     ))
 }
 

@@ -116,9 +116,17 @@ pub(crate) fn read(
 ) -> (Incoming, bool) {
     let (topic, told) = names.topic_of(arrived.stream, arrived.partition_key);
     let key = Some(arrived.partition_key).filter(|key| !key.is_empty() && !key.starts_with(NO_KEY));
-    let error = match structured::from_slice(&arrived.data, &topic) {
+    // Read with a topic that no event has, so that one that names none can be told from one whose topic is the stream's.
+    let nowhere = Names::nowhere();
+    let error = match structured::from_slice(&arrived.data, &nowhere) {
         Ok(mut envelope) => {
-            let told = told || envelope.topic() != &topic;
+            let told = match envelope.topic() == &nowhere {
+                true => {
+                    envelope.set_topic(topic);
+                    told
+                }
+                false => true,
+            };
             // Ours has its key in the event; the event of somebody else may only have the record's.
             if envelope.key().is_none()
                 && let Some(key) = key
@@ -214,6 +222,19 @@ mod tests {
         assert_eq!((envelope.topic().as_str(), envelope.key(), told), ("orders", Some("customer 7"), false));
         let (came, told) = back("x", "y", data);
         assert_eq!((came.topic().as_str(), told), ("x.y", true));
+    }
+
+    #[test]
+    fn an_event_may_have_the_topic_that_its_stream_is_named_after() {
+        let mut envelope = event(b"1", ContentType::Json);
+        envelope.set_topic("orders".parse().unwrap());
+        let parcel = parcel(&envelope).unwrap();
+        let (came, told) = back("orders", &parcel.partition_key, parcel.data);
+        assert_eq!(
+            (came.topic().as_str(), told),
+            ("orders", true),
+            "or every group of the stream would get it"
+        );
     }
 
     #[test]

@@ -190,6 +190,36 @@ async fn throttling_and_lost_iterators_cost_time_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_message_waits_for_a_look_at_the_shards() {
+    let Some(local) = local() else { return };
+    let faults = KinesisFaults::start(local.address()).unwrap();
+    let transport = kinesis(&faults.endpoint(), &local.account(), &memory(), |config| {
+        config.discover = Duration::from_millis(50);
+    });
+    let mut reader = within("the subscription", transport.subscribe(&subscription())).await.unwrap();
+    faults.hold("ListShards");
+    let looks = || faults.calls().iter().filter(|call| call.operation == "ListShards").count();
+    let _ = looks();
+    within("a look that gets no answer", async {
+        while looks() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    // One after the other, so that each costs a write to the table of leases of its own.
+    for n in 0..5 {
+        within("the publish", transport.publish(vec![message("k", &n.to_string())])).await.unwrap();
+        assert_eq!(by_key(&mut *reader, 1).await["k"], [n.to_string()]);
+    }
+    within("the flush", reader.flush()).await.unwrap();
+    // Else they have come though each waited for it: a look is given up after half a minute, and the next one begins.
+    assert_eq!(looks(), 0, "it is still the same look");
+    faults.release();
+    within("the close", reader.close()).await.unwrap();
+    transport.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_keep_the_limits_of_the_service() {
     let Some(local) = local() else { return };
     let faults = KinesisFaults::start(local.address()).unwrap();
@@ -204,13 +234,10 @@ async fn requests_keep_the_limits_of_the_service() {
         puts.map(|put| (put.keys.len(), put.bytes)).collect()
     };
     assert_eq!(records().iter().map(|(count, _)| *count).collect::<Vec<_>>(), [500, 500, 201]);
-    // Large ones do not reach the stand-in, which takes ten seconds for each on a busy machine.
-    faults.refuse_records("InternalFailure", 1000, |_, _| true);
-    let hasty = kinesis(&faults.endpoint(), &account, &memory(), |config| {
-        config.publish_timeout = Duration::from_secs(5);
-    });
+    // Large ones do not reach the stand-in, which takes ten seconds for each on a busy machine: refused for good, and by the stub.
+    faults.refuse_records("InvalidArgumentException", 1000, |_, _| true);
     let large = "x".repeat(900 << 10);
-    let error = within("the publish", hasty.publish((0..8).map(|_| message("", &large)).collect()))
+    let error = within("the publish", transport.publish((0..8).map(|_| message("", &large)).collect()))
         .await
         .unwrap_err();
     assert_eq!(error.rejected().len(), 8);

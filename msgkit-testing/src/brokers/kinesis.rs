@@ -2,15 +2,16 @@
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::error::BrokerError;
 use super::http;
+use super::npm::{Package, host_of};
 use super::sandbox::Sandbox;
-use super::system::{find, free_ports};
+use super::system::free_ports;
 
 const NAME: &str = "kinesis-local";
 const URL: &str = "MSGKIT_KINESIS_URL";
@@ -75,31 +76,28 @@ impl KinesisLocal {
     /// # Errors
     /// [`BrokerError`] where node or the package is not installed, or it does not come up; then with the end of its log.
     pub fn launch() -> Result<Self, BrokerError> {
-        let node = find(Path::new("node"), &[], |_| true)
-            .ok_or_else(|| BrokerError::missing(NAME, Path::new("node")))?;
-        let package = package().ok_or_else(|| BrokerError::missing(NAME, Path::new(NAME)))?;
-        let script = package.join("main.js");
+        let package = Package::find(NAME, "main.js", HOME)?;
         // A port may be taken between our finding it free and its listening on it.
         let mut tries = 3;
         loop {
             tries -= 1;
-            match Self::launch_once(&node, &script, &package) {
+            match Self::launch_once(&package) {
                 Err(error) if tries > 0 && error.to_string().contains("EADDRINUSE") => {}
                 other => return other,
             }
         }
     }
 
-    fn launch_once(node: &Path, script: &Path, package: &Path) -> Result<Self, BrokerError> {
+    fn launch_once(package: &Package) -> Result<Self, BrokerError> {
         let sandbox = Sandbox::new("kinesis")
             .map_err(|error| BrokerError::io(NAME, "cannot make its directory", error))?;
         let ports = free_ports().map_err(|error| BrokerError::io(NAME, "no free port", error))?;
         let mut ours = Ours {
             sandbox,
-            node: node.to_owned(),
-            script: script.to_owned(),
+            node: package.node.clone(),
+            script: package.directory.join("main.js"),
             ports,
-            version: version(package),
+            version: package.version.clone(),
         };
         ours.run()?;
         Ok(Self { endpoint: format!("http://127.0.0.1:{}", ports[0]), place: Place::Ours(Box::new(ours)) })
@@ -198,36 +196,10 @@ impl Ours {
     }
 }
 
-fn host_of(endpoint: &str) -> &str {
-    let rest = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
-    rest.split('/').next().unwrap_or(rest)
-}
-
 fn greet(address: &str) -> io::Result<()> {
     let answer = http::request(address, ("", ""), "GET", "/healthcheck", None)?;
     match answer.status {
         200 => Ok(()),
         status => Err(io::Error::other(format!("its health check answers {status}"))),
-    }
-}
-
-/// The directory of the package: of the variable, of `make brokers`, or of a global installation.
-fn package() -> Option<PathBuf> {
-    let inside = |root: PathBuf| root.join("node_modules").join(NAME);
-    let own = std::env::var_os(HOME).map(PathBuf::from).map(inside);
-    let made = std::env::var_os("XDG_DATA_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share")))
-        .map(|data| inside(data.join("msgkit/kinesis-local")));
-    let global = ["/usr/lib", "/usr/local/lib"].map(|root| inside(PathBuf::from(root)));
-    own.into_iter().chain(made).chain(global).find(|directory| directory.join("main.js").is_file())
-}
-
-fn version(package: &Path) -> String {
-    let text = std::fs::read_to_string(package.join("package.json")).unwrap_or_default();
-    let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-    match json["version"].as_str() {
-        Some(version) => format!("{NAME} {version}"),
-        None => NAME.to_owned(),
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ struct Shared {
     target: String,
     ended: AtomicBool,
     state: Mutex<State>,
+    /// Something that is held may be so no longer.
+    released: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +47,8 @@ struct State {
     failures: VecDeque<(String, String, usize)>,
     /// Which records of the next requests are refused: a number of requests, and the rule.
     partial: VecDeque<(usize, Partial)>,
+    /// The operations that are not answered.
+    held: Vec<String>,
 }
 
 type Rule = Arc<dyn Fn(usize, &str) -> bool + Send + Sync>;
@@ -72,6 +76,7 @@ impl KinesisFaults {
             target: target.into(),
             ended: AtomicBool::new(false),
             state: Mutex::default(),
+            released: Condvar::new(),
         });
         let serving = shared.clone();
         thread::spawn(move || {
@@ -113,6 +118,17 @@ impl KinesisFaults {
         self.shared.lock().partial.push_back((times, partial));
     }
 
+    /// Calls of `operation` are not answered from now on, until [`release`](Self::release).
+    pub fn hold(&self, operation: &str) {
+        self.shared.lock().held.push(operation.to_owned());
+    }
+
+    /// Lets everything go on that is held.
+    pub fn release(&self) {
+        self.shared.lock().held.clear();
+        self.shared.released.notify_all();
+    }
+
     /// Every call that came by since the last time that this was asked.
     #[must_use]
     pub fn calls(&self) -> Vec<Call> {
@@ -129,6 +145,7 @@ impl fmt::Debug for KinesisFaults {
 impl Drop for KinesisFaults {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::Release);
+        self.release();
         // Wakes the one who waits for connections.
         let _ = TcpStream::connect(self.address);
     }
@@ -254,6 +271,9 @@ impl Shared {
         let bytes = records.iter().map(size).sum::<usize>() + keys.iter().map(String::len).sum::<usize>();
         let mut state = self.lock();
         state.calls.push(Call { operation: operation.to_owned(), keys, bytes });
+        while state.held.iter().any(|held| held == operation) {
+            state = self.released.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
         if let Some(at) = state.failures.iter().position(|(known, _, _)| known == operation) {
             let (_, code, times) = &mut state.failures[at];
             let code = code.clone();

@@ -5,6 +5,7 @@
 //! - The environment variable `MSGKIT_MOSQUITTO_URL`, `MSGKIT_RABBITMQ_URL` or `MSGKIT_KAFKA_URL` names a broker that runs already. It is
 //!   used in place of one of our own, and is never stopped.
 //! - [`KinesisLocal`] is a stand-in for Amazon Kinesis; [`KinesisFaults`] before it throttles and refuses as the service does.
+//!   [`Dynalite`] is one for Amazon DynamoDB.
 //! - One broker serves a whole test binary: [`Mosquitto::shared`], [`RabbitMq::shared`], [`Kafka::shared`]. Each test has a name space of
 //!   its own in it: [`Mosquitto::prefix`], [`RabbitMq::vhost`], [`Kafka::prefix`].
 //! - A broker that is not installed is a [`BrokerError`] of the kind [`Missing`](BrokerErrorKind::Missing), which becomes
@@ -30,12 +31,14 @@
 #[cfg(feature = "certificates")]
 mod authority;
 mod certificates;
+mod dynalite;
 mod error;
 mod http;
 mod kafka;
 mod kinesis;
 mod kinesis_faults;
 mod mosquitto;
+mod npm;
 mod proxy;
 mod rabbitmq;
 mod sandbox;
@@ -43,6 +46,7 @@ mod system;
 
 #[cfg(feature = "certificates")]
 pub use self::authority::{Authority, Signed};
+pub use self::dynalite::Dynalite;
 pub use self::error::{BrokerError, BrokerErrorKind};
 pub use self::kafka::{Kafka, KafkaOptions};
 pub use self::kinesis::KinesisLocal;

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::{Either, join, select};
 use msgkit::envelope::{Clock, ContentType};
 use msgkit::memory::{Memory, MemoryConfig};
 use msgkit::transport::{
@@ -291,35 +292,30 @@ impl Reader {
         }
     }
 
-    /// What comes to this member and to `other` of its group, settled, until `count` messages have come in all; then no
-    /// more may come to either.
-    pub async fn with_other(&mut self, other: &mut Self, count: usize) -> Vec<String> {
-        let patience = self.time.patience();
+    /// Reads and settles what comes here and to `other` until it is `count` messages in all; then nothing more may come to
+    /// either. The texts, sorted.
+    pub async fn share(&mut self, other: &mut Self, count: usize) -> Vec<String> {
         let mut texts = Vec::with_capacity(count);
-        while texts.len() < count {
-            let (mine, theirs) = (&mut self.arrived, &mut other.arrived);
-            if mine.is_empty() && theirs.is_empty() {
-                let either = async {
-                    tokio::select! {
-                        received = self.deliveries.receive(64, mine) => received,
-                        received = other.deliveries.receive(64, theirs) => received,
-                    }
-                };
-                match tokio::time::timeout(patience, either).await {
-                    Err(_) => panic!("{} of {count} messages came to two members: {texts:?}", texts.len()),
-                    Ok(Err(error)) if !error.is_temporary() => {
-                        panic!("receiving failed: {}", msgkit::Chain(&error));
-                    }
-                    Ok(_) => {}
+        let filling = async {
+            while texts.len() < count {
+                let one = self.deliveries.receive(64, &mut self.arrived);
+                let two = other.deliveries.receive(64, &mut other.arrived);
+                // Receiving is cancel-safe: what the other one has by then stays there.
+                let (Either::Left((received, _)) | Either::Right((received, _))) = select(one, two).await;
+                if let Err(error) = received {
+                    assert!(error.is_temporary(), "receiving failed: {}", msgkit::Chain(&error));
+                }
+                for delivery in self.arrived.drain(..).chain(other.arrived.drain(..)) {
+                    texts.push(text_of(&delivery));
+                    delivery.ack();
                 }
             }
-            for delivery in self.arrived.drain(..).chain(other.arrived.drain(..)) {
-                texts.push(text_of(&delivery));
-                delivery.ack();
-            }
+        };
+        if tokio::time::timeout(self.time.patience(), filling).await.is_err() {
+            panic!("{} of {count} messages came: {texts:?}", texts.len());
         }
-        self.nothing("all that the group was to get has come").await;
-        other.nothing("all that the group was to get has come").await;
+        join(self.nothing("all have come"), other.nothing("all have come")).await;
+        texts.sort();
         texts
     }
 

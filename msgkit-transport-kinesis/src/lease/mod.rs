@@ -6,6 +6,8 @@
 //! Nobody's clock is compared with another's: a member counts as dead when its row has not changed for the time of a lease
 //! on the clock of whoever looks.
 
+#[cfg(feature = "dynamodb")]
+mod dynamodb;
 mod memory;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -16,6 +18,8 @@ use async_trait::async_trait;
 use msgkit::transport::TransportError;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "dynamodb")]
+pub use self::dynamodb::DynamoDbLeases;
 pub use self::memory::MemoryLeases;
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::SqliteLeases;
@@ -55,7 +59,8 @@ pub trait LeaseStore: Send + Sync + Debug {
     async fn load(&self, space: &str) -> Result<Vec<LeaseRow>, TransportError>;
 
     /// Writes the row `key` where its version is `expected`, 0 where it must not be there; `None` removes it. The new
-    /// version is one more. Answers whether it was so.
+    /// version is one more. Answers whether it was so; whoever finds the row just as its own write would have left it may be
+    /// told yes, since that write may have been its own whose answer was lost.
     ///
     /// # Errors
     /// [`TransportError`] where the store does not answer; whether the row is written is then unknown.

@@ -1,4 +1,5 @@
-//! The table of leases, as one member sees and changes it.
+//! The table of leases, as one member sees and changes it: signs of life, a look at the others, a fair share. What was handed
+//! out and settled is written down by `writer.rs`; new shards are put into the table by `seeker.rs`.
 //!
 //! Who dies anywhere in here leaves rows that others understand: a lease without its owner's sign of life is taken by
 //! somebody else, who begins at its checkpoint; a shard that is done and whose children are not in the table yet is found by
@@ -7,29 +8,30 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use msgkit::transport::TransportErrorKind;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Member;
-use super::state::State;
-use crate::error::{Cause, Failure};
+use super::state::{Held, State};
+use crate::error::Failure;
 use crate::group::patterns_of;
 use crate::lease::{Lease, LeaseRow};
 
 const MEMBER: &str = "member/";
 
 /// What the keeper knows that nobody else does.
-struct Keeper {
+pub(super) struct Keeper {
     id: String,
     /// The version of its own row; 0 = not there.
     version: u64,
     /// The version in which the others were seen last, and since when.
     others: HashMap<String, (u64, Instant)>,
     readers: HashMap<u64, JoinHandle<()>>,
-    next_round: Instant,
-    next_look: Instant,
-    warned: bool,
+    seeker: JoinHandle<()>,
+    pub(super) next_round: Instant,
+    pub(super) warned: bool,
 }
 
 /// A lease as the table has it.
@@ -46,13 +48,16 @@ impl Member {
             version: 0,
             others: HashMap::new(),
             readers: HashMap::new(),
+            seeker: tokio::spawn(self.clone().seek()),
             next_round: now,
-            next_look: now + self.core.config.discover,
             warned: false,
         };
         loop {
-            let round = Instant::now() >= keeper.next_round;
-            let quitting = self.lock().quitting;
+            let (asked, quitting) = {
+                let mut state = self.lock();
+                (std::mem::take(&mut state.round_asked), state.quitting)
+            };
+            let round = asked || Instant::now() >= keeper.next_round;
             self.write_down(&mut keeper, round || quitting).await;
             if quitting {
                 self.leave(&mut keeper).await;
@@ -64,7 +69,7 @@ impl Member {
             }
             match worked {
                 Ok(()) => keeper.warned = keeper.warned && !round,
-                Err(failure) => self.complain(&mut keeper, &failure),
+                Err(failure) => self.complain(&mut keeper.warned, &failure),
             }
             self.kept.notify_waiters();
             tokio::select! {
@@ -74,113 +79,25 @@ impl Member {
         }
     }
 
-    fn complain(&self, keeper: &mut Keeper, failure: &Failure) {
+    /// Tells what does not work: the log once, the receiver where it does not pass by itself.
+    pub(super) fn complain(&self, warned: &mut bool, failure: &Failure) {
         let text = msgkit::Chain(&failure.error).to_string();
         if failure.error.kind() == TransportErrorKind::Refused {
             self.lock().failure = Some((TransportErrorKind::Refused, text));
             self.arrived.notify_one();
-        } else if !keeper.warned {
-            keeper.warned = true;
+        } else if !std::mem::replace(warned, true) {
             tracing::warn!(space = %self.space, error = text, "the leases cannot be kept; trying again");
         }
     }
 
-    /// Writes what has changed of the leases held: starts at once, checkpoints with them, when somebody waits for them or
-    /// when it is time (`all`). Gives away, or ends, what is ready for it.
-    async fn write_down(&self, keeper: &mut Keeper, all: bool) {
-        let (asked, work) = {
-            let state = self.lock();
-            let asked = state.flush_asked;
-            let all = all || asked > state.flush_done;
-            let due = |held: &super::state::Held| {
-                let leaves = held.is_finished() || (held.leaving && held.in_hand.is_empty());
-                held.to_start().is_some() || leaves || (all && held.dirty)
-            };
-            let work: Vec<u64> = state.held.iter().filter(|(_, held)| due(held)).map(|(at, _)| *at).collect();
-            (asked, work)
-        };
-        let mut error = None;
-        for generation in work {
-            if let Err(failure) = self.write_one(keeper, generation).await {
-                error = Some(msgkit::Chain(&failure.error).to_string());
-                self.complain(keeper, &failure);
-            }
-        }
-        let mut state = self.lock();
-        if asked > state.flush_done {
-            state.flush_done = asked;
-            state.flush_error = error;
-        }
-        drop(state);
-        self.kept.notify_waiters();
-    }
-
-    async fn write_one(&self, keeper: &mut Keeper, generation: u64) -> Result<(), Failure> {
-        let (row, version, start, goes) = {
-            let state = self.lock();
-            let Some(held) = state.held.get(&generation) else { return Ok(()) };
-            let mut row = held.lease.clone();
-            let start = held.to_start();
-            if let Some((_, sequence)) = &start {
-                row.started = Some(sequence.clone());
-            }
-            let finished = held.is_finished();
-            let goes = finished || (held.leaving && held.in_hand.is_empty());
-            if goes {
-                row.release();
-                row.done = finished;
-            }
-            (row, held.version, start, goes)
-        };
-        if goes {
-            // Before the row says so: nothing more of it is handed out.
-            self.end_reader(keeper, generation);
-            let mut state = self.lock();
-            let still = state
-                .held
-                .get(&generation)
-                .is_some_and(|held| held.in_hand.is_empty() && held.lease.at == row.at);
-            if !still {
-                return Ok(());
-            }
-            state.lose(generation);
-        }
-        let written = self.store.swap(&self.space, &row.key(), version, Some(&row.to_json())).await?;
-        if goes {
-            if row.done {
-                let rows = self.store.load(&self.space).await?;
-                self.core.add_shards(&*self.store, &self.space, &row.stream, &rows).await?;
-            }
-            // Others may take what was given, and we what the shard has become.
-            keeper.next_round = Instant::now();
-            return Ok(());
-        }
-        if !written {
-            self.lost(keeper, generation, &row);
-            return Ok(());
-        }
-        let mut state = self.lock();
-        if let Some(held) = state.held.get_mut(&generation) {
-            held.version = version + 1;
-            held.lease.started = row.started;
-            if let Some((number, _)) = start {
-                held.stored_start(number);
-            }
-            held.dirty = held.lease.at != row.at;
-        }
-        drop(state);
-        self.arrived.notify_one();
-        Ok(())
-    }
-
     /// Somebody else has the lease: we were taken for dead.
-    fn lost(&self, keeper: &mut Keeper, generation: u64, lease: &Lease) {
+    pub(super) fn lost(&self, keeper: &mut Keeper, generation: u64, lease: &Lease) {
         self.end_reader(keeper, generation);
         self.lock().lose(generation);
         tracing::warn!(stream = %lease.stream, shard = %lease.shard, "the lease is lost; its messages come again elsewhere");
     }
 
-    fn end_reader(&self, keeper: &mut Keeper, generation: u64) {
+    pub(super) fn end_reader(&self, keeper: &mut Keeper, generation: u64) {
         if let Some(reader) = keeper.readers.remove(&generation) {
             reader.abort();
         }
@@ -188,6 +105,7 @@ impl Member {
 
     /// Writes down everything, gives back every lease, and is a member no more.
     async fn leave(&self, keeper: &mut Keeper) {
+        keeper.seeker.abort();
         for (_, reader) in keeper.readers.drain() {
             reader.abort();
         }
@@ -197,12 +115,11 @@ impl Member {
             state.lose_all();
             held
         };
-        let mut error = None;
-        for (mut lease, version) in held {
+        let given = held.into_iter().map(|(mut lease, version)| async move {
             lease.release();
-            let given = self.store.swap(&self.space, &lease.key(), version, Some(&lease.to_json())).await;
-            error = error.or(given.err());
-        }
+            self.store.swap(&self.space, &lease.key(), version, Some(&lease.to_json())).await
+        });
+        let mut error = join_all(given).await.into_iter().find_map(Result::err);
         if keeper.version > 0 {
             let key = format!("{MEMBER}{}", keeper.id);
             let removed = self.store.swap(&self.space, &key, keeper.version, None).await;
@@ -218,13 +135,7 @@ impl Member {
     /// A sign of life, a look at the others, and a fair share.
     async fn round(self: &Arc<Self>, keeper: &mut Keeper) -> Result<(), Failure> {
         self.sign_of_life(keeper).await?;
-        let mut rows = self.store.load(&self.space).await?;
-        if Instant::now() >= keeper.next_look {
-            keeper.next_look = Instant::now() + self.core.config.discover;
-            if self.look_for_shards(&rows).await? {
-                rows = self.store.load(&self.space).await?;
-            }
-        }
+        let rows = self.store.load(&self.space).await?;
         let alive = self.alive(keeper, &rows).await?;
         let table = table(&rows);
         self.compare(keeper, &rows, &table);
@@ -256,24 +167,6 @@ impl Member {
         self.lock().alive_until = began + self.core.config.lease.mul_f64(0.8);
         self.arrived.notify_one();
         Ok(())
-    }
-
-    async fn look_for_shards(&self, rows: &[LeaseRow]) -> Result<bool, Failure> {
-        let mut streams: BTreeSet<String> = self.wanted.named.clone();
-        if self.wanted.others {
-            let there = self.core.list_streams().await?;
-            streams.extend(there.into_iter().filter(|stream| self.core.names.is_ours(stream)));
-        }
-        let mut changed = false;
-        for stream in streams {
-            match self.core.add_shards(&*self.store, &self.space, &stream, rows).await {
-                Ok(more) => changed |= more,
-                // It is gone; what it had is gone with it.
-                Err(failure) if failure.cause == Cause::NotFound => self.core.forget(&stream),
-                Err(failure) => return Err(failure),
-            }
-        }
-        Ok(changed)
     }
 
     /// The members that give signs of life; buries those that do not.
@@ -393,7 +286,7 @@ impl Member {
     }
 
     fn due_if_leaving(&self) {
-        let leaves = self.lock().held.values().any(|held| held.leaving && held.in_hand.is_empty());
+        let leaves = self.lock().held.values().any(Held::goes);
         if leaves {
             self.due.notify_one();
         }

@@ -1,12 +1,14 @@
 //! A member of a group: one subscription, with the shards that it holds leases of.
 //!
-//! One task, the keeper (`keeper.rs`), does all writing to the table of leases: signs of life, checkpoints, taking and
-//! giving shards. One task for each shard held (`reader.rs`) fetches. What they share is `state.rs`, behind a lock that
-//! is never held across an await.
+//! One task, the keeper (`keeper.rs`, `writer.rs`), writes all rows of what is held: signs of life, checkpoints, taking and
+//! giving shards. Another, the seeker (`seeker.rs`), adds the rows of shards that are new. One task for each shard held
+//! (`reader.rs`) fetches. What they share is `state.rs`, behind a lock that is never held across an await.
 
 mod keeper;
 mod reader;
+mod seeker;
 mod state;
+mod writer;
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -18,7 +20,7 @@ use msgkit::transport::{
 };
 use tokio::sync::Notify;
 
-use self::state::{Found, State};
+use self::state::{Found, Held, State};
 use crate::core::Core;
 use crate::lease::LeaseStore;
 use crate::names::Wanted;
@@ -40,6 +42,8 @@ pub(crate) struct Member {
     arrived: Notify,
     /// For the keeper: something is to be written.
     due: Notify,
+    /// For the seeker: there may be new shards.
+    look: Notify,
     /// For the readers: there is room, or it is over.
     room: Notify,
     /// For whoever waits for the keeper.
@@ -66,6 +70,7 @@ impl Member {
             state: Mutex::new(State::new(subscription.prefetch.max(1), patterns)),
             arrived: Notify::new(),
             due: Notify::new(),
+            look: Notify::new(),
             room: Notify::new(),
             kept: Notify::new(),
         });
@@ -234,8 +239,7 @@ impl Settle for Member {
                 late += 1;
             }
         }
-        let leaves =
-            state.held.values().any(|held| (held.leaving && held.in_hand.is_empty()) || held.is_finished());
+        let leaves = state.held.values().any(Held::goes);
         drop(state);
         if late > 0 {
             self.core.late.fetch_add(late, Ordering::Relaxed);
@@ -249,7 +253,7 @@ impl Settle for Member {
     fn returned(&self, token: Token, message: Incoming) {
         let mut state = self.lock();
         state.returned(token, message);
-        let leaves = state.held.values().any(|held| held.leaving && held.in_hand.is_empty());
+        let leaves = state.held.values().any(Held::goes);
         drop(state);
         if leaves {
             self.due.notify_one();

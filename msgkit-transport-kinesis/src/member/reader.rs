@@ -20,6 +20,9 @@ const MOST_WAITING: usize = 2_000;
 const MOST_BYTES: usize = 8 << 20;
 /// An iterator lives for five minutes.
 const ITERATOR: Duration = Duration::from_secs(240);
+/// How much longer than a read took the wait for the next one is, at least, where nothing came; and at most.
+const SLOW: u32 = 4;
+const MOST_PATIENT: Duration = Duration::from_secs(5);
 /// How long to wait after a failure, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
@@ -61,7 +64,9 @@ impl Member {
                     }
                     let Some(next) = next else { return };
                     iterator = Some((next, Instant::now()));
-                    let pause = if empty && behind == 0 { idle } else { config.read_interval };
+                    // A service that takes long to answer has much to do: it is asked less often for what may be nothing.
+                    let patient = idle.max((began.elapsed() * SLOW).min(MOST_PATIENT));
+                    let pause = if empty && behind == 0 { patient } else { config.read_interval };
                     idle = if empty { (idle * 2).min(config.poll_interval) } else { soon };
                     // Not before the service takes the next read, whoever has published.
                     tokio::time::sleep(config.read_interval.min(pause).saturating_sub(began.elapsed())).await;

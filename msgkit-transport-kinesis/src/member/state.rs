@@ -109,6 +109,11 @@ impl Held {
         self.ended && self.ready.is_empty() && self.in_hand.is_empty() && self.watermark.open() == 0
     }
 
+    /// Whether it is ready to be no longer this member's.
+    pub(super) fn goes(&self) -> bool {
+        self.is_finished() || (self.leaving && self.in_hand.is_empty())
+    }
+
     /// The next record; `None` is one that is not for this group.
     pub(super) fn push(&mut self, sequence: Sequence, message: Option<Ready>) {
         // Read again, after an iterator was lost.
@@ -161,6 +166,8 @@ pub(super) struct State {
     pub(super) stopped: bool,
     pub(super) closed: bool,
     pub(super) quitting: bool,
+    /// Whether the keeper shall look at the table at once.
+    pub(super) round_asked: bool,
     /// Whether the keeper has left.
     pub(super) gone: bool,
     /// Why nothing comes, where that does not pass by itself.
@@ -186,6 +193,7 @@ impl State {
             stopped: false,
             closed: false,
             quitting: false,
+            round_asked: false,
             gone: false,
             failure: None,
             has_share: false,

@@ -79,6 +79,8 @@ impl Subject for KinesisSubject {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).push((directory, proxy.clone()));
         let mut config = config();
         config.endpoint = Some(format!("http://{}", proxy.address()));
+        // No case waits for one to run out: who dies is buried by hand. A busy machine may stand still for seconds.
+        config.lease = Duration::from_secs(30);
         config.publish_timeout =
             setup.publish_timeout.unwrap_or(config.publish_timeout).max(config.heartbeat);
         // What records of others cannot say.

@@ -12,7 +12,7 @@ use msgkit::transport::Outgoing;
 
 use super::case;
 use super::letters::{Letters, kinds, nobody_is_dead};
-use super::support::{Calls, drain, failing, noting, odd_headers, policy, publish, run, until_idle};
+use super::support::{Calls, Gate, drain, failing, noting, odd_headers, policy, publish, run, until_idle};
 use crate::conformance::bench::{Bench, topic_of};
 use crate::conformance::pipeline::{JobHandler, envelope_of};
 use crate::conformance::probe::{Other, Probe};
@@ -147,15 +147,25 @@ async fn a_delayed_retry_is_never_early_for_the_handler(bench: &Bench<'_>) -> Pr
 async fn a_failing_message_holds_up_nobody(bench: &Bench<'_>) -> Proof {
     let calls = Calls::default();
     let (log, failed) = (calls.clone(), Arc::new(AtomicBool::new(false)));
+    let all_there = Gate::default();
+    let gate = all_there.clone();
     let handler = JobHandler::new("g", policy(bench, 0, 1), move |call| {
         let fails = call.n == 0 && !failed.swap(true, Ordering::SeqCst);
         log.push(call);
-        async move { if fails { Err(HandlerError::retry("once")) } else { Ok(()) } }
+        let gate = gate.clone();
+        async move {
+            if fails {
+                gate.passed().await;
+                return Err(HandlerError::retry("once"));
+            }
+            Ok(())
+        }
     });
     let running = run(bench, [handler]).await;
-    // At once, so that the last one is there long before the retry is due.
     let probes = (0..6).map(|n| Outgoing::to_topic(envelope_of(&Probe::new(n, "k"), bench.clock())));
     bench.publish_all(&*bench.connect().await, probes.collect()).await;
+    // However long publishing took, the last one is there long before the retry is due.
+    all_there.open();
     bench.until("all of them", || calls.len() >= 7).await;
     assert_eq!(calls.numbers(), [0, 1, 2, 3, 4, 5, 0]);
     drain(bench, running).await;

@@ -12,7 +12,9 @@ use msgkit::{Envelope, HandlerError};
 
 use super::case;
 use super::letters::{Letters, nobody_is_dead};
-use super::support::{Calls, Refuses, Which, drain, job, noting, policy, publish, run, start, until_idle};
+use super::support::{
+    Calls, Gate, Refuses, Which, drain, job, noting, policy, publish, run, start, until_idle,
+};
 use crate::conformance::bench::{Bench, Reader};
 use crate::conformance::pipeline::{Answer, Job, JobHandler, Takes, envelope_of};
 use crate::conformance::probe::{Other, Probe, Said};
@@ -264,8 +266,7 @@ async fn what_cannot_be_published_keeps_its_cause(bench: &Bench<'_>) -> Proof {
     Proof::Proven
 }
 
-/// Numbers `0..each` of `keys` keys, in turn, as one batch: however long a publish takes, all are there before the first
-/// delayed retry is due.
+/// Numbers `0..each` of `keys` keys, in turn, as one batch.
 async fn publish_keys(bench: &Bench<'_>, keys: u32, each: u32) {
     let numbers = (0..each).flat_map(|n| (0..keys).map(move |key| (n, key)));
     let probes = numbers.map(|(n, key)| Probe::new(n, format!("key {key}")));
@@ -280,15 +281,17 @@ fn of_key(calls: &Calls, key: u32) -> Vec<u32> {
 }
 
 /// A handler that notes what it has done after a moment of another length each time, and fails number `bad` of key 0 for
-/// `times` attempts.
-fn jittery(policy: msgkit::Policy, calls: &Calls, bad: u32, times: u32) -> JobHandler {
-    let (log, turn) = (calls.clone(), AtomicU32::new(7));
+/// `times` attempts, which wait for `gate`: opened when all are published, it sees to it that however long publishing takes,
+/// all are there before a delayed retry is due.
+fn jittery(policy: msgkit::Policy, calls: &Calls, bad: u32, times: u32, gate: &Gate) -> JobHandler {
+    let (log, turn, gate) = (calls.clone(), AtomicU32::new(7), gate.clone());
     JobHandler::new("g", policy, move |call| {
-        let log = log.clone();
+        let (log, gate) = (log.clone(), gate.clone());
         let turn = turn.fetch_add(5, Ordering::SeqCst);
         async move {
             tokio::time::sleep(Duration::from_millis(u64::from(turn % 4))).await;
             if call.n == bad && call.key == "key 0" && call.attempt <= times {
+                gate.passed().await;
                 return Err(HandlerError::retry("not yet"));
             }
             log.push(call);
@@ -305,7 +308,7 @@ async fn keyed_messages_keep_their_order_over_lanes(bench: &Bench<'_>) -> Proof 
     let calls = Calls::default();
     let mut policy = policy(bench, 0, 1);
     (policy.order, policy.concurrency) = (Order::Key(OnFailure::Overtake), 4);
-    let running = run(bench, [jittery(policy, &calls, u32::MAX, 0)]).await;
+    let running = run(bench, [jittery(policy, &calls, u32::MAX, 0, &Gate::default())]).await;
     publish_keys(bench, 7, 20).await;
     bench.until("all of them", || calls.len() >= 140).await;
     for key in 0..7 {
@@ -323,7 +326,8 @@ async fn several_types_of_a_key_keep_one_order(bench: &Bench<'_>) -> Proof {
     let calls = Calls::default();
     let mut policy = policy(bench, 0, 1);
     (policy.order, policy.concurrency) = (Order::Key(OnFailure::Overtake), 4);
-    let running = run(bench, [jittery(policy, &calls, u32::MAX, 0).takes(Takes::Both)]).await;
+    let running =
+        run(bench, [jittery(policy, &calls, u32::MAX, 0, &Gate::default()).takes(Takes::Both)]).await;
     for n in 0..20_u32 {
         for key in 0..5 {
             let key = format!("key {key}");
@@ -352,8 +356,10 @@ async fn a_key_that_overtakes_goes_on(bench: &Bench<'_>) -> Proof {
     let calls = Calls::default();
     let mut policy = policy(bench, 0, 2);
     (policy.order, policy.concurrency) = (Order::Key(OnFailure::Overtake), 3);
-    let running = run(bench, [jittery(policy, &calls, 2, 1)]).await;
+    let gate = Gate::default();
+    let running = run(bench, [jittery(policy, &calls, 2, 1, &gate)]).await;
     publish_keys(bench, 3, 8).await;
+    gate.open();
     bench.until("all of them", || calls.len() >= 24).await;
     assert_eq!(of_key(&calls, 0), [0, 1, 3, 4, 5, 6, 7, 2], "the failing one is overtaken");
     assert_eq!(of_key(&calls, 1), (0..8).collect::<Vec<_>>());
@@ -369,8 +375,10 @@ async fn a_key_that_holds_waits(bench: &Bench<'_>) -> Proof {
     let calls = Calls::default();
     let mut policy = policy(bench, 1, 2);
     (policy.order, policy.concurrency) = (Order::Key(OnFailure::Hold), 3);
-    let running = run(bench, [jittery(policy, &calls, 2, 3)]).await;
+    let gate = Gate::default();
+    let running = run(bench, [jittery(policy, &calls, 2, 3, &gate)]).await;
     publish_keys(bench, 3, 8).await;
+    gate.open();
     bench.until("all of them", || calls.len() >= 24).await;
     assert_eq!(of_key(&calls, 0), (0..8).collect::<Vec<_>>(), "those behind have waited");
     let others: BTreeSet<u32> =
@@ -392,8 +400,10 @@ async fn a_held_key_ends_with_its_dead_letter(bench: &Bench<'_>) -> Proof {
     let calls = Calls::default();
     let mut policy = policy(bench, 0, 1);
     (policy.order, policy.concurrency) = (Order::Key(OnFailure::Hold), 2);
-    let running = run(bench, [jittery(policy, &calls, 2, u32::MAX)]).await;
+    let gate = Gate::default();
+    let running = run(bench, [jittery(policy, &calls, 2, u32::MAX, &gate)]).await;
     publish_keys(bench, 2, 6).await;
+    gate.open();
     bench.until("all others", || calls.len() >= 11).await;
     until_idle(bench, &*transport, "g").await;
     assert_eq!(of_key(&calls, 0), [0, 1, 3, 4, 5]);

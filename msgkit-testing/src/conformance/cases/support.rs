@@ -11,11 +11,12 @@ use msgkit::transport::{
     Delivery, Destination, Outgoing, PublishError, Transport, TransportError, TransportErrorKind,
 };
 use msgkit::{Envelope, Policy, Text};
+use tokio::sync::Semaphore;
 
 use crate::conformance::bench::{Bench, topic_of};
 use crate::conformance::pipeline::{Call, Job, JobHandler, RunningPipeline};
 use crate::conformance::probe::Said;
-use crate::conformance::{Fault, Proof};
+use crate::conformance::{Fault, Proof, Time};
 use crate::decorate::{Decorate, Decorated};
 
 /// An envelope with every attribute, odd headers and bytes that are no text.
@@ -82,7 +83,9 @@ pub(super) fn policy(bench: &Bench<'_>, immediate: u32, rounds: u32) -> Policy {
         delayed
     });
     policy.breaker = None;
-    policy.copy_deadline = Duration::from_secs(5);
+    // One that is given up and made again is a duplicate, which the cases that count copies would see.
+    policy.copy_deadline =
+        if bench.time() == Time::Slow { Duration::from_secs(60) } else { Duration::from_secs(5) };
     policy
 }
 
@@ -105,6 +108,27 @@ impl Calls {
 
     pub(super) fn len(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+/// What handlers wait for: closed at first, then open for good.
+#[derive(Debug, Clone)]
+pub(super) struct Gate(Arc<Semaphore>);
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(0)))
+    }
+}
+
+impl Gate {
+    pub(super) fn open(&self) {
+        // Whoever waits for a permit of a closed one goes on, now and later.
+        self.0.close();
+    }
+
+    pub(super) async fn passed(&self) {
+        let _ = self.0.acquire().await;
     }
 }
 

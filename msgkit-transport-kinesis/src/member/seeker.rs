@@ -1,0 +1,55 @@
+//! Looking for what is new: streams that came, shards that a resharding made. A task of its own, so that the keeper, who gives
+//! the signs of life and writes down what is handed out, never waits for the service.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::Member;
+use crate::error::{Cause, Failure};
+
+impl Member {
+    /// Looks every `discover`, and at once where a shard has come to its end, until the keeper ends it.
+    pub(super) async fn seek(self: Arc<Self>) {
+        let (discover, soon) = (self.core.config.discover, self.core.config.heartbeat);
+        let mut pause = discover;
+        let mut warned = false;
+        loop {
+            // Only a look that was asked for ends the pause early; one that is due is asked for by nobody.
+            let _ = tokio::time::timeout(pause, self.look.notified()).await;
+            match self.look_for_shards().await {
+                Ok(changed) => {
+                    (pause, warned) = (discover, false);
+                    if changed {
+                        self.lock().round_asked = true;
+                        self.due.notify_one();
+                    }
+                }
+                Err(failure) => {
+                    // The children of a shard may wait for it.
+                    pause = soon.min(discover);
+                    self.complain(&mut warned, &failure);
+                }
+            }
+        }
+    }
+
+    /// Puts what is new into the table. Answers whether anything was.
+    async fn look_for_shards(&self) -> Result<bool, Failure> {
+        let mut streams: BTreeSet<String> = self.wanted.named.clone();
+        if self.wanted.others {
+            let there = self.core.list_streams().await?;
+            streams.extend(there.into_iter().filter(|stream| self.core.names.is_ours(stream)));
+        }
+        let rows = self.store.load(&self.space).await?;
+        let mut changed = false;
+        for stream in streams {
+            match self.core.add_shards(&*self.store, &self.space, &stream, &rows).await {
+                Ok(more) => changed |= more,
+                // It is gone; what it had is gone with it.
+                Err(failure) if failure.cause == Cause::NotFound => self.core.forget(&stream),
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(changed)
+    }
+}
