@@ -100,12 +100,10 @@ impl fmt::Debug for Address {
 /// What every client has in common.
 fn common(address: &Address, config: &KafkaConfig) -> ClientConfig {
     let mut native = ClientConfig::new();
-    // Up to this level the client logs why a connection ended, which it tells in no other way.
-    native.set_log_level(RDKafkaLogLevel::Info);
     native
         .set("bootstrap.servers", &address.servers)
         .set("client.id", &config.client_id)
-        .set("log.connection.close", "true")
+        .set("log.connection.close", "false")
         .set("socket.timeout.ms", "10000")
         .set("socket.nagle.disable", "true")
         .set("reconnect.backoff.ms", "50")
@@ -231,13 +229,6 @@ impl Said {
         }
     }
 
-    /// The client only logs why a connection ended.
-    fn overhear(&self, facility: &str, text: &str) {
-        if let Some((kind, hint)) = error::meaning(text).filter(|_| facility == "FAIL") {
-            self.keep(Last { code: RDKafkaErrorCode::BrokerTransportFailure, kind, hint, exact: true });
-        }
-    }
-
     /// That all brokers are down says less than why, and that a connection ended less than that somebody was refused.
     fn keep(&self, new: Last) {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -277,7 +268,6 @@ pub(crate) struct Listening(pub(crate) Said);
 impl ClientContext for Listening {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         log(level, facility, text);
-        self.0.overhear(facility, text);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

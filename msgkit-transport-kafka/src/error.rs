@@ -86,21 +86,11 @@ pub(crate) fn meaning(reason: &str) -> Option<(TransportErrorKind, &'static str)
             Kind::Refused,
             "the broker does not offer this `sasl` mechanism; choose `plain`, `scram_sha_256` or `scram_sha_512`",
         ),
-        // A broker that ends may look like these for a moment.
+        // A broker that ends may look like this for a moment.
         (
             "PLAINTEXT broker listener",
             Kind::Unavailable,
             "the connection ended before TLS was spoken; is the port one for `kafka:`?",
-        ),
-        (
-            "SSL listener",
-            Kind::Unavailable,
-            "the broker ends the connection at once; is the port one for `kafkas:`?",
-        ),
-        (
-            "require SASL",
-            Kind::Unavailable,
-            "the broker ends the connection; does it want a user and a password in the url?",
         ),
     ];
     known.into_iter().find(|(said, _, _)| reason.contains(said)).map(|(_, kind, hint)| (kind, hint))
@@ -152,7 +142,12 @@ pub(crate) fn kind_of(code: RDKafkaErrorCode) -> (TransportErrorKind, &'static s
         }
         Code::Resolve => (Kind::Unavailable, "the host of the url is not known"),
         Code::BrokerTransportFailure | Code::AllBrokersDown => {
-            (Kind::Unavailable, "no broker can be reached; look at host and port of the url")
+            // The client does not tell a broker that is not there from one that ends the connection at once.
+            (
+                Kind::Unavailable,
+                "no broker can be reached, or it ends the connection at once; look at host and port of the url, at its scheme \
+                 (does the port want `kafkas:`?), and whether the broker wants a user",
+            )
         }
         Code::InvalidArgument | Code::InvalidRequest | Code::InvalidConfig => (Kind::Invalid, ""),
         _ => (Kind::Unavailable, ""),

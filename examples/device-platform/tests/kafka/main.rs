@@ -70,7 +70,6 @@ fn check() -> Result<(), BrokerError> {
         .unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
     assert!(printed.contains("from    backbone (kafka)"), "{printed}");
-    assert!(printed.contains("platform.device._.reading"), "{printed}");
     assert!(printed.ends_with("6 components, no warnings\n"), "{printed}");
     Ok(())
 }
