@@ -179,25 +179,20 @@ impl KafkaOptions {
         if self.tls.is_some() {
             listeners.push(("TLS", tls, format!("{sasl}SSL")));
         }
-        let list = |write: &dyn Fn(&(&str, u16, String)) -> Option<String>| {
-            listeners.iter().filter_map(write).collect::<Vec<_>>().join(",")
-        };
+        let (mut listening, mut told, mut protocols) = (Vec::new(), Vec::new(), Vec::new());
+        for (name, port, protocol) in listeners {
+            listening.push(format!("{name}://127.0.0.1:{port}"));
+            let port = self.advertised.filter(|_| name == "CLIENT").unwrap_or(port);
+            told.extend((name != "CONTROLLER").then(|| format!("{name}://127.0.0.1:{port}")));
+            protocols.push(format!("{name}:{protocol}"));
+        }
         let mut lines = vec![
             "process.roles=broker,controller".to_owned(),
             "node.id=1".to_owned(),
             format!("controller.quorum.voters=1@127.0.0.1:{controller}"),
-            format!("listeners={}", list(&|(name, port, _)| Some(format!("{name}://127.0.0.1:{port}")))),
-            format!(
-                "advertised.listeners={}",
-                list(&|(name, port, _)| {
-                    let port = self.advertised.filter(|_| *name == "CLIENT").unwrap_or(*port);
-                    (*name != "CONTROLLER").then(|| format!("{name}://127.0.0.1:{port}"))
-                })
-            ),
-            format!(
-                "listener.security.protocol.map={}",
-                list(&|(name, _, protocol)| Some(format!("{name}:{protocol}")))
-            ),
+            format!("listeners={}", listening.join(",")),
+            format!("advertised.listeners={}", told.join(",")),
+            format!("listener.security.protocol.map={}", protocols.join(",")),
             "inter.broker.listener.name=INTERNAL".to_owned(),
             "controller.listener.names=CONTROLLER".to_owned(),
             format!("log.dirs={}", sandbox.path().join("data").display()),

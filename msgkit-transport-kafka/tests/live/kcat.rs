@@ -43,6 +43,9 @@ struct Order {
     id: String,
 }
 
+/// The id and the key of an order.
+type Handled = (String, Option<String>);
+
 /// Events in kcat's words are handled, with the record's key; everything that is none is a dead letter with every byte of it,
 /// and what comes behind it in its partition goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -52,7 +55,7 @@ async fn what_kcat_writes_is_handled_or_a_dead_letter() {
     // Everything behind the poison is behind it in the same partition.
     config.partitions = 1;
     let kafka = support::kafka(&url, config).unwrap();
-    let handled: Arc<Mutex<Vec<(String, Option<String>)>>> = Arc::default();
+    let handled: Arc<Mutex<Vec<Handled>>> = Arc::default();
     let noted = handled.clone();
     let handler = move |order: Order, cx: Context| {
         let noted = noted.clone();

@@ -28,7 +28,11 @@ fn members(url: &str, prefix: &str) -> BTreeSet<String> {
     let asker: BaseConsumer =
         ClientConfig::new().set("bootstrap.servers", address).set("group.id", "asker").create().unwrap();
     let list = asker.fetch_group_list(Some(&format!("{prefix}{GROUP}")), Duration::from_secs(30)).unwrap();
-    list.groups().iter().flat_map(|group| group.members()).map(|member| member.id().to_owned()).collect()
+    list.groups()
+        .iter()
+        .flat_map(rdkafka::groups::GroupInfo::members)
+        .map(|member| member.id().to_owned())
+        .collect()
 }
 
 fn partition(delivery: &Delivery) -> String {

@@ -11,6 +11,8 @@ use super::bench::{declaration, group, message, reader, take, text, there};
 use crate::support;
 use crate::support::certificates::Authority;
 
+type Change<'a> = &'a dyn Fn(&mut KafkaConfig);
+
 const PASSWORD: &str = "5ecr3t w0rd";
 
 fn config(prefix: &str, change: impl FnOnce(&mut KafkaConfig)) -> KafkaConfig {
@@ -147,7 +149,7 @@ async fn both_sides_show_a_certificate() {
     says(&lines, &["`cert_file`"]);
     // Files that are not what they should be.
     let bad = no_authority(directory.path());
-    let wrong: [(&str, &dyn Fn(&mut KafkaConfig)); 5] = [
+    let wrong: [(&str, Change<'_>); 5] = [
         ("`ca_file`", &|config| config.ca_file = Some(directory.path().join("missing.pem"))),
         ("`ca_file`", &|config| config.ca_file = Some(bad.clone())),
         ("`cert_file`", &|config| config.cert_file = Some(bad.clone())),
