@@ -25,6 +25,7 @@ pub(crate) fn text(place: &Place, letters: &Letters) -> Result<String, Failure> 
     let table = match TransportUrl::parse(url)?.scheme() {
         "amqps" => "amqp",
         "mqtts" => "mqtt",
+        "kafkas" => "kafka",
         scheme => scheme,
     }
     .to_owned();

@@ -13,22 +13,29 @@ use crate::publisher::BATCH;
 pub struct Faults {
     broken: Vec<(String, u64)>,
     bound: u64,
-}
-
-/// The most that `members` have in hand.
-fn in_hand(members: usize) -> u64 {
-    (members * IN_FLIGHT * SUBSCRIPTIONS) as u64
+    /// What members may have in hand beside what they have asked for.
+    unasked: u64,
 }
 
 impl Faults {
+    /// None yet, where members may have so much more in hand than they have asked for.
+    pub(crate) fn new(unasked: u64) -> Self {
+        Self { unasked, ..Self::default() }
+    }
+
+    /// The most that `members` have in hand.
+    fn in_hand(&self, members: usize) -> u64 {
+        (members * IN_FLIGHT * SUBSCRIPTIONS) as u64 + self.unasked
+    }
+
     /// Every connection broke, with so many members at work.
     pub(crate) fn connections(&mut self, what: &str, members: usize) {
-        self.note(what, BATCH + in_hand(members));
+        self.note(what, BATCH + self.in_hand(members));
     }
 
     /// A member was killed.
     pub(crate) fn member(&mut self, what: &str) {
-        self.note(what, in_hand(1));
+        self.note(what, self.in_hand(1));
     }
 
     /// Something that no duplicate follows from.

@@ -39,6 +39,7 @@ pub use self::scenarios::Scenario;
 pub fn registry() -> msgkit::Registry {
     msgkit::Registry::new()
         .with(msgkit_transport_amqp::scheme())
+        .with(msgkit_transport_kafka::scheme())
         .with(msgkit_transport_mqtt::scheme())
         .with(msgkit_transport_sqlite::scheme())
 }

@@ -26,7 +26,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// Only this broker: mosquitto, rabbitmq.
+    /// Only this broker: mosquitto, rabbitmq, kafka.
     #[arg(long)]
     broker: Option<String>,
     /// Only this scenario.

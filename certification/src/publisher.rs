@@ -15,7 +15,8 @@ use crate::{Broker, Failure};
 pub(crate) const BATCH: u64 = 20;
 /// How far the publisher runs ahead of the members, so that a fault meets both at work.
 const LEAD: u64 = 500;
-/// The same where a second session is sent what members are sent: the lead is then what is on its way there, so it is short.
+/// The same where a second session is sent what members are sent, or where settlements are heard of in intervals: the lead is
+/// then what is on its way or in hand, so it is short.
 const SHORT_LEAD: u64 = 2 * BATCH;
 /// How long the members may be behind until it goes on nevertheless; longer than any outage.
 const STANDSTILL: Duration = Duration::from_secs(60);
@@ -37,7 +38,8 @@ pub(crate) struct Progress {
 
 /// How far the publisher may run ahead on `broker`, of a group of so many.
 pub(crate) fn lead(broker: &dyn Broker, members: usize) -> u64 {
-    if broker.copies_what_a_group_is_sent() && members > 1 { SHORT_LEAD } else { LEAD }
+    let copied = broker.copies_what_a_group_is_sent() && members > 1;
+    if copied || broker.settles_in_intervals() { SHORT_LEAD } else { LEAD }
 }
 
 /// Publishes the messages below `total`, at most `lead` ahead of what was handled.

@@ -106,6 +106,7 @@ pub async fn certify(
         book.open(&mut group);
     }
     let lead = publisher::lead(&*broker, scenario.members());
+    let unasked = if broker.settles_in_intervals() { lead + BATCH } else { 0 };
     let publisher =
         tokio::spawn(publisher::publish(subject.clone(), plan.messages, lead, book.progress.clone()));
     let reader = tokio::spawn(read(book.clone())).abort_handle();
@@ -117,7 +118,7 @@ pub async fn certify(
         letters,
         alone: scenario.members() == 1,
         group,
-        faults: Faults::default(),
+        faults: Faults::new(unasked),
         unwritten: BTreeSet::new(),
         book,
         publisher,

@@ -34,6 +34,11 @@ impl Address {
                 "`kafkas:` needs the feature `tls` of msgkit-transport-kafka; add it, or use `kafka:`",
             ));
         }
+        if !tls && [&config.ca_file, &config.cert_file, &config.key_file].iter().any(|file| file.is_some()) {
+            return Err(refusal(
+                "`ca_file`, `cert_file` and `key_file` are for `kafkas:`; this url is `kafka:`",
+            ));
+        }
         let (hosts, path) = url.address().split_once('/').unwrap_or((url.address(), ""));
         if !path.is_empty() {
             return Err(refusal(format!(
@@ -123,6 +128,8 @@ fn common(address: &Address, config: &KafkaConfig) -> ClientConfig {
         ("ssl.key.location", &config.key_file),
     ];
     if address.tls {
+        // Where the machine keeps its authorities, which an OpenSSL that was built along does not know by itself.
+        native.set("ssl.ca.location", "probe");
         for (name, file) in files {
             if let Some(file) = file {
                 native.set(name, file.display().to_string());
@@ -144,11 +151,11 @@ pub(crate) fn producer(address: &Address, config: &KafkaConfig) -> ClientConfig 
         .set("acks", "all")
         // The partition that a Java producer would choose for the key.
         .set("partitioner", "murmur2_random")
-        .set("message.max.bytes", config.max_message.to_string())
+        .set("message.max.bytes", config.max_copy().to_string())
         .set("delivery.timeout.ms", millis(config.publish_timeout))
         .set("linger.ms", millis(config.linger))
         .set("compression.type", config.compression.as_str())
-        .set("queue.buffering.max.kbytes", (config.publish_buffer >> 10).to_string())
+        .set("queue.buffering.max.kbytes", (config.publish_buffer.max(config.max_copy()) >> 10).to_string())
         .set("queue.buffering.max.messages", "1000000");
     native
 }
@@ -171,12 +178,16 @@ pub(crate) fn consumer(address: &Address, config: &KafkaConfig, group: &str) -> 
         .set("queued.max.messages.kbytes", kilobytes)
         .set("fetch.message.max.bytes", config.max_message.max(1 << 20).to_string())
         .set("fetch.max.bytes", config.fetch_buffer.max(config.max_message).max(1 << 20).to_string())
-        .set(
-            "receive.message.max.bytes",
-            (config.fetch_buffer.max(config.max_message) + (2 << 20)).to_string(),
-        )
+        // One answer that is larger would come again and again.
+        .set("receive.message.max.bytes", largest_answer(config).to_string())
         .set("fetch.error.backoff.ms", "100");
     native
+}
+
+/// The largest answer that is taken: more than a broker takes in one request by default (100 MiB), so that whatever others
+/// could publish can be read.
+fn largest_answer(config: &KafkaConfig) -> usize {
+    (config.fetch_buffer.max(config.max_message) + (2 << 20)).max(128 << 20)
 }
 
 /// A member of a group; `instance` is its static name.
@@ -197,17 +208,36 @@ pub(crate) fn looker(address: &Address, config: &KafkaConfig) -> ClientConfig {
 
 /// What the clients of one transport have said of their connections last.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Said(Arc<Mutex<Option<RDKafkaErrorCode>>>);
+pub(crate) struct Said(Arc<Mutex<Option<Last>>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    code: RDKafkaErrorCode,
+    kind: TransportErrorKind,
+    hint: &'static str,
+    /// By the client's own reason, not by its code alone.
+    exact: bool,
+}
 
 impl Said {
     fn hear(&self, error: &KafkaError, reason: &str) {
         tracing::debug!(error = %error, reason, "the Kafka client tells");
         if let Some(code) = error.rdkafka_error_code() {
-            let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            // That all brokers are down says less than why.
-            if code != RDKafkaErrorCode::AllBrokersDown || last.is_none() {
-                *last = Some(code);
-            }
+            let told = error::meaning(reason);
+            let (kind, hint) = told.unwrap_or_else(|| error::kind_of(code));
+            self.keep(Last { code, kind, hint, exact: told.is_some() });
+        }
+    }
+
+    /// That all brokers are down says less than why, and that a connection ended less than that somebody was refused.
+    fn keep(&self, new: Last) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let weight = |last: &Last| {
+            let refused = last.kind == TransportErrorKind::Refused;
+            (refused, last.exact, last.code != RDKafkaErrorCode::AllBrokersDown)
+        };
+        if last.as_ref().is_none_or(|last| weight(last) <= weight(&new)) {
+            *last = Some(new);
         }
     }
 
@@ -220,14 +250,14 @@ impl Said {
     pub(crate) fn explain(&self, failed: KafkaError, doing: &str) -> TransportError {
         let said = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let plain = error::of(failed, doing);
-        let Some(code) = said else { return plain };
-        let (kind, hint) = error::kind_of(code);
+        let Some(Last { code, kind, hint, .. }) = said else { return plain };
         let clearer = kind == TransportErrorKind::Refused || !hint.is_empty();
         if !clearer || !matches!(plain.kind(), TransportErrorKind::Unavailable | TransportErrorKind::Timeout)
         {
             return plain;
         }
-        TransportError::new(kind, format!("{doing} failed: {hint}")).with_source(KafkaError::Global(code))
+        TransportError::new(kind, format!("{doing} failed: {hint}"))
+            .with_source(error::Native(KafkaError::Global(code)))
     }
 }
 
@@ -256,7 +286,7 @@ impl ProducerContext for Listening {
 }
 
 /// What the client logs is for those who look for it: what matters comes as an error too.
-pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, text: &str) {
+fn log(level: RDKafkaLogLevel, facility: &str, text: &str) {
     match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
             tracing::error!(target: "librdkafka", facility, "{text}");

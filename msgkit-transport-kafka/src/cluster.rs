@@ -256,6 +256,8 @@ impl Cluster {
             .create_with_context(Listening(self.said.clone()))
             .map_err(|error| error::of(error, "making the Kafka admin client"))?;
         let default = |number: u16| if number == 0 { -1 } else { i32::from(number) };
+        let limit = self.config.topic_limit().map(|limit| limit.to_string());
+        let copies = self.config.max_copy().to_string();
         let topics: Vec<NewTopic<'_>> = missing
             .iter()
             .map(|(name, kind)| {
@@ -265,10 +267,17 @@ impl Cluster {
                     partitions,
                     TopicReplication::Fixed(default(self.config.replication)),
                 );
-                match kind {
-                    Kind::Topic => topic,
-                    Kind::Retry => topic.set("retention.ms", "-1").set("retention.bytes", "-1"),
-                    Kind::Kept => topic.set("cleanup.policy", "compact"),
+                match (kind, &limit) {
+                    (Kind::Topic, None) => topic,
+                    (Kind::Topic, Some(limit)) => topic.set("max.message.bytes", limit),
+                    // Whatever came has room there, with what is added to it.
+                    (Kind::Retry, _) => topic
+                        .set("retention.ms", "-1")
+                        .set("retention.bytes", "-1")
+                        .set("max.message.bytes", &copies),
+                    (Kind::Kept, _) => {
+                        topic.set("cleanup.policy", "compact").set("max.message.bytes", &copies)
+                    }
                 }
             })
             .collect();

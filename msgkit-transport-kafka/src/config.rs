@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use msgkit::{Error, ErrorKind, Pattern};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// What a `kafka:` URL, or its table in the configuration, may say.
 ///
@@ -19,7 +19,7 @@ use serde::Deserialize;
 /// match = "device.>"
 /// topic = "fleet"
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct KafkaConfig {
@@ -40,7 +40,8 @@ pub struct KafkaConfig {
     /// Where messages without a key go: `ordered` keeps those of one publisher in one partition of the topic, and so in
     /// order; `spread` distributes them over all partitions.
     pub unkeyed: Unkeyed,
-    /// The largest message in bytes, key and headers included; at most what the topic's `max.message.bytes` allows.
+    /// The largest message in bytes, key and headers included. Topics that are created take as much; of one that is there already
+    /// the `max.message.bytes` has to allow it.
     pub max_message: usize,
     /// How long a message may take to be taken by as many brokers as must have it, retries included; after that it is
     /// given back.
@@ -51,7 +52,8 @@ pub struct KafkaConfig {
     /// How long a message may wait for others to travel with. What one call publishes travels together in any case.
     #[serde(with = "msgkit::config::duration")]
     pub linger: Duration,
-    /// How messages are compressed on the wire and at the broker.
+    /// How messages are compressed on the wire and at the broker: `none`, `gzip`, `snappy`, `lz4`, or `zstd`, which needs the
+    /// feature `zstd` of the crate.
     pub compression: Compression,
     /// After how long without a sign of life a member counts as dead, and its messages go to the others of its group.
     #[serde(with = "msgkit::config::duration")]
@@ -74,11 +76,12 @@ pub struct KafkaConfig {
     /// How long the first answer of the brokers may take before they count as unreachable.
     #[serde(with = "msgkit::config::duration")]
     pub connect_timeout: Duration,
-    /// How the client proves who it is, where the URL has a user and a password.
+    /// How the client proves who it is, where the URL has a user and a password: `plain`, `scram_sha_256` or `scram_sha_512`;
+    /// SCRAM needs the feature `tls` of the crate.
     pub sasl: Sasl,
     /// What the brokers know the client as.
     pub client_id: String,
-    /// A PEM file with the certificate authorities to trust besides the machine's own, for `kafkas:`.
+    /// A PEM file with the certificate authorities to trust in place of the machine's own, for `kafkas:`.
     pub ca_file: Option<PathBuf>,
     /// A PEM file with the client's certificate chain, for `kafkas:`; needs `key_file`.
     pub cert_file: Option<PathBuf>,
@@ -117,14 +120,18 @@ impl Default for KafkaConfig {
 }
 
 /// Topics that go to another Kafka topic than the one of their name.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DestinationRule {
     /// Which topics: `device.>`.
-    #[serde(rename = "match", deserialize_with = "pattern")]
+    #[serde(rename = "match", serialize_with = "text_of", deserialize_with = "pattern")]
     pub matches: Pattern,
     /// The Kafka topic's whole name.
     pub topic: String,
+}
+
+fn text_of<S: serde::Serializer>(pattern: &Pattern, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(pattern.as_str())
 }
 
 fn pattern<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Pattern, D::Error> {
@@ -133,7 +140,7 @@ fn pattern<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Pattern,
 }
 
 /// Where messages without a key go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Unkeyed {
@@ -145,7 +152,7 @@ pub enum Unkeyed {
 }
 
 /// How messages are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Compression {
@@ -175,7 +182,7 @@ impl Compression {
 }
 
 /// How the client proves who it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Sasl {
@@ -195,6 +202,23 @@ impl Sasl {
             Self::ScramSha256 => "SCRAM-SHA-256",
             Self::ScramSha512 => "SCRAM-SHA-512",
         }
+    }
+}
+
+/// What a Kafka topic takes by default.
+const DEFAULT_LIMIT: usize = 1_048_588;
+/// What a copy may have beside its message: why it failed, and the broker's own.
+const COPY: usize = 64 << 10;
+
+impl KafkaConfig {
+    /// The largest record that is written: a copy of the largest message that may come, others' messages included.
+    pub(crate) fn max_copy(&self) -> usize {
+        self.max_message.max(DEFAULT_LIMIT) + COPY
+    }
+
+    /// What a topic for user data must be created with, where the broker's default is not enough.
+    pub(crate) fn topic_limit(&self) -> Option<usize> {
+        (self.max_message + 1000 > DEFAULT_LIMIT).then(|| self.max_copy())
     }
 }
 
@@ -234,7 +258,7 @@ impl KafkaConfig {
             }
         }
         if self.max_message < 1000 || self.max_message > MOST_MESSAGE {
-            return refuse("`max_message` of a Kafka transport must be 1000 to 1000000000 bytes");
+            return refuse("`max_message` of a Kafka transport must be 1000 to 999934464 bytes");
         }
         if self.publish_buffer < self.max_message {
             return refuse(
@@ -286,8 +310,8 @@ impl KafkaConfig {
     }
 }
 
-/// The most that librdkafka takes.
-const MOST_MESSAGE: usize = 1_000_000_000;
+/// The most that librdkafka takes, with room for a copy.
+const MOST_MESSAGE: usize = 1_000_000_000 - COPY;
 
 #[cfg(test)]
 mod tests {
@@ -355,6 +379,7 @@ mod tests {
             ("revoke_grace = \"1h\"", "revoke_grace"),
             ("commit_interval = \"0s\"", "commit_interval"),
             ("cert_file = \"a\"", "key_file"),
+            ("ca_file = \"ca.pem\"", "kafkas"),
             ("compression = \"zip\"", "gzip"),
             ("[[destinations]]\nmatch = \"a.>\"\ntopic = \"no good\"", "a.>"),
             ("[[destinations]]\nmatch = \"a.#\"\ntopic = \"x\"", "a.#"),

@@ -1,5 +1,7 @@
 //! What the client says, as errors that name the thing and the fix.
 
+use std::fmt;
+
 use msgkit::transport::{TransportError, TransportErrorKind};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
@@ -23,12 +25,75 @@ pub(crate) fn broke_off(doing: &str) -> TransportError {
 
 /// `error` of the client, met while `doing` something.
 pub(crate) fn of(error: KafkaError, doing: &str) -> TransportError {
-    let (kind, hint) = match error.rdkafka_error_code() {
-        Some(code) => kind_of(code),
-        None => (TransportErrorKind::Internal, ""),
+    let (kind, hint) = match (&error, error.rdkafka_error_code()) {
+        (_, Some(code)) => kind_of(code),
+        (KafkaError::ClientCreation(text), None) => not_made(text),
+        _ => (TransportErrorKind::Internal, ""),
     };
     let text = if hint.is_empty() { format!("{doing} failed") } else { format!("{doing} failed: {hint}") };
-    TransportError::new(kind, text).with_source(error)
+    TransportError::new(kind, text).with_source(Native(error))
+}
+
+/// What the client said, once: its own error repeats itself as its source.
+#[derive(Debug)]
+pub(crate) struct Native(pub(crate) KafkaError);
+
+impl fmt::Display for Native {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.rdkafka_error_code() {
+            Some(code) => code.fmt(f),
+            None => self.0.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Native {}
+
+/// What keeps a client from being made: files that it reads at once.
+fn not_made(text: &str) -> (TransportErrorKind, &'static str) {
+    let files = [
+        ("ssl.ca.location", "`ca_file` cannot be read, or is no PEM file with certificates"),
+        ("ssl.certificate.location", "`cert_file` cannot be read, or is no PEM file with a certificate"),
+        ("ssl.key.location", "`key_file` cannot be read, or is no PEM file with a key without a password"),
+        (
+            "rivate key check failed",
+            "the key of `key_file` does not belong to the certificate of `cert_file`",
+        ),
+    ];
+    let found = files.into_iter().find(|(said, _)| text.contains(said));
+    found.map_or((TransportErrorKind::Internal, ""), |(_, hint)| (TransportErrorKind::Refused, hint))
+}
+
+/// What the client's `reason` means, which tells more of a connection that does not come about than a code.
+pub(crate) fn meaning(reason: &str) -> Option<(TransportErrorKind, &'static str)> {
+    use TransportErrorKind as Kind;
+    const CERTIFICATE: &str =
+        "the broker refuses the client's certificate, or wants one: set `cert_file` and `key_file`";
+    let known = [
+        (
+            "certificate could not be verified",
+            Kind::Refused,
+            "the server's certificate is not to be trusted: it has expired, is for another host, or its authority is not in \
+             `ca_file`",
+        ),
+        ("certificate required", Kind::Refused, CERTIFICATE),
+        ("alert bad certificate", Kind::Refused, CERTIFICATE),
+        ("alert certificate unknown", Kind::Refused, CERTIFICATE),
+        ("alert unknown ca", Kind::Refused, CERTIFICATE),
+        ("client SSL authentication", Kind::Refused, CERTIFICATE),
+        (
+            "supported mechanisms",
+            Kind::Refused,
+            "the broker does not offer this `sasl` mechanism; choose `plain`, `scram_sha_256` or `scram_sha_512`",
+        ),
+        // A broker that ends may look like this for a moment.
+        (
+            "PLAINTEXT broker listener",
+            Kind::Unavailable,
+            "the connection ended before TLS was spoken; is the port one for `kafka:`?",
+        ),
+    ];
+    known.into_iter().find(|(said, _, _)| reason.contains(said)).map(|(_, kind, hint)| (kind, hint))
 }
 
 /// What `code` means for the caller, and what to look at.
@@ -44,7 +109,7 @@ pub(crate) fn kind_of(code: RDKafkaErrorCode) -> (TransportErrorKind, &'static s
         }
         Code::SSL => (
             Kind::Refused,
-            "look at the server's certificate, and at `ca_file` where it is signed by an authority of your own",
+            "TLS failed; look at the server's certificate, `ca_file`, `cert_file` and `key_file`",
         ),
         Code::TopicAuthorizationFailed => (Kind::Refused, "the user may not do this with the topic"),
         Code::GroupAuthorizationFailed => (Kind::Refused, "the user may not be a member of the group"),
@@ -77,7 +142,12 @@ pub(crate) fn kind_of(code: RDKafkaErrorCode) -> (TransportErrorKind, &'static s
         }
         Code::Resolve => (Kind::Unavailable, "the host of the url is not known"),
         Code::BrokerTransportFailure | Code::AllBrokersDown => {
-            (Kind::Unavailable, "no broker can be reached; look at host and port of the url")
+            // The client does not tell a broker that is not there from one that ends the connection at once.
+            (
+                Kind::Unavailable,
+                "no broker can be reached, or it ends the connection at once; look at host and port of the url, at its scheme \
+                 (does the port want `kafkas:`?), and whether the broker wants a user",
+            )
         }
         Code::InvalidArgument | Code::InvalidRequest | Code::InvalidConfig => (Kind::Invalid, ""),
         _ => (Kind::Unavailable, ""),

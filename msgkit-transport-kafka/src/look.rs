@@ -171,14 +171,26 @@ pub(crate) fn read<M: rdkafka::Message>(
     ingest: &Ingest,
     now: msgkit::Timestamp,
 ) -> Incoming {
-    let raw = Raw {
+    wire::read(raw(message, names), ingest, now)
+}
+
+fn raw<M: rdkafka::Message>(message: &M, names: &Names) -> Raw {
+    Raw {
         implied: names.topic(message.topic()),
         position: position(message.topic(), message.partition(), message.offset()),
         key: message.key().map(bytes::Bytes::copy_from_slice),
         value: message.payload().map(bytes::Bytes::copy_from_slice),
         headers: wire::headers_of(message.headers()),
-    };
-    wire::read(raw, ingest, now)
+    }
+}
+
+/// Reads a dead letter, whose record's key is its place and not its message's.
+pub(crate) fn read_letter<M: rdkafka::Message>(
+    message: &M,
+    names: &Names,
+    now: msgkit::Timestamp,
+) -> Incoming {
+    wire::read(Raw { key: None, ..raw(message, names) }, &Ingest::default(), now)
 }
 
 /// Where a record lies, for people: `topic/partition/offset`.

@@ -268,7 +268,7 @@ impl Operate for Kafka {
                 let letters =
                     cluster.letters(&group)?.into_iter().filter(|letter| letter.offset() > after).take(limit);
                 let shown = letters.map(|letter| {
-                    let read = look::read(&letter, &cluster.names, &Ingest::default(), now);
+                    let read = look::read_letter(&letter, &cluster.names, now);
                     Peeked::new(read, letter.offset().to_string())
                 });
                 Ok(shown.collect())
@@ -282,7 +282,7 @@ impl Operate for Kafka {
         let (message, letter) = cluster
             .ask("looking for a dead letter", move |cluster| {
                 let letter = cluster.letter(&asked, &at)?;
-                let read = look::read(&letter, &cluster.names, &Ingest::default(), cluster.clock.now());
+                let read = look::read_letter(&letter, &cluster.names, cluster.clock.now());
                 Ok((read, letter))
             })
             .await?;

@@ -244,12 +244,14 @@ impl Cluster {
         let bytes = written.head
             + written.value.as_ref().map_or(0, bytes::Bytes::len)
             + key.as_ref().map_or(0, Vec::len);
-        if bytes > self.config.max_message {
+        // A copy is larger than its message, and must have a place all the same.
+        let is_copy = matches!(outgoing.to, Destination::DeadLetter(_) | Destination::Retry { .. });
+        let most = if is_copy { self.config.max_copy() } else { self.config.max_message };
+        if bytes > most {
             return Err(error::invalid(format!(
-                "message {} has {bytes} bytes with its headers, `max_message` allows {}; send less, or raise it together with \
+                "message {} has {bytes} bytes with its headers, `max_message` allows {most}; send less, or raise it together with \
                  the topic's `max.message.bytes`",
                 envelope.id(),
-                self.config.max_message
             )));
         }
         let ordered = key.is_none() && self.config.unkeyed == Unkeyed::Ordered;

@@ -24,6 +24,9 @@ const NATIVE: &str = "nativeheaders";
 /// What a header whose name cannot be read is kept under.
 const UNREADABLE: &str = "kafka:unreadable-name";
 
+/// What a key that is no text is kept under.
+const KEY: &str = "kafka:key";
+
 /// A record as the client takes it.
 #[derive(Debug)]
 pub(crate) struct Written {
@@ -153,6 +156,7 @@ pub(crate) fn read(raw: Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
     }
     let key =
         raw.key.as_ref().and_then(|key| String::from_utf8(key.to_vec()).ok()).filter(|key| !key.is_empty());
+    let bytes_as_key = binary_key(&raw);
     if reader.is_event() {
         if find("ce_datacontenttype").is_none()
             && let Some(content_type) = find(CONTENT_TYPE)
@@ -177,6 +181,9 @@ pub(crate) fn read(raw: Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
                 if !name.starts_with(PREFIX) && name != CONTENT_TYPE && !is_trace(name) {
                     reader.native(name.as_str(), native_value(value));
                 }
+            }
+            if let Some(key) = bytes_as_key {
+                reader.native(KEY, NativeValue::Bytes(key));
             }
         }
         return match reader.finish(&raw.implied, raw.value.clone()) {
@@ -231,7 +238,13 @@ fn foreign(raw: &Raw) -> NativeHeaders {
     {
         return native;
     }
-    raw.headers.iter().map(|(name, value)| (name.as_str(), native_value(value))).collect()
+    let headers = raw.headers.iter().map(|(name, value)| (name.as_str(), native_value(value)));
+    headers.chain(binary_key(raw).map(|key| (KEY, NativeValue::Bytes(key)))).collect()
+}
+
+/// A key that is no text, and so none that an envelope can have. It is kept among the foreign headers.
+fn binary_key(raw: &Raw) -> Option<Bytes> {
+    raw.key.clone().filter(|key| std::str::from_utf8(key).is_err())
 }
 
 fn native_value(value: &Option<Bytes>) -> NativeValue {

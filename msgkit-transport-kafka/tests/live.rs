@@ -5,8 +5,14 @@
 mod live {
     pub(crate) mod bench;
     mod broker;
+    mod kcat;
     mod members;
     mod others;
     mod refusals;
+    mod scale;
+    mod sizes;
+    mod statics;
+    #[cfg(any(feature = "tls", feature = "tls-system"))]
+    mod tls;
 }
 mod support;

@@ -1,5 +1,6 @@
 //! The brokers that can be certified. A new one implements [`Broker`], and gets a line in [`named`].
 
+mod kafka;
 mod mosquitto;
 mod rabbitmq;
 
@@ -11,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use msgkit_testing::brokers::FaultProxy;
 
+pub use self::kafka::KafkaBroker;
 pub use self::mosquitto::MosquittoBroker;
 pub use self::rabbitmq::RabbitMqBroker;
 use crate::Failure;
@@ -48,6 +50,11 @@ pub trait Broker: fmt::Debug + Send + Sync {
         false
     }
 
+    /// Whether it hears of what is done only in intervals, so that all that waits may be in hand.
+    fn settles_in_intervals(&self) -> bool {
+        false
+    }
+
     /// Whether what is published while members come or go may come twice.
     fn doubles_while_members_change(&self) -> bool {
         false
@@ -73,7 +80,7 @@ impl fmt::Debug for Place {
 }
 
 /// The names that [`named`] knows.
-pub const NAMES: [&str; 2] = ["mosquitto", "rabbitmq"];
+pub const NAMES: [&str; 3] = ["mosquitto", "rabbitmq", "kafka"];
 
 /// The broker that keeps the dead letters of scenarios that want them apart.
 pub const LETTERS: &str = "rabbitmq";
@@ -86,6 +93,7 @@ pub fn named(name: &str) -> Result<Arc<dyn Broker>, Failure> {
     match name {
         "mosquitto" => Ok(Arc::new(MosquittoBroker::start()?)),
         "rabbitmq" => Ok(Arc::new(RabbitMqBroker::start()?)),
+        "kafka" => Ok(Arc::new(KafkaBroker::start()?)),
         _ => Err(Failure::broken(format!("no broker is called `{name}`; there are {}", NAMES.join(", ")))),
     }
 }

@@ -15,6 +15,7 @@ pub(crate) enum Client {
     Pika,
     Paho,
     Npm,
+    Confluent,
 }
 
 /// What is missing.
@@ -25,11 +26,20 @@ impl Client {
         self == Self::Pika
     }
 
+    pub(crate) fn speaks_kafka(self) -> bool {
+        self == Self::Confluent
+    }
+
+    /// What msgkit does not write for it, because the destination's name says it.
+    pub(crate) fn is_not_told(self) -> &'static [&'static str] {
+        if self.speaks_kafka() { &["topic"] } else { &[] }
+    }
+
     /// All ways in which it can write an event.
     pub(crate) fn forms(self) -> Vec<Form> {
         let bindings: &[Option<&'static str>] = match self {
             Self::Pika => &[Some("amqp"), Some("rabbitmq")],
-            Self::Paho | Self::Npm => &[None],
+            Self::Paho | Self::Npm | Self::Confluent => &[None],
         };
         let modes = [Mode::Binary, Mode::Structured];
         bindings.iter().flat_map(|binding| modes.map(|mode| Form { mode, binding: *binding })).collect()
@@ -37,7 +47,7 @@ impl Client {
 
     pub(crate) fn installed(self) -> Result<(), NotInstalled> {
         let needed = match self {
-            Self::Pika | Self::Paho => installed("python/bin/python"),
+            Self::Pika | Self::Paho | Self::Confluent => installed("python/bin/python"),
             Self::Npm => installed("node/node_modules/cloudevents"),
         };
         if needed.exists() { Ok(()) } else { Err(NotInstalled(needed.display().to_string())) }
@@ -46,13 +56,14 @@ impl Client {
     pub(crate) fn start(self, command: &str, address: &str, topic: &str) -> Process {
         let program = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("foreign").join(name);
         let mut process = match self {
-            Self::Pika | Self::Paho => Command::new(installed("python/bin/python")),
+            Self::Pika | Self::Paho | Self::Confluent => Command::new(installed("python/bin/python")),
             Self::Npm => Command::new("node"),
         };
         process.arg(match self {
             Self::Pika => program("amqp.py"),
             Self::Paho => program("mqtt.py"),
             Self::Npm => program("mqtt.cjs"),
+            Self::Confluent => program("kafka.py"),
         });
         let mut child = process
             .args([command, address, topic])

@@ -15,9 +15,9 @@ use event::{Event, Mode};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use msgkit::codec::Json;
 use msgkit::handler::{HandlerSpec, closure};
-use msgkit::transport::{Outgoing, TransportUrl};
+use msgkit::transport::{Declaration, Outgoing, TransportUrl};
 use msgkit::{Context, Envelope, Error, Group, Message, Service, Topic};
-use msgkit_testing::brokers::{BrokerError, BrokerErrorKind, Mosquitto, RabbitMq};
+use msgkit_testing::brokers::{BrokerError, BrokerErrorKind, Kafka, Mosquitto, RabbitMq};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -38,6 +38,8 @@ fn main() -> ExitCode {
         ("mosquitto::npm_reads_binary", Case::reads(Client::Npm, "format=binary")),
         ("mosquitto::npm_reads_structured", Case::reads(Client::Npm, "format=structured")),
         ("mosquitto::npm_writes", Case::writes(Client::Npm)),
+        ("kafka::cloudevents_and_confluent_read", Case::reads(Client::Confluent, "")),
+        ("kafka::cloudevents_and_confluent_write", Case::writes(Client::Confluent)),
     ];
     let trials = all.into_iter().map(|(name, case)| Trial::ignorable_test(name, move || case.run()));
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
@@ -114,6 +116,17 @@ impl Place {
             let topic = AnyEvent::TOPIC.to_owned();
             return Ok(Self { url, options: Vec::new(), address, topic, _keeps: Some(host) });
         }
+        if client.speaks_kafka() {
+            let broker = Kafka::shared()?;
+            let prefix = broker.prefix("foreign");
+            return Ok(Self {
+                url: broker.url().to_owned(),
+                options: vec![format!("prefix={prefix}"), "partitions=1".to_owned()],
+                address: address_of(broker.url()),
+                topic: format!("{prefix}{}", AnyEvent::TOPIC),
+                _keeps: None,
+            });
+        }
         let broker = Mosquitto::shared()?;
         let prefix = broker.prefix("foreign");
         Ok(Self {
@@ -155,14 +168,14 @@ impl Message for AnyEvent {
 /// msgkit publishes every event, and the foreign client tells what it has read.
 async fn reads(client: Client, place: &Place, options: &str) {
     let transport = place.transport(options);
-    // Makes what the client binds its own queue to.
-    transport.declare(&[]).await.unwrap();
+    // Makes what the client binds its own queue to, or reads.
+    transport.declare(&[Declaration::Topic(AnyEvent.topic().unwrap())]).await.unwrap();
     let mut reader = client.start("read", &place.address, &place.topic);
     assert_eq!(reader.line().await, "ready");
     for event in Event::all(AnyEvent::NAME, AnyEvent::TOPIC) {
         let envelope = event.envelope();
         transport.publish(vec![Outgoing::to_topic(envelope)]).await.unwrap();
-        event.assert_read(&reader.line().await);
+        event.assert_read(&reader.line().await, client.is_not_told());
     }
     reader.end().await;
     transport.close().await.unwrap();

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use msgkit::transport::TransportUrl;
 
+use super::certificates::Certificates;
 use super::error::{BrokerError, BrokerErrorKind};
 use super::sandbox::Sandbox;
 use super::system::{escape, find, free_ports, unique};
@@ -45,9 +46,28 @@ struct Ours {
     sandbox: Sandbox,
     java: PathBuf,
     jars: PathBuf,
-    port: u16,
+    ports: Ports,
     users: Vec<(String, String)>,
+    tls: bool,
+    authority: Option<PathBuf>,
     version: String,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ports {
+    client: u16,
+    tls: u16,
+    internal: u16,
+    controller: u16,
+}
+
+/// Whose certificate it shows.
+#[derive(Debug, Clone)]
+enum Tls {
+    /// One that is made for it, with its authority.
+    Own,
+    /// That of these PEM files: certificate and key.
+    Theirs(PathBuf, PathBuf),
 }
 
 /// What a [`Kafka`] is started with.
@@ -58,10 +78,12 @@ pub struct KafkaOptions {
     users: Vec<(String, String)>,
     settings: Vec<String>,
     advertised: Option<u16>,
+    tls: Option<Tls>,
 }
 
 impl KafkaOptions {
-    /// One who may connect, by SASL PLAIN. With one such user, nobody connects without a name and its password.
+    /// One who may connect, by SASL PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512. With one such user, nobody connects without a name
+    /// and its password, which has no comma in it.
     pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
         self.users.push((name.into(), password.into()));
         self
@@ -77,6 +99,18 @@ impl KafkaOptions {
     /// [`FaultProxy`](super::FaultProxy) in front of it.
     pub fn advertised(mut self, port: u16) -> Self {
         self.advertised = Some(port);
+        self
+    }
+
+    /// It also listens with TLS, at [`Kafka::tls_url`]; [`Kafka::authority`] has signed its certificate. Needs `openssl`.
+    pub fn tls(mut self) -> Self {
+        self.tls = Some(Tls::Own);
+        self
+    }
+
+    /// It also listens with TLS and shows the certificate of these PEM files.
+    pub fn tls_with(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.tls = Some(Tls::Theirs(certificate.into(), key.into()));
         self
     }
 
@@ -109,38 +143,56 @@ impl KafkaOptions {
     fn start_once(&self, jars: &Path, java: &Path) -> Result<Kafka, BrokerError> {
         let sandbox = Sandbox::new("kafka")
             .map_err(|error| BrokerError::io(NAME, "cannot make its directory", error))?;
-        let [port, internal, controller] =
+        let [client, tls, internal, controller] =
             free_ports().map_err(|error| BrokerError::io(NAME, "no free port", error))?;
-        self.write(&sandbox, port, internal, controller)
+        let ports = Ports { client, tls, internal, controller };
+        let made = match self.tls {
+            Some(Tls::Own) => Some(Certificates::make(NAME, sandbox.path())?),
+            _ => None,
+        };
+        self.write(&sandbox, ports, made.as_ref())
             .map_err(|error| BrokerError::io(NAME, "cannot write its configuration", error))?;
         let mut ours = Ours {
             sandbox,
             java: java.to_owned(),
             jars: jars.to_owned(),
-            port,
+            ports,
             users: self.users.clone(),
+            tls: self.tls.is_some(),
+            authority: made.map(|made| made.authority),
             version: version(jars),
         };
         ours.format()?;
         ours.run()?;
-        let url = format!("kafka://{}127.0.0.1:{port}", credentials(self.users.first()));
+        let url = format!("kafka://{}127.0.0.1:{client}", credentials(self.users.first()));
         Ok(Kafka { place: Place::Ours(Box::new(ours)), url })
     }
 
-    fn write(&self, sandbox: &Sandbox, port: u16, internal: u16, controller: u16) -> io::Result<()> {
-        let advertised = self.advertised.unwrap_or(port);
-        let protocol = if self.users.is_empty() { "PLAINTEXT" } else { "SASL_PLAINTEXT" };
+    fn write(&self, sandbox: &Sandbox, ports: Ports, made: Option<&Certificates>) -> io::Result<()> {
+        let Ports { client, tls, internal, controller } = ports;
+        let sasl = if self.users.is_empty() { "" } else { "SASL_" };
+        let mut listeners = vec![
+            ("CLIENT", client, format!("{sasl}PLAINTEXT")),
+            ("INTERNAL", internal, "PLAINTEXT".to_owned()),
+            ("CONTROLLER", controller, "PLAINTEXT".to_owned()),
+        ];
+        if self.tls.is_some() {
+            listeners.push(("TLS", tls, format!("{sasl}SSL")));
+        }
+        let (mut listening, mut told, mut protocols) = (Vec::new(), Vec::new(), Vec::new());
+        for (name, port, protocol) in listeners {
+            listening.push(format!("{name}://127.0.0.1:{port}"));
+            let port = self.advertised.filter(|_| name == "CLIENT").unwrap_or(port);
+            told.extend((name != "CONTROLLER").then(|| format!("{name}://127.0.0.1:{port}")));
+            protocols.push(format!("{name}:{protocol}"));
+        }
         let mut lines = vec![
             "process.roles=broker,controller".to_owned(),
             "node.id=1".to_owned(),
             format!("controller.quorum.voters=1@127.0.0.1:{controller}"),
-            format!(
-                "listeners=CLIENT://127.0.0.1:{port},INTERNAL://127.0.0.1:{internal},CONTROLLER://127.0.0.1:{controller}"
-            ),
-            format!("advertised.listeners=CLIENT://127.0.0.1:{advertised},INTERNAL://127.0.0.1:{internal}"),
-            format!(
-                "listener.security.protocol.map=CLIENT:{protocol},INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT"
-            ),
+            format!("listeners={}", listening.join(",")),
+            format!("advertised.listeners={}", told.join(",")),
+            format!("listener.security.protocol.map={}", protocols.join(",")),
             "inter.broker.listener.name=INTERNAL".to_owned(),
             "controller.listener.names=CONTROLLER".to_owned(),
             format!("log.dirs={}", sandbox.path().join("data").display()),
@@ -163,18 +215,43 @@ impl KafkaOptions {
             "num.io.threads=4".to_owned(),
         ];
         if !self.users.is_empty() {
-            lines.push("sasl.enabled.mechanisms=PLAIN".to_owned());
-            let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+            lines.push("sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512".to_owned());
             let users: Vec<String> = self
                 .users
                 .iter()
                 .map(|(name, password)| format!("user_{name}=\"{}\"", quoted(password)))
                 .collect();
-            lines.push(format!(
-                "listener.name.client.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule \
-                 required {};",
-                users.join(" ")
-            ));
+            for listener in ["client", "tls"] {
+                lines.push(format!(
+                    "listener.name.{listener}.plain.sasl.jaas.config=\
+                     org.apache.kafka.common.security.plain.PlainLoginModule required {};",
+                    users.join(" ")
+                ));
+                lines.extend(["256", "512"].map(|bits| {
+                    format!(
+                        "listener.name.{listener}.scram-sha-{bits}.sasl.jaas.config=\
+                         org.apache.kafka.common.security.scram.ScramLoginModule required;"
+                    )
+                }));
+            }
+        }
+        if let Some(tls) = &self.tls {
+            // Kafka wants the key and the certificate, each as PEM, in one file.
+            let pair = match (tls, made) {
+                (Tls::Theirs(certificate, key), _) => Some((certificate, key)),
+                (Tls::Own, made) => made.map(|made| (&made.certificate, &made.key)),
+            };
+            if let Some((certificate, key)) = pair {
+                let store = sandbox.path().join("keystore.pem");
+                fs::write(&store, fs::read_to_string(key)? + &fs::read_to_string(certificate)?)?;
+                lines.push("listener.name.tls.ssl.keystore.type=PEM".to_owned());
+                lines.push(format!("listener.name.tls.ssl.keystore.location={}", store.display()));
+            }
+            if let Some(made) = made {
+                // For clients with a certificate, where a setting asks them for one.
+                lines.push("listener.name.tls.ssl.truststore.type=PEM".to_owned());
+                lines.push(format!("listener.name.tls.ssl.truststore.location={}", made.authority.display()));
+            }
         }
         lines.extend(self.settings.iter().cloned());
         fs::write(sandbox.path().join("server.properties"), lines.join("\n") + "\n")
@@ -205,7 +282,7 @@ impl Kafka {
 
     /// Options for one that is not like all others.
     pub fn options() -> KafkaOptions {
-        KafkaOptions { home: None, users: Vec::new(), settings: Vec::new(), advertised: None }
+        KafkaOptions { home: None, users: Vec::new(), settings: Vec::new(), advertised: None, tls: None }
     }
 
     /// The broker that all tests of this process have in common, started by the first who asks. It ends with the
@@ -243,13 +320,28 @@ impl Kafka {
     pub fn url_as(&self, user: &str) -> Option<String> {
         let ours = self.ours()?;
         let user = ours.users.iter().find(|(name, _)| name == user)?;
-        Some(format!("kafka://{}127.0.0.1:{}", credentials(Some(user)), ours.port))
+        Some(format!("kafka://{}127.0.0.1:{}", credentials(Some(user)), ours.ports.client))
+    }
+
+    /// `kafkas://user:password@localhost:port`, with the first of the users, where the options ask for TLS.
+    #[must_use]
+    pub fn tls_url(&self) -> Option<String> {
+        let ours = self.ours()?;
+        let user = credentials(ours.users.first());
+        ours.tls.then(|| format!("kafkas://{user}localhost:{}", ours.ports.tls))
+    }
+
+    /// The PEM file of the authority that has signed its certificate, where it was made for it; the authority's key
+    /// lies beside it as `authority.key`.
+    #[must_use]
+    pub fn authority(&self) -> Option<&Path> {
+        self.ours()?.authority.as_deref()
     }
 
     /// The port on which it listens.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
-        Some(self.ours()?.port)
+        Some(self.ours()?.ports.client)
     }
 
     /// A prefix of topics and groups that no other test uses: the name space of one test.
@@ -348,6 +440,12 @@ impl Ours {
         let configuration = self.sandbox.path().join("server.properties");
         let mut command = self.java("kafka.tools.StorageTool");
         command.args(["format", "-t", CLUSTER, "-c"]).arg(configuration);
+        for (name, password) in &self.users {
+            for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
+                let user = format!("{mechanism}=[name={name},password={password}]");
+                command.arg("--add-scram").arg(user);
+            }
+        }
         let output = command.output().map_err(|error| BrokerError::io(NAME, "cannot be started", error))?;
         if output.status.success() {
             return Ok(());
@@ -367,7 +465,7 @@ impl Ours {
         self.sandbox
             .spawn(PROCESS, &mut command)
             .map_err(|error| BrokerError::io(NAME, "cannot be started", error))?;
-        let address = format!("127.0.0.1:{}", self.port);
+        let address = format!("127.0.0.1:{}", self.ports.client);
         self.sandbox.ready(NAME, PROCESS, READY, || greet(&address))
     }
 }
@@ -412,6 +510,11 @@ fn jar(libs: &Path) -> Option<String> {
 
 fn version(libs: &Path) -> String {
     jar(libs).map_or_else(|| NAME.to_owned(), |version| format!("{NAME} {version}"))
+}
+
+/// As it stands between quotation marks in a file in which every backslash is written twice.
+fn quoted(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\\', "\\\\")
 }
 
 fn credentials(user: Option<&(String, String)>) -> String {

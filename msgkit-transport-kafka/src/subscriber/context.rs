@@ -11,7 +11,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaRespErr;
 
-use crate::client::{self, Listening};
+use crate::client::Listening;
 
 /// What happened.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        client::log(level, facility, text);
+        self.listening.log(level, facility, text);
         self.note(Event::Other);
     }
 

@@ -157,3 +157,19 @@ fn structured_events_and_plain_tracing_headers_are_read() {
     assert_eq!(envelope.trace().parent.to_string(), parent);
     assert!(envelope.is_null());
 }
+
+#[test]
+fn a_key_that_is_no_text_is_kept_among_the_foreign_headers() {
+    let key = Bytes::from_static(b"\xff\x00k");
+    let written = write(&envelope(), false, true);
+    let event = Raw { key: Some(key.clone()), ..raw(headers_of(written.headers.as_ref()), written.value) };
+    let plain = Raw { key: Some(key.clone()), ..raw(Vec::new(), Some(Bytes::from_static(b"x"))) };
+    for raw in [event, plain] {
+        let native = match read(raw, &Ingest::default(), Timestamp::now()) {
+            Incoming::Envelope(envelope) => envelope.native().clone(),
+            Incoming::Malformed(malformed) => malformed.native.clone(),
+        };
+        let kept: Vec<_> = native.iter().collect();
+        assert_eq!(kept, [("kafka:key", &NativeValue::Bytes(key.clone()))]);
+    }
+}

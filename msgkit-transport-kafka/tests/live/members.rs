@@ -17,11 +17,11 @@ use crate::support;
 
 const ROLE: &str = "MSGKIT_KAFKA_TEST_ROLE";
 const PLACE: &str = "MSGKIT_KAFKA_TEST_PLACE";
-const GROUP: &str = "workers";
+pub(super) const GROUP: &str = "workers";
 const PARTITIONS: u16 = 8;
 const KEYS: usize = 40;
 
-fn config(prefix: &str) -> KafkaConfig {
+pub(super) fn config(prefix: &str) -> KafkaConfig {
     let mut config = support::quick(prefix);
     config.partitions = PARTITIONS;
     // Short, so that the dead are found soon; long for a machine under load that lets no process run.
@@ -40,11 +40,12 @@ async fn child() {
     match role.as_str() {
         "work" => work(&kafka, Path::new(ledger)).await,
         "service" => service(kafka, Path::new(ledger)).await,
+        "scale" => super::scale::member(kafka, Path::new(ledger)).await,
         other => panic!("no role {other}"),
     }
 }
 
-fn say(line: &str) {
+pub(super) fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "> {line}").and_then(|()| out.flush()).expect("the test listens");
 }
@@ -114,14 +115,14 @@ async fn service(kafka: Kafka, ledger: &Path) {
 }
 
 /// A child, killed when it is dropped.
-struct Process {
+pub(super) struct Process {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
     input: Option<ChildStdin>,
 }
 
 impl Process {
-    fn start(role: &str, place: &str) -> Self {
+    pub(super) fn start(role: &str, place: &str) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["live::members::child", "--exact", "--nocapture", "--test-threads=1"])
             .env(ROLE, role)
@@ -137,7 +138,7 @@ impl Process {
     }
 
     /// What it says next; `None` where it is dead.
-    fn next(&mut self) -> Option<String> {
+    pub(super) fn next(&mut self) -> Option<String> {
         self.lines.by_ref().find_map(|line| match line {
             Ok(line) => line.split_once("> ").map(|(_, said)| Some(said.to_owned())),
             Err(_) => Some(None),
@@ -145,7 +146,7 @@ impl Process {
     }
 
     /// Lets it leave in good order.
-    fn leave(mut self) {
+    pub(super) fn leave(mut self) {
         self.input = None;
         while self.next().is_some_and(|said| said != "left") {}
         self.child.wait().unwrap();
@@ -160,7 +161,7 @@ impl Drop for Process {
 }
 
 /// What the members have handled, in order.
-fn handled(ledger: &Path) -> Vec<String> {
+pub(super) fn handled(ledger: &Path) -> Vec<String> {
     std::fs::read_to_string(ledger).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
@@ -181,7 +182,7 @@ fn messages(from: usize, to: usize) -> Vec<msgkit::transport::Outgoing> {
         .collect()
 }
 
-fn places(test: &str) -> Option<(String, String, tempfile::TempDir, PathBuf)> {
+pub(super) fn places(test: &str) -> Option<(String, String, tempfile::TempDir, PathBuf)> {
     let (url, prefix) = shared(test)?;
     let directory = tempfile::tempdir().unwrap();
     let ledger = directory.path().join("ledger");
@@ -385,4 +386,33 @@ async fn what_was_taken_away_never_commits() {
     assert_eq!(left.len(), 40 - kept, "none of them was committed");
     drop(left);
     third.close().await.unwrap();
+}
+
+/// What was settled is told to the broker before its partition goes to another member, however rarely it is told otherwise.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_settled_goes_with_its_partition() {
+    let Some((url, prefix)) = shared("settled") else { return };
+    let mut config = config(&prefix);
+    config.partitions = 2;
+    config.commit_interval = Duration::from_secs(60);
+    let kafka = support::kafka(&url, config.clone()).unwrap();
+    let wanted = group(GROUP, "a.b").with_prefetch(100);
+    let mut first = reader(&kafka, &wanted).await;
+    let batch = |word: &'static str| (0..40).map(|n| message("a.b", Some(&n.to_string()), word)).collect();
+    kafka.publish(batch("old")).await.unwrap();
+    take(&mut *first, 40).await.into_iter().for_each(msgkit::transport::Delivery::ack);
+    let other = support::kafka(&url, config).unwrap();
+    let mut second = reader(&other, &wanted).await;
+    kafka.publish(batch("new")).await.unwrap();
+    let came = take(&mut *second, 5).await;
+    assert!(
+        came.iter().all(|delivery| text(delivery) == "new"),
+        "{:?}",
+        came.iter().map(text).collect::<Vec<_>>()
+    );
+    drop(came);
+    for (mut deliveries, kafka) in [(first, kafka), (second, other)] {
+        deliveries.close().await.unwrap();
+        kafka.close().await.unwrap();
+    }
 }

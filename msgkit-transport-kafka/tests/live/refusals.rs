@@ -80,7 +80,10 @@ async fn topics_that_cannot_be_are_refused_at_registration() {
 async fn what_the_broker_refuses_is_given_back() {
     let Some((url, prefix)) = shared("refused") else { return };
     let mut config = support::quick(&prefix);
-    // More than the broker takes, so that the refusal is its own and not the client's.
+    let usual = support::kafka(&url, config.clone()).unwrap();
+    usual.declare(&declaration(&group("g", "a.b"))).await.unwrap();
+    usual.close().await.unwrap();
+    // More than the topic takes, so that the refusal is the broker's own and not the client's.
     config.max_message = 8 << 20;
     let kafka = support::kafka(&url, config).unwrap();
     let mut deliveries = reader(&kafka, &group("g", "a.b")).await;

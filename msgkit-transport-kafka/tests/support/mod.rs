@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+#[cfg(any(feature = "tls", feature = "tls-system"))]
+pub(crate) mod certificates;
 pub(crate) mod eviction;
 
 use std::sync::Arc;

@@ -341,8 +341,7 @@ fn guide() -> Vec<&'static str> {
 fn the_guide_s_configuration_is_one_and_its_policy_is_the_default() {
     let [whole, namespaces] = guide()[..] else { panic!("the guide has other blocks") };
     let settings = parse(whole).unwrap();
-    let mut policy = crate::Policy::default();
-    policy.immediate = 99;
+    let mut policy = crate::Policy { immediate: 99, ..Default::default() };
     settings.policies["default"].apply(&mut policy);
     assert_eq!(policy, crate::Policy::default());
     let service = crate::Service::from_settings(

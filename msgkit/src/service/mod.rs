@@ -320,7 +320,7 @@ impl Service {
         for finding in self.findings()? {
             match finding.level {
                 Level::Deny => {
-                    tracing::error!(service = %self.name, %finding, "the catalog denies this, and `check` fails")
+                    tracing::error!(service = %self.name, %finding, "the catalog denies this, and `check` fails");
                 }
                 _ => tracing::warn!(service = %self.name, %finding, "a rule of the catalog is broken"),
             }

@@ -11,8 +11,11 @@ use msgkit::{Registry, Service};
 
 use crate::settings::{Component, Run};
 
-/// The schemes of brokers, which only a program with the feature `brokers` knows.
-const BROKERS: [&str; 6] = ["mqtt", "mqtts", "mqtt+ws", "mqtt+wss", "amqp", "amqps"];
+/// The schemes of brokers, which only a program with the feature beside them knows.
+const BROKERS: [(&str, &[&str]); 2] = [
+    ("brokers", &["mqtt", "mqtts", "mqtt+ws", "mqtt+wss", "amqp", "amqps"]),
+    ("kafka", &["kafka", "kafkas"]),
+];
 
 /// The transports, under their names, and how topics are spread over them.
 #[derive(Debug, Clone)]
@@ -26,6 +29,8 @@ fn registry() -> Registry {
     let registry = Registry::new().with(msgkit_transport_sqlite::scheme());
     #[cfg(feature = "brokers")]
     let registry = registry.with(msgkit_transport_mqtt::scheme()).with(msgkit_transport_amqp::scheme());
+    #[cfg(feature = "kafka")]
+    let registry = registry.with(msgkit_transport_kafka::scheme());
     registry
 }
 
@@ -51,11 +56,13 @@ impl Transports {
         let mut all = Vec::new();
         for transport in &configuration.transports {
             let (name, scheme) = (&transport.name, transport.url.scheme());
-            anyhow::ensure!(
-                registry.schemes().any(|known| known == scheme) || !BROKERS.contains(&scheme),
-                "{file}: [transports.{name}] has the scheme `{scheme}`, which this program was built without; build it with \
-                 `cargo run -p device-platform --features brokers`"
-            );
+            let feature = BROKERS.iter().find(|(_, schemes)| schemes.contains(&scheme));
+            if let Some((feature, _)) = feature.filter(|_| registry.schemes().all(|known| known != scheme)) {
+                anyhow::bail!(
+                    "{file}: [transports.{name}] has the scheme `{scheme}`, which this program was built without; build it \
+                     with `cargo run -p device-platform --features {feature}`"
+                );
+            }
             all.push((name.to_string(), transport.build(registry)?));
         }
         anyhow::ensure!(!all.is_empty(), "{file} names no transport; add `[transports.<name>]`");
@@ -119,11 +126,15 @@ mod tests {
     }
 
     #[test]
-    fn without_the_feature_the_brokers_configuration_names_it() {
-        let text = include_str!("../../config/mqtt-amqp.toml");
-        // As the program is without the feature, whether this test has it or not.
-        let error = configured(text, &Registry::new()).unwrap_err();
-        assert!(error.contains("has the scheme `") && error.contains("--features brokers"), "{error}");
-        assert_eq!(configured(text, &registry()).is_ok(), cfg!(feature = "brokers"));
+    fn without_the_feature_a_broker_s_configuration_names_it() {
+        let brokers = (include_str!("../../config/mqtt-amqp.toml"), "brokers", cfg!(feature = "brokers"));
+        let kafka = (include_str!("../../config/kafka.toml"), "kafka", cfg!(feature = "kafka"));
+        for (text, feature, built) in [brokers, kafka] {
+            // As the program is without the feature, whether this test has it or not.
+            let error = configured(text, &Registry::new()).unwrap_err();
+            let fix = format!("--features {feature}");
+            assert!(error.contains("has the scheme `") && error.contains(&fix), "{error}");
+            assert_eq!(configured(text, &registry()).is_ok(), built);
+        }
     }
 }

@@ -72,7 +72,20 @@ impl FaultProxy {
     /// # Errors
     /// What the operating system says against listening.
     pub async fn start(target: impl Into<String>) -> io::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        Self::listen(TcpListener::bind(("127.0.0.1", 0)).await?, target)
+    }
+
+    /// The same at a port that was known before: for a broker that tells its clients where to connect, and so has to be
+    /// started with the proxy's port.
+    ///
+    /// # Errors
+    /// What the operating system says against listening.
+    pub async fn start_on(listener: std::net::TcpListener, target: impl Into<String>) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Self::listen(TcpListener::from_std(listener)?, target)
+    }
+
+    fn listen(listener: TcpListener, target: impl Into<String>) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let state = State { faults: Faults::default(), refusing: false, links: Vec::new() };
         let shared = Arc::new(Shared { target: target.into(), state: Mutex::new(state) });

@@ -1,0 +1,157 @@
+//! Partitions that come, each where it was left, and go, each when its handlers have finished.
+
+use std::time::Instant;
+
+use msgkit::transport::TransportError;
+use rdkafka::consumer::Consumer as _;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::beginning::HANDED_OVER;
+use super::settling::lost_settlements;
+use super::{AGAIN, Driver, Going, Held, Source};
+use crate::cluster::ASK;
+use crate::error;
+use crate::look;
+use crate::starts::Starts;
+
+impl Driver {
+    /// Begins with the partitions that were assigned, where each of them was left.
+    pub(super) fn begin_coming(&mut self) {
+        if self.coming.is_empty() || self.coming_again.is_some_and(|at| at > Instant::now()) {
+            return;
+        }
+        while let Some(partitions) = self.coming.first() {
+            match self.begin(&partitions.clone()) {
+                Ok(()) => {
+                    self.coming.remove(0);
+                    self.coming_again = None;
+                    let none = self.held.is_empty();
+                    self.ready_by =
+                        if none { self.ready_by.min(Instant::now() + HANDED_OVER) } else { Instant::now() };
+                }
+                Err(error) => {
+                    tracing::debug!(error = %msgkit::Chain(&error), "partitions cannot be begun yet");
+                    self.coming_again = Some(Instant::now() + AGAIN);
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(super) fn begin(&mut self, partitions: &TopicPartitionList) -> Result<(), TransportError> {
+        tracing::debug!(?partitions, "partitions are assigned");
+        let mut places = Vec::new();
+        if partitions.count() > 0 {
+            let committed = look::patiently(|| self.client.committed_offsets(partitions.clone(), ASK))
+                .map_err(|error| error::of(error, "asking for committed offsets"))?;
+            for one in committed.elements() {
+                one.error().map_err(|error| error::of(error, "asking for committed offsets"))?;
+                let (topic, number) = (one.topic().to_owned(), one.partition());
+                let place = match one.offset() {
+                    Offset::Offset(offset) => {
+                        // Somebody else's metadata may be anything, which makes the client panic.
+                        let text = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                            one.metadata().to_owned()
+                        }));
+                        let begin = u64::try_from(offset).unwrap_or(0);
+                        (begin, Starts::read(&text.unwrap_or_default(), begin))
+                    }
+                    _ => (self.first_of(&topic, number)?, Starts::default()),
+                };
+                places.push((topic, number, place));
+            }
+        }
+        let mut begun = TopicPartitionList::new();
+        let mut held = Vec::new();
+        for (topic, number, (begin, before)) in places {
+            let offset = Offset::Offset(i64::try_from(begin).unwrap_or(i64::MAX));
+            begun
+                .add_partition_offset(&topic, number, offset)
+                .map_err(|error| error::of(error, "beginning a partition"))?;
+            // Set apart before it begins, so that nothing of it comes by the common queue.
+            let Some(mut queue) = self.client.split_partition_queue(&topic, number) else {
+                return Err(error::broke_off("setting a partition's queue apart"));
+            };
+            let signal = self.member.signal.clone();
+            queue.set_nonempty_callback(move || signal.ring());
+            held.push((topic, number, begin, before, queue));
+        }
+        self.client.incremental_assign(&begun).map_err(|error| error::of(error, "taking partitions"))?;
+        let free = matches!(self.source, Source::Alone);
+        for (topic, number, begin, before, queue) in held {
+            let epoch = self.member.assigned(&topic, number, begin, before, free);
+            self.held.insert((topic, number), Held { epoch, queue });
+        }
+        Ok(())
+    }
+
+    /// Where a partition begins of which the group has committed nothing.
+    pub(super) fn first_of(&self, topic: &str, number: i32) -> Result<u64, TransportError> {
+        let declared = match (&self.source, &self.subscription.group) {
+            (Source::Group(_), Some(group)) => self.cluster.declared_start(group, topic, number),
+            _ => None,
+        };
+        let first = match declared {
+            Some(offset) => offset,
+            None => {
+                let (first, _) = look::patiently(|| self.client.fetch_watermarks(topic, number, ASK))
+                    .map_err(|error| error::of(error, "asking for the first offset"))?;
+                first
+            }
+        };
+        Ok(u64::try_from(first).unwrap_or(0))
+    }
+
+    pub(super) fn revoked(&mut self, partitions: TopicPartitionList, lost: bool) {
+        tracing::debug!(?partitions, lost, "partitions are revoked");
+        // What has not been begun needs no goodbye.
+        let keys: Vec<(String, i32)> =
+            partitions.elements().iter().map(|one| (one.topic().to_owned(), one.partition())).collect();
+        let epochs: Vec<u64> =
+            keys.iter().filter_map(|key| self.held.get(key)).map(|held| held.epoch).collect();
+        self.coming.clear();
+        if let Some(going) = self.going.take() {
+            // One at a time; the client asks for the next when it has this.
+            self.give(&going.partitions, &going.epochs, lost);
+        }
+        if lost {
+            self.give(&partitions, &epochs, true);
+            return;
+        }
+        self.member.begin_to_leave(&epochs);
+        let until = Instant::now() + self.cluster.config.revoke_grace;
+        self.going = Some(Going { partitions, epochs, until });
+    }
+
+    /// Gives partitions away once their handlers have finished, or had their time.
+    pub(super) fn give_going(&mut self) {
+        let Some(going) = &self.going else { return };
+        let lost = self.client.assignment_lost();
+        let working = Instant::now() < going.until && !self.member.are_settled(&going.epochs);
+        // A commit that is on its way must not come behind the last one.
+        if !lost && (working || self.on_its_way.is_some()) {
+            return;
+        }
+        if let Some(Going { partitions, epochs, .. }) = self.going.take() {
+            self.give(&partitions, &epochs, lost);
+        }
+    }
+
+    pub(super) fn give(&mut self, partitions: &TopicPartitionList, epochs: &[u64], lost: bool) {
+        if !lost {
+            self.last_commit(Some(epochs));
+        }
+        let behind = self.member.lost(epochs);
+        self.held.retain(|_, held| !epochs.contains(&held.epoch));
+        if let Err(error) = self.client.incremental_unassign(partitions) {
+            tracing::debug!(%error, "the Kafka client refused to give partitions away");
+        }
+        if behind {
+            let flushes = self.flushes.drain(..);
+            let flushes = flushes.chain(self.on_its_way.iter_mut().flat_map(|one| one.flushes.drain(..)));
+            for (flush, _) in flushes {
+                let _ = flush.send(Err(lost_settlements()));
+            }
+        }
+    }
+}

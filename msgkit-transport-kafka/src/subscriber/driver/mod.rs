@@ -1,0 +1,284 @@
+//! The thread of a subscription, which owns its client. It never waits for handlers: messages lie in a queue per
+//! partition and are fetched while there is room, and everything else that the client has to say is heard meanwhile.
+//!
+//! Here is what it has and its round; [`assignment`] is how partitions come and go, [`topics`] where its messages lie,
+//! [`fetching`] how they get to the member, [`settling`] what the broker is told of them, [`beginning`] when `subscribe`
+//! returns.
+
+mod assignment;
+mod beginning;
+mod fetching;
+mod settling;
+mod topics;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use msgkit::transport::{Subscription, TransportError, TransportErrorKind};
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{Message as _, TopicPartitionList};
+use tokio::sync::oneshot;
+
+use self::settling::lost_settlements;
+use super::committer::Committer;
+use super::context::{Context, Event};
+use super::member::Member;
+use super::partition::Commit;
+use crate::client::{self, Listening};
+use crate::cluster::Cluster;
+use crate::error;
+
+/// How long the thread waits at most, whatever happens.
+const TICK: Duration = Duration::from_millis(250);
+/// How long to wait before something that failed is tried again.
+const AGAIN: Duration = Duration::from_millis(250);
+/// How long the first partitions may take until `subscribe` returns without them.
+const BEGIN: Duration = Duration::from_secs(10);
+
+type Client = BaseConsumer<Context>;
+type Flush = oneshot::Sender<Result<(), TransportError>>;
+
+/// What a subscription reads.
+pub(super) enum Source {
+    /// The topics of its patterns, as a member of a group.
+    Group(String),
+    /// One delay step of a group: its retry topic.
+    Step(String),
+    /// The topics of its patterns, all partitions, without a trace.
+    Alone,
+}
+
+pub(super) struct Driver {
+    cluster: Arc<Cluster>,
+    member: Arc<Member>,
+    subscription: Subscription,
+    source: Source,
+    context: Context,
+    committer: Committer,
+    client: Arc<Client>,
+    /// By the Kafka topic and partition.
+    held: BTreeMap<(String, i32), Held>,
+    topics: BTreeSet<String>,
+    /// Where its messages are known to lie.
+    places: BTreeSet<String>,
+    looked: Option<Instant>,
+    made: u64,
+    /// Assigned, and not begun yet.
+    coming: Vec<TopicPartitionList>,
+    coming_again: Option<Instant>,
+    going: Option<Going>,
+    on_its_way: Option<OnItsWay>,
+    commit_after: Instant,
+    flushes: Vec<(Flush, Instant)>,
+    ready: Option<oneshot::Sender<Result<(), TransportError>>>,
+    ready_by: Instant,
+    begun_by: Instant,
+}
+
+struct Held {
+    epoch: u64,
+    queue: PartitionQueue<Context>,
+}
+
+/// Partitions that are being given away.
+struct Going {
+    partitions: TopicPartitionList,
+    epochs: Vec<u64>,
+    until: Instant,
+}
+
+/// A commit that the broker has not answered.
+struct OnItsWay {
+    commits: Vec<Commit>,
+    flushes: Vec<(Flush, Instant)>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        cluster: Arc<Cluster>,
+        member: Arc<Member>,
+        subscription: Subscription,
+        source: Source,
+        ready: oneshot::Sender<Result<(), TransportError>>,
+    ) -> Result<Self, TransportError> {
+        let mut places = BTreeSet::new();
+        for place in &subscription.places {
+            places.extend(cluster.names.all_of_place(place)?);
+        }
+        let context = Context::new(Listening(cluster.said.clone()));
+        let native = match &source {
+            Source::Group(group) | Source::Step(group) => {
+                client::member(&cluster.address, &cluster.config, group)
+            }
+            Source::Alone => client::consumer(&cluster.address, &cluster.config, "msgkit.ephemeral"),
+        };
+        let mut client: Client = native
+            .create_with_context(context.clone())
+            .map_err(|error| error::of(error, "making the Kafka consumer"))?;
+        let signal = member.signal.clone();
+        client.set_nonempty_callback(move || signal.ring());
+        let client = Arc::new(client);
+        let committer =
+            Committer::begin(client.clone(), context.clone(), member.signal.clone()).map_err(|error| {
+                TransportError::new(
+                    TransportErrorKind::Internal,
+                    "no thread can be started for a Kafka subscription",
+                )
+                .with_source(error)
+            })?;
+        Ok(Self {
+            made: cluster.made(),
+            places,
+            cluster,
+            member,
+            subscription,
+            context,
+            committer,
+            client,
+            held: BTreeMap::new(),
+            topics: BTreeSet::new(),
+            looked: None,
+            coming: Vec::new(),
+            coming_again: None,
+            going: None,
+            on_its_way: None,
+            commit_after: Instant::now(),
+            flushes: Vec::new(),
+            ready: Some(ready),
+            ready_by: Instant::now() + if matches!(source, Source::Step(_)) { Duration::ZERO } else { BEGIN },
+            begun_by: Instant::now() + BEGIN,
+            source,
+        })
+    }
+
+    /// Runs until the subscription leaves or the transport closes.
+    pub(super) fn run(mut self) {
+        while !self.member.must_go() {
+            self.listen();
+            self.begin_coming();
+            self.give_going();
+            self.find_topics();
+            let fetched = self.fetch();
+            self.commit();
+            self.answer_ready();
+            if fetched == 0 {
+                self.member.signal.wait(self.pause());
+            }
+        }
+        self.leave();
+    }
+
+    /// How long there is nothing to do unless the bell rings.
+    fn pause(&self) -> Duration {
+        let now = Instant::now();
+        let mut next = now + TICK;
+        let (urgent, behind) = self.member.wants_commit();
+        if (urgent || behind) && self.on_its_way.is_none() {
+            next = next.min(self.commit_after);
+        }
+        let others = [self.coming_again, self.going.as_ref().map(|going| going.until), self.next_look()];
+        for at in others.into_iter().flatten() {
+            next = next.min(at);
+        }
+        next.saturating_duration_since(now).max(Duration::from_millis(1))
+    }
+
+    /// Hears what the client has to say.
+    fn listen(&mut self) {
+        loop {
+            let before = self.context.waiting();
+            match self.client.poll(Duration::ZERO) {
+                Some(Ok(message)) => {
+                    // Of a partition whose queue was not apart yet; there is room for the few that this can be.
+                    let key = (message.topic().to_owned(), message.partition());
+                    if let Some(held) = self.held.get(&key) {
+                        let arrived = self.arrived(held.epoch, &message);
+                        self.member.arrived(std::iter::once(arrived));
+                    }
+                }
+                Some(Err(error)) => self.hear(error),
+                None if self.context.waiting() == before => break,
+                None => {}
+            }
+        }
+        for event in self.context.take() {
+            match event {
+                Event::Assigned(partitions) => {
+                    self.coming.push(partitions);
+                    self.coming_again = None;
+                }
+                Event::Revoked { partitions, lost } => self.revoked(partitions, lost),
+                Event::Committed(result) => self.committed(result),
+                Event::Other => {}
+            }
+        }
+    }
+
+    /// An error of the client: what mends itself is left to it.
+    fn hear(&mut self, error: KafkaError) {
+        let Some(code) = error.rdkafka_error_code() else { return };
+        let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
+        let (kind, _) = error::kind_of(code);
+        let missing =
+            matches!(code, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic);
+        if missing {
+            // Deleted, or not there yet: the next look tells.
+            return;
+        }
+        if fatal || kind == TransportErrorKind::Refused {
+            let error = error::of(error, "consuming from Kafka");
+            tracing::warn!(error = %msgkit::Chain(&error), "a Kafka subscription is refused");
+            if let Some(ready) = self.ready.take() {
+                let _ = ready.send(Err(error));
+            } else {
+                self.member.fail(error);
+            }
+        }
+    }
+
+    /// Commits, gives everything back and leaves.
+    fn leave(mut self) {
+        self.committer.end();
+        self.listen();
+        let flushes: Vec<Flush> = self.member.take_flushes();
+        if !matches!(self.source, Source::Alone) && !self.client.assignment_lost() {
+            self.last_commit(None);
+        }
+        let behind = self.member.wants_commit().1;
+        let waiting = self.flushes.drain(..).map(|(flush, _)| flush).chain(flushes);
+        let waiting = waiting.chain(
+            self.on_its_way
+                .take()
+                .into_iter()
+                .flat_map(|one| one.flushes.into_iter().map(|(flush, _)| flush)),
+        );
+        for flush in waiting {
+            let _ = flush.send(if behind { Err(lost_settlements()) } else { Ok(()) });
+        }
+        self.context.leave();
+        // What came meanwhile and was noted has to be answered, or the client waits for it for ever.
+        if !self.coming.is_empty() {
+            let _ = self.client.incremental_assign(&TopicPartitionList::new());
+        }
+        if let Some(going) = self.going.take() {
+            let _ = self.client.incremental_unassign(&going.partitions);
+        }
+        for event in self.context.take() {
+            let answered = match event {
+                Event::Assigned(_) => self.client.incremental_assign(&TopicPartitionList::new()),
+                Event::Revoked { partitions, .. } => self.client.incremental_unassign(&partitions),
+                _ => Ok(()),
+            };
+            if let Err(error) = answered {
+                tracing::debug!(%error, "the Kafka client refused a change of its partitions while it left");
+            }
+        }
+        self.held.clear();
+        let member = self.member.clone();
+        drop(self);
+        member.gone();
+    }
+}
