@@ -96,7 +96,7 @@ impl Belt {
         }
     }
 
-    /// Takes at most `most` deliveries of one origin for `lane`.
+    /// Takes at most `most` deliveries of one origin for `lane`; where it has some already, only of theirs.
     pub(crate) async fn take(
         &self,
         lane: usize,
@@ -121,6 +121,9 @@ impl Belt {
                     if self.by_key.is_some() { waiting.len() } else { waiting.len().div_ceil(self.lanes) };
                 let share = share.min(most);
                 if let Some((first, _)) = waiting.front() {
+                    if !into.is_empty() && *first != *origin {
+                        return Fetched::Some;
+                    }
                     *origin = *first;
                     let mut taken = 0;
                     while taken < share

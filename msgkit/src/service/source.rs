@@ -21,6 +21,9 @@ const BATCH: usize = 128;
 /// The shortest and the longest pause between two tries to subscribe or to receive.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
+/// For how long the head of a delay step is held at least, however short the step is.
+const SHORTEST_TURN: Duration = Duration::from_secs(30);
+
 /// One subscription of a handler.
 #[derive(Debug)]
 pub(crate) struct Source {
@@ -124,7 +127,9 @@ impl Source {
     /// As [`Source::fetch`] for a delay step: only the head, and only when it is due.
     ///
     /// A head that has to wait for as long as a larger step takes goes on as a confirmed copy to the largest within the
-    /// rest; at the largest step it is held, and what is behind it comes later than it should, never earlier.
+    /// rest; at the largest step it is held, and what is behind it comes later than it should, never earlier. One that has to
+    /// wait for longer than a message of this step ever does goes to the end of the step, again as a confirmed copy, so that
+    /// nobody can stop a group's retries with a date.
     pub(crate) async fn fetch_due(&mut self, into: &mut VecDeque<Delivery>) -> Fetched {
         let Some(step) = self.subscription.retry_step else { return self.fetch(BATCH, into).await };
         loop {
@@ -146,7 +151,7 @@ impl Source {
                 continue;
             }
             let longest = self.origin().from.transport.capabilities().max_hold;
-            let wait = longest.map_or(rest, |longest| rest.min(longest / 2));
+            let wait = longest.map_or(rest, |longest| rest.min(longest / 2)).min(self.longest_turn(step));
             let mut signal = self.quarantine.signal();
             tokio::select! {
                 biased;
@@ -159,7 +164,15 @@ impl Source {
                 into.push_back(head);
                 return Fetched::Some;
             }
+            self.pass_on(head, rest - wait).await;
         }
+    }
+
+    /// For how long the head of a step is held: twice its delay, as jitter may double that.
+    fn longest_turn(&self, step: u32) -> Duration {
+        let at = usize::try_from(step).unwrap_or(usize::MAX).saturating_sub(1);
+        let delay = self.plan.steps.get(at).copied().unwrap_or_default();
+        delay.saturating_mul(2).max(SHORTEST_TURN)
     }
 
     async fn pass_on(&mut self, head: Delivery, rest: Duration) {

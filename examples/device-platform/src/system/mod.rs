@@ -286,10 +286,15 @@ impl System {
         drop(self.stop_server.take());
         self.bringing.shutdown().await;
         let mut result = Ok(());
-        if let Some(server) = self.server.take() {
-            match tokio::time::timeout(std::time::Duration::from_secs(5), server).await {
-                Ok(Ok(ended)) => ended.context("the HTTP server did not stop cleanly")?,
-                Ok(Err(_)) | Err(_) => tracing::warn!("requests were still open and have been cut off"),
+        if let Some(mut server) = self.server.take() {
+            match tokio::time::timeout(std::time::Duration::from_secs(5), &mut server).await {
+                Ok(Ok(ended)) => result = ended.context("the HTTP server did not stop cleanly"),
+                Ok(Err(_)) => tracing::warn!("the HTTP server has ended before"),
+                Err(_) => {
+                    server.abort();
+                    let _ = server.await;
+                    tracing::warn!("requests were still open and have been cut off");
+                }
             }
         }
         for wanted in STOPPING {

@@ -19,7 +19,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 use self::hot::Hot;
 pub(crate) use self::stretch::Stretch;
@@ -141,7 +141,11 @@ impl Lane {
     /// Fills the batch, or waits until a parked key is due.
     async fn fetch(&mut self) -> Fetched {
         self.acks.hand_over();
-        let most = if self.swift { BATCH } else { 1 };
+        let most = match &self.tracks[0].batch {
+            Some(batch) => batch.size,
+            None if self.swift => BATCH,
+            None => 1,
+        };
         let feed = &mut self.feed;
         let (batch, origin, control) = (&mut self.batch, &mut self.origin, &mut self.control);
         let fetching = async {
@@ -159,11 +163,20 @@ impl Lane {
     /// For a batch handler: waits for a full batch, or until the first message has waited for as long as it may.
     async fn gather(&mut self) {
         let Some(batch) = self.tracks[0].batch.as_ref() else { return };
-        let (size, until) = (batch.size, Instant::now() + batch.wait);
+        let (size, until) = (batch.size, later(batch.wait));
         while !self.batch.is_empty() && self.batch.len() < size {
-            let Self { feed: Feed::Source(source), batch, .. } = self else { return };
-            let most = size - batch.len();
-            match tokio::time::timeout_at(until, source.fetch(most, batch)).await {
+            let Self { feed, batch, origin, control, .. } = self;
+            let before = batch.len();
+            let most = size - before;
+            let more = async {
+                match feed {
+                    Feed::Source(source) => source.fetch(most, batch).await,
+                    Feed::Belt(belt, lane) => belt.take(*lane, most, batch, origin, control).await,
+                }
+            };
+            match tokio::time::timeout_at(until, more).await {
+                // What is next came from another transport.
+                Ok(Fetched::Some) if self.batch.len() == before => return,
                 Ok(Fetched::Some) => {}
                 Ok(_) | Err(_) => return,
             }

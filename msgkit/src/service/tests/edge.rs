@@ -210,3 +210,73 @@ async fn what_is_published_for_later_waits_for_a_handler_without_a_group_too() {
     assert!(seen[1].1 >= due, "{seen:?}");
     running.drain().await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn nobody_can_stop_the_retries_of_a_group_with_a_date() {
+    let (memory, clock) =
+        virtual_memory(MemoryConfig { delay: MemoryDelay::RetryTopics, ..MemoryConfig::default() });
+    let handled: Arc<Mutex<Vec<u32>>> = Arc::default();
+    let (log, failed) = (handled.clone(), Arc::new(AtomicU32::new(0)));
+    let spec = HandlerSpec::new("g", "g")
+        .unwrap()
+        .with(closure(move |order: Placed, _| {
+            let first = order.id == 7 && failed.fetch_add(1, Ordering::SeqCst) == 0;
+            if !first {
+                log.lock().unwrap().push(order.id);
+            }
+            async move { if first { Err("once".into()) } else { Ok(()) } }
+        }))
+        .overrides(|policy| {
+            policy.immediate = Some(0);
+            policy.delayed = Some(Some(Delayed::new(Duration::from_secs(1), 1)));
+        });
+    let running = service(&memory, clock).spec(spec).start().await.unwrap();
+    let far = "9999-12-30T00:00:00Z".parse::<Timestamp>().unwrap();
+    for id in [1, 2] {
+        running
+            .publisher()
+            .publish_with(&placed(id), |envelope| envelope.set_not_before(Some(far)))
+            .await
+            .unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    running.publisher().publish(&placed(7)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(*handled.lock().unwrap(), [7], "and the two are not handled before their time");
+    let delayed: u64 = memory.groups().await.unwrap().iter().map(|group| group.delayed + group.waiting).sum();
+    assert_eq!(delayed, 2, "they are kept");
+    running.drain().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn batches_are_batches_behind_a_belt_too() {
+    #[derive(Default)]
+    struct Sizes(Mutex<Vec<usize>>);
+    impl HandleBatch<Placed> for Sizes {
+        async fn handle_batch(&self, batch: Vec<Batch<Placed>>) -> Result<BatchOutcome, HandlerError> {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            self.0.lock().unwrap().push(batch.len());
+            Ok(BatchOutcome::all(batch.len()))
+        }
+    }
+    for (delay, lanes) in
+        [(MemoryDelay::RetryTopics, 1), (MemoryDelay::Native, 2), (MemoryDelay::RetryTopics, 2)]
+    {
+        let (memory, clock) = virtual_memory(MemoryConfig { delay, ..MemoryConfig::default() });
+        let handler = Arc::new(Sizes::default());
+        let spec = HandlerSpec::new("g", "g")
+            .unwrap()
+            .with(batch(&handler, 10, Duration::from_secs(1)))
+            .concurrency(lanes);
+        let running = service(&memory, clock).spec(spec).start().await.unwrap();
+        // One by one, so that they come together only where they are waited for.
+        for id in 0..60 {
+            running.publisher().publish(&placed(id)).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        until("all", || handler.0.lock().unwrap().iter().sum::<usize>() == 60).await;
+        let sizes = handler.0.lock().unwrap().clone();
+        assert!(sizes.len() <= 8, "{lanes} lanes: {sizes:?}");
+        running.drain().await.unwrap();
+    }
+}
