@@ -396,6 +396,33 @@ async fn a_new_group_starts_where_it_asks_to() {
 }
 
 #[tokio::test]
+async fn a_new_group_finds_a_message_that_became_due_while_nobody_was_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("m.db");
+    let sqlite = open(&file, "retain = \"1h\"");
+    sqlite.declare(&[declaration(subscription("old", "a"))]).await.unwrap();
+    let mut later = envelope("a", "for later");
+    let due = Timestamp::now().after(Duration::from_millis(300));
+    later.set_not_before(Some(due));
+    sqlite.publish(vec![Outgoing::to_topic(later)]).await.unwrap();
+    sqlite.close().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    // The first turn of this process makes the group and wakes the message.
+    let sqlite = open(&file, "retain = \"1h\"");
+    let earliest = subscription("new", "a").with_start(Start::Earliest);
+    let mut new = tokio::time::timeout(DEADLINE, sqlite.subscribe(&earliest)).await.unwrap().unwrap();
+    let mut old = sqlite.subscribe(&subscription("old", "a")).await.unwrap();
+    for reader in [&mut new, &mut old] {
+        let (found, received) = texts(&mut **reader, 1).await;
+        assert_eq!(found, ["for later"]);
+        received.into_iter().for_each(msgkit::transport::Delivery::ack);
+        reader.flush().await.unwrap();
+    }
+    sqlite.publish(vec![message("a", "next")]).await.unwrap();
+    assert_eq!(texts(&mut *new, 1).await.0, ["next"]);
+}
+
+#[tokio::test]
 async fn what_cannot_be_done_is_refused() {
     let (_directory, sqlite) = fresh("on_unrouted = \"error\"");
     let earliest = subscription("g", "a").with_start(Start::Earliest);
