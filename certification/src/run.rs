@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use msgkit::transport::Transport;
+use msgkit::transport::{Transport, TransportError};
 use msgkit::{Group as GroupName, Message as _};
 use msgkit_testing::brokers::FaultProxy;
 use tempfile::TempDir;
@@ -395,7 +395,7 @@ impl Run {
         let Some(operate) = subject.operate().filter(|_| subject.capabilities().lag) else { return Ok(0) };
         let begun = Instant::now();
         loop {
-            let groups = operate.groups().await?;
+            let groups = answered(|| operate.groups()).await?;
             let left = groups.iter().map(|of| of.waiting + of.delayed + of.in_hand.unwrap_or_default()).sum();
             if left == 0 || begun.elapsed() > Duration::from_secs(30) {
                 return Ok(left);
@@ -450,13 +450,27 @@ async fn read(book: Arc<Book>) {
     }
 }
 
+/// Asks until there is an answer: the fault may have met the connection that asks, too.
+async fn answered<T, F>(mut ask: impl FnMut() -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, TransportError>>,
+{
+    let begun = Instant::now();
+    loop {
+        match ask().await {
+            Err(error) if error.is_temporary() && begun.elapsed() < PATIENCE => sleep(LOOK).await,
+            answer => return Ok(answer?),
+        }
+    }
+}
+
 /// The numbers of all dead letters, and why each is one.
 async fn dead_letters(letters: &dyn Transport) -> Result<Vec<(u64, String)>, Failure> {
     let unable = || Failure::broken("the transport that keeps the dead letters cannot list them");
     let operate = letters.operate().ok_or_else(unable)?;
     let group = GroupName::new(GROUP)?;
     let mut all = Vec::new();
-    for letter in operate.dead_letters(&group, None, 1_000_000).await? {
+    for letter in answered(|| operate.dead_letters(&group, None, 1_000_000)).await? {
         let envelope = letter.message.envelope();
         let number = envelope.and_then(|envelope| Some(Numbered::decode(envelope).ok()?.n));
         let why = envelope

@@ -162,8 +162,15 @@ fn parts<'a>(
                 ));
             }
             Segment::Field(name) => {
+                let field = fields.find(&name, span)?;
+                if field.is_optional() {
+                    return Err(format!(
+                        "field `{name}` is optional, and a topic needs a value each time; take another field, or one that is \
+                         no `Option`"
+                    ));
+                }
                 parts.push(Part::Text(std::mem::take(&mut fixed)));
-                parts.push(Part::Field(fields.find(&name, span)?));
+                parts.push(Part::Field(field));
             }
         }
     }

@@ -95,6 +95,11 @@ impl Field<'_> {
         }
     }
 
+    /// Whether it may have no text: a key or a subject may be left out, a segment of a topic may not.
+    pub(super) fn is_optional(&self) -> bool {
+        optional(self.ty).is_some()
+    }
+
     /// Blames `other` for what their type lacks, where both are the same field: one mistake, one error.
     pub(super) fn blame(&mut self, other: Option<&Field<'_>>) {
         if let Some(other) = other.filter(|other| other.member == self.member) {
