@@ -114,7 +114,7 @@ const checks = {
 
   async "a posted reading appears without reloading, and its trace opens by keyboard"() {
     const page = await open(desktop);
-    const { trace_id } = await report("attic", good);
+    const { trace_id } = await post("attic", good);
     // The table holds back while it has the focus, so this waits for the row and then goes there.
     const button = page.locator(`#reading-list [data-trace="${trace_id}"]`);
     await button.waitFor();
@@ -168,7 +168,7 @@ const checks = {
 
   async "a reading out of range becomes a dead letter with reason and payload"() {
     const page = await open(desktop);
-    const { trace_id } = await report("attic", { ...good, humidity: 130.25 });
+    const { trace_id } = await post("attic", { ...good, humidity: 130.25 });
     const letter = page.locator("#dead-list > li", { has: page.locator(`[data-trace="${trace_id}"]`) });
     await letter.waitFor();
     await letter.getByText("humidity").first().waitFor();
@@ -182,8 +182,8 @@ const checks = {
   async "what comes from outside stays text"() {
     const page = await open(desktop);
     const device = '<img src=x onerror="window.broken=1">&amp;';
-    await report(device, good);
-    await report(device, { ...good, co2: -1 });
+    await post(device, good);
+    await post(device, { ...good, co2: -1 });
     await page.getByRole("article", { name: device, exact: true }).waitFor();
     await page.locator("#reading-list .device-id", { hasText: device }).first().waitFor();
     assert.equal(await page.evaluate(() => window.broken), undefined);
@@ -218,7 +218,7 @@ const checks = {
     await page.getByRole("button", { name: "Pause" }).click();
     const rows = () => page.locator("#reading-list").innerText();
     const before = await rows();
-    const { trace_id } = await report("attic", { ...good, humidity: 131 });
+    const { trace_id } = await post("attic", { ...good, humidity: 131 });
     await page.locator(`#dead-list [data-trace="${trace_id}"]`).waitFor();
     assert.equal(await rows(), before);
     await close(page);
@@ -229,7 +229,7 @@ const checks = {
     await page.context().setOffline(true);
     await page.waitForSelector('#connection[data-state="lost"]');
     await page.context().setOffline(false);
-    const { trace_id } = await report("attic", { ...good, humidity: 132 });
+    const { trace_id } = await post("attic", { ...good, humidity: 132 });
     await page.waitForSelector('#connection[data-state="live"]');
     await page.locator(`#dead-list [data-trace="${trace_id}"]`).waitFor();
     page.complaints.length = 0; // The browser tells of the requests that failed.
