@@ -122,6 +122,9 @@ impl Belt {
                 let share = share.min(most);
                 if let Some((first, _)) = waiting.front() {
                     if !into.is_empty() && *first != *origin {
+                        drop(state);
+                        // It was this lane that was woken for it.
+                        self.arrived[queue].notify_one();
                         return Fetched::Some;
                     }
                     *origin = *first;

@@ -74,9 +74,18 @@ impl Quarantine {
     }
 
     /// Counts a lane as standing still for as long as the guard lives: it waits for something that may take long, and starts
-    /// nothing before it has looked whether a suspect runs.
+    /// nothing meanwhile. Afterwards it has to ask [`Quarantine::is_over`] before it starts anything.
     pub(crate) fn waits(&self) -> Parked<'_> {
         self.park()
+    }
+
+    /// Waits until no suspect runs; for a lane that was counted as standing still and is not any more.
+    ///
+    /// It looks only after that: whoever begins a quarantine either still waits for this lane, or is seen here.
+    pub(crate) async fn is_over(&self) {
+        while *self.state.borrow() {
+            self.stand_still().await;
+        }
     }
 
     fn park(&self) -> Parked<'_> {

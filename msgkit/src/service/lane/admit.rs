@@ -104,10 +104,16 @@ impl Lane {
         let shared = self.shared.clone();
         let inbox = shared.plan.spec.inbox.as_ref()?;
         let mut pause = PAUSE.0;
+        let mut waited = false;
         loop {
             let asking = inbox.contains(&shared.plan.identity.group, &work.envelope);
             let error = match handing_over(&mut self.acks, asking).await {
-                Ok(false) => return Some(work),
+                Ok(false) => {
+                    if waited {
+                        shared.quarantine.is_over().await;
+                    }
+                    return Some(work);
+                }
                 Ok(true) => {
                     if shared.observers.any() {
                         self.tell(Some(&work.envelope), EventKind::Duplicate);
@@ -122,6 +128,7 @@ impl Lane {
                 "the inbox cannot tell whether the message was handled; it waits"
             );
             self.acks.hand_over();
+            waited = true;
             // A suspect elsewhere need not wait for this outage's end.
             let _waits = shared.quarantine.waits();
             tokio::select! {
@@ -153,7 +160,9 @@ impl Lane {
             () = self.control.draining() => return self.return_one(work),
             alone = quarantine.alone() => alone,
         };
+        self.alone = true;
         self.attempts(work, None).await;
+        self.alone = false;
         self.acks.hand_over();
         drop(alone);
     }

@@ -75,6 +75,8 @@ pub(crate) struct Lane {
     context: Option<Context>,
     timer: Option<Pin<Box<Sleep>>>,
     origin: usize,
+    /// Whether it runs a suspect, and everything else of the service stands still.
+    alone: bool,
     /// Whether the last attempts never had to wait, so that taking many messages at once keeps nobody else from them.
     swift: bool,
     _participant: Participant,
@@ -109,6 +111,7 @@ impl Lane {
             batch: VecDeque::new(),
             origin: 0,
             parking: Parking::default(),
+            alone: false,
             swift: true,
             _participant: participant,
         }

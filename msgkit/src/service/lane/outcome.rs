@@ -65,6 +65,9 @@ impl Lane {
         } else {
             self.return_one(work);
         }
+        if !self.alone {
+            shared.quarantine.is_over().await;
+        }
     }
 
     pub(super) async fn bury(&mut self, work: Work, kind: DeadLetterKind, error: &str) {

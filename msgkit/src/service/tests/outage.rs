@@ -3,7 +3,7 @@
 use super::*;
 use crate::envelope::{Envelope, MessageId};
 use crate::error::BoxError;
-use crate::handler::Inbox;
+use crate::handler::{Batch, BatchOutcome, HandleBatch, Inbox, batch};
 use crate::policy::BreakerPolicy;
 use crate::transport::{
     Capabilities, Declaration, Deliveries, Health, Outgoing, PublishError, Publisher, Subscriber,
@@ -314,6 +314,69 @@ async fn a_lane_that_panics_is_told_and_loses_nothing() {
         let groups = memory.groups().await.unwrap();
         assert_eq!((groups[0].waiting, groups[0].in_hand), (1, Some(0)), "it waits for another start");
     }
+}
+
+/// Fails both of a batch: the first for good, the second so that it is tried again alone.
+#[derive(Default)]
+struct Failing(Mutex<Vec<Vec<u32>>>);
+
+impl HandleBatch<Placed> for Failing {
+    async fn handle_batch(&self, batch: Vec<Batch<Placed>>) -> Result<BatchOutcome, HandlerError> {
+        let ids: Vec<u32> = batch.iter().map(|one| one.message.id).collect();
+        self.0.lock().unwrap().push(ids.clone());
+        let outcome = |id: u32| match (id, ids.len()) {
+            (1, _) => Err(HandlerError::permanent("no such order")),
+            (_, 2) => Err("once more".into()),
+            _ => Ok(()),
+        };
+        Ok(BatchOutcome::each(ids.iter().map(|id| outcome(*id)).collect()))
+    }
+}
+
+/// A copy that cannot be confirmed does not keep a suspect from its last start; and whoever waited for it begins nothing
+/// beside the suspect.
+#[tokio::test(start_paused = true)]
+async fn a_suspect_does_not_wait_for_a_copy_and_nothing_starts_beside_it() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let faulty = Faulty::new(&memory);
+    let failing = Arc::new(Failing::default());
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let (begun, passed) = (Arc::new(AtomicU32::new(0)), gate.clone());
+    let count = begun.clone();
+    let suspected = HandlerSpec::new("g", "g").unwrap().with(closure(move |_: Shipped, _| {
+        let (count, passed) = (count.clone(), passed.clone());
+        async move {
+            count.fetch_add(1, Ordering::SeqCst);
+            let _ = passed.acquire().await;
+            Ok(())
+        }
+    }));
+    let batches = HandlerSpec::new("b", "b").unwrap().with(batch(&failing, 2, Duration::from_secs(1)));
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("memory", faulty.clone())
+        .spec(suspected)
+        .spec(batches)
+        .start()
+        .await
+        .unwrap();
+    faulty.copies.store(u32::MAX, Ordering::SeqCst);
+    running.publisher().publish_all(&[placed(1), placed(2)]).await.unwrap();
+    until("the batch", || !failing.0.lock().unwrap().is_empty()).await;
+    let mut suspect =
+        crate::envelope_of(&Shipped { id: 7 }, &Text::from_static("shop"), clock.now()).unwrap();
+    suspect.set_retry(Some(crate::envelope::Retry { round: 0, first: clock.now(), last_start: true }));
+    let to = Destination::Retry { group: Group::new("g").unwrap(), step: 1, delay: Duration::ZERO };
+    memory.publish(vec![Outgoing::new(to, suspect)]).await.unwrap();
+    until("the suspect", || begun.load(Ordering::SeqCst) == 1).await;
+    faulty.copies.store(0, Ordering::SeqCst);
+    // Long enough for the copy, shorter than the suspect's timeout.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(letters(&memory, "b").await.len(), 1, "the copy is confirmed meanwhile");
+    assert_eq!(*failing.0.lock().unwrap(), [vec![1, 2]], "the other one waits for the suspect's end");
+    gate.close();
+    until("the other one", || failing.0.lock().unwrap().len() == 2).await;
+    running.drain().await.unwrap();
 }
 
 /// A transport on which copies cannot be published for a while, and whose subscriptions end by themselves for a while.
