@@ -142,10 +142,13 @@ impl Settings {
             Self::read(table, origin)
         };
         with(&variables).map_err(|error| {
-            // Whether it is a variable that is wrong, and which: the file is not to be blamed for it.
-            let alone = |variable: &&(String, String)| with(std::slice::from_ref(*variable)).is_err();
-            match variables.iter().find(alone) {
-                Some((name, _)) if with(&[]).is_ok() => {
+            // The one without which all is well is wrong: the file is not to be blamed for it.
+            let is_wrong = |(name, _): &&(String, String)| {
+                let others: Vec<_> = variables.iter().filter(|(other, _)| other != name).cloned().collect();
+                with(&others).is_ok()
+            };
+            match variables.iter().find(is_wrong) {
+                Some((name, _)) if !error.to_string().starts_with("environment variable") => {
                     Error::config(format!("environment variable {name} cannot be used")).with_source(error)
                 }
                 _ => error,

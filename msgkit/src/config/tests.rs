@@ -185,6 +185,13 @@ fn the_environment_wins_and_is_read_as_strictly() {
         "{message}"
     );
     assert!(message.ends_with("`concurrency`: invalid type, expected usize"), "{message}");
+    // Of several, the wrong one: the option is right only beside its transport's url.
+    let several = ["A__MEMORY__CAPACITY=1", "A__URL=memory://", "EDGE__URL=nonsense"].map(|of| {
+        of.split_once('=').map(|(key, value)| (format!("MSGKIT__TRANSPORTS__{key}"), value.into())).unwrap()
+    });
+    let error = Settings::parse(GOOD, "msgkit.toml", several).unwrap_err();
+    let message = crate::Chain(&error).to_string();
+    assert!(message.starts_with("environment variable MSGKIT__TRANSPORTS__EDGE__URL cannot"), "{message}");
     for (name, wanted) in [
         ("MSGKIT__SERVICE__NAM", "did you mean `name`?"),
         ("MSGKIT__TRANSPORT__A__URL", "did you mean `transports`?"),
