@@ -56,9 +56,6 @@ impl Plan {
                 "handler `{name}` takes no message; name one: `#[handler(message = …)]`"
             )));
         }
-        policy.check().map_err(|error| {
-            Error::refused(format!("the policy of handler `{name}` cannot be used")).with_source(error)
-        })?;
         let mut patterns = spec.patterns.clone();
         let mut places = Vec::new();
         for registration in &spec.registrations {
@@ -90,13 +87,11 @@ impl Plan {
         .with_prefetch(policy.in_flight);
         subscription.places = places;
         subscription.ingest = spec.ingest.clone();
-        let plan = Self { spec, identity, group, policy, steps, origins, subscription };
-        plan.check()?;
-        Ok(plan)
+        Ok(Self { spec, identity, group, policy, steps, origins, subscription })
     }
 
     /// Refuses what a transport cannot honour, naming the key to change.
-    fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         let name = &self.identity.handler;
         if self.origins.is_empty() {
             return Err(Error::refused(format!(

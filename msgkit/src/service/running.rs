@@ -60,19 +60,34 @@ struct RunningHandler {
 }
 
 impl Running {
-    pub(crate) async fn start(core: Core, plans: Vec<Arc<Plan>>) -> Result<Self, Error> {
-        let core = Arc::new(core);
+    /// A service that runs no handler yet.
+    pub(crate) fn new(core: Core) -> Self {
         core.health.watch(&core.transports);
+        Self { core: Arc::new(core), handlers: Mutex::default() }
+    }
+
+    /// Declares, subscribes, handles. Where it is dropped in the middle, the handlers that run already go on, and
+    /// [`Running::drain`] ends them as it ends all.
+    pub(crate) async fn begin(&self, plans: Vec<Arc<Plan>>) -> Result<(), Error> {
+        let core = &self.core;
         for named in &core.transports {
             let declarations: Vec<_> = plans.iter().flat_map(|plan| plan.declarations(&named.name)).collect();
             insist(&core.health, named, "declaring", || named.transport.declare(&declarations)).await?;
         }
-        let mut handlers = Vec::new();
         for plan in plans {
-            handlers.push(core.run(plan).await?);
+            let handler = core.run(plan).await?;
+            self.handlers.lock().await.push(handler);
         }
         core.health.started();
-        Ok(Self { core, handlers: Mutex::new(handlers) })
+        Ok(())
+    }
+
+    /// Ends what has been started before `error` kept the rest from it.
+    pub(crate) async fn fail<T>(self, error: Error) -> Result<T, Error> {
+        if let Err(closing) = self.drain().await {
+            tracing::error!(error = %Chain(&closing), "a transport did not close cleanly after a failed start");
+        }
+        Err(error)
     }
 
     /// Publishes from outside of handlers: cheap to clone, usable from any task.
@@ -306,6 +321,7 @@ impl Core {
                 clock: self.clock,
             }),
             observers: self.observers.clone(),
+            health: self.health.clone(),
             breaker: plan.policy.breaker.clone().map(Breaker::new),
             quarantine: self.quarantine.clone(),
             plan: plan.clone(),

@@ -75,8 +75,12 @@ fn a_wrong_option_names_its_key_and_not_its_value() {
         options.read::<Config>(&TransportUrl::parse(url)?)
     };
     for (toml, url, wanted) in [
-        ("password = 7222", "mqtt://h", "`password`: invalid type, expected a string"),
-        ("password = [\"7222, expected x\"]", "mqtt://h", "`password`: invalid type, expected a string"),
+        ("password = 7222", "mqtt://h", "`password`: invalid type, expected a text in quotes"),
+        (
+            "password = [\"7222, expected x\"]",
+            "mqtt://h",
+            "`password`: invalid type, expected a text in quotes",
+        ),
         ("password = \"7222", "mqtt://h", "no legal TOML"),
     ] {
         let error = crate::Chain(&read(toml, url).unwrap_err()).to_string();

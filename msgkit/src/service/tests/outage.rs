@@ -55,6 +55,36 @@ async fn a_copy_that_is_not_confirmed_keeps_the_original() {
     }
 }
 
+/// A copy that is refused for good (a dead letter that is too large where dead letters go) is not tried in silence.
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_is_never_confirmed_is_told_until_it_is() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let faulty = Faulty::new(&memory);
+    faulty.copies.store(u32::MAX, Ordering::SeqCst);
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("memory", faulty.clone())
+        .spec(
+            HandlerSpec::new("g", "g")
+                .unwrap()
+                .with(closure(|_: Placed, _| async { Err::<(), _>("no".into()) }))
+                .retry(0, 0),
+        )
+        .start()
+        .await
+        .unwrap();
+    let sent = running.publisher().publish(&placed(1)).await.unwrap();
+    until("some tries", || faulty.copies.load(Ordering::SeqCst) < u32::MAX - 10).await;
+    let told = problems(&running).await;
+    let wanted =
+        format!("handler g, message {}: its copy to msgkit.dead_letter.g is not confirmed: ", sent.id());
+    assert!(matches!(&told[..], [only] if only.starts_with(&wanted)), "{told:?}");
+    faulty.copies.store(0, Ordering::SeqCst);
+    until("dead letter", || memory.is_idle()).await;
+    assert_eq!(problems(&running).await, [String::new(); 0]);
+    running.drain().await.unwrap();
+}
+
 /// A drain while a copy cannot be confirmed gives the message back instead of losing it.
 #[tokio::test(start_paused = true)]
 async fn a_drain_during_an_unconfirmed_copy_gives_the_message_back() {
