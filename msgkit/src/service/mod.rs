@@ -12,6 +12,7 @@ mod control;
 mod copies;
 mod health;
 mod lane;
+mod leftovers;
 mod parking;
 mod plan;
 mod publish;

@@ -165,16 +165,28 @@ impl Plan {
     /// The subscriptions at `origin`: the topics, and each delay step where the core keeps delays.
     pub(crate) fn subscriptions(&self, origin: &Origin) -> Vec<Subscription> {
         let mut all = vec![self.subscription.clone()];
-        if origin.from.transport.capabilities().delay == Delay::RetryTopics && self.spec.group.is_some() {
-            // Suspects and replays take the first step too, so it is read even where nothing is ever delayed.
-            for step in 1..=self.steps.len().max(1) {
-                let mut subscription = self.subscription.clone();
-                subscription.retry_step = u32::try_from(step).ok();
-                subscription.prefetch = 1;
-                all.push(subscription);
-            }
+        if self.keeps_delays(origin) {
+            all.extend((1..=self.last_step()).map(|step| self.retry_subscription(step)));
         }
         all
+    }
+
+    /// Whether the core keeps the delays of this origin, each step a place of its own.
+    pub(crate) fn keeps_delays(&self, origin: &Origin) -> bool {
+        origin.from.transport.capabilities().delay == Delay::RetryTopics && self.spec.group.is_some()
+    }
+
+    /// The subscription to a delay step.
+    pub(crate) fn retry_subscription(&self, step: u32) -> Subscription {
+        let mut subscription = self.subscription.clone();
+        subscription.retry_step = Some(step);
+        subscription.prefetch = 1;
+        subscription
+    }
+
+    /// The last delay step. Suspects and replays take the first one too, so it is read even where nothing is ever delayed.
+    pub(crate) fn last_step(&self) -> u32 {
+        u32::try_from(self.steps.len().max(1)).unwrap_or(u32::MAX)
     }
 
     /// The largest step within `delay`, from 1; the first where none is.
