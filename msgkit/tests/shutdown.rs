@@ -39,7 +39,7 @@ impl Unanswered {
 
     async fn stay_silent(&self) {
         self.asked.notify_one();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -81,7 +81,7 @@ async fn a_copy_that_is_never_confirmed_is_told_until_it_is() {
     assert!(matches!(&told[..], [only] if only.starts_with(&wanted)), "{told:?}");
     faulty.copies.store(0, Ordering::SeqCst);
     until("dead letter", || memory.is_idle()).await;
-    assert_eq!(problems(&running).await, [String::new(); 0]);
+    assert_eq!(problems(&running).await, [""; 0]);
     running.drain().await.unwrap();
 }
 
