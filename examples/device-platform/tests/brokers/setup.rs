@@ -1,0 +1,120 @@
+//! What the tests of all configurations have in common: where a run takes place, and what it must come to.
+
+use std::any::Any;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use libtest_mimic::{Completion, Failed, Trial};
+use msgkit_testing::brokers::{BrokerError, BrokerErrorKind};
+
+use crate::platform::{self, Launch};
+use crate::story::{self, Posts, REPLAYED, Totals, comes_to};
+
+/// What all runs must come to.
+static WANTED: LazyLock<Totals> = LazyLock::new(story::in_memory);
+
+/// A file of `config/`, and what is special about it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setup {
+    /// Its name, without `.toml`.
+    pub(crate) config: &'static str,
+    /// The transport that all topics go to for which it names no other.
+    pub(crate) backbone: &'static str,
+    /// Gives a test a name space of its own at the brokers.
+    pub(crate) apart: fn(&str, Launch) -> Result<Apart, BrokerError>,
+}
+
+/// How the program finds the brokers, and what of them ends with the test.
+pub(crate) struct Apart {
+    pub(crate) launch: Launch,
+    /// What stands before all names there, where the test needs it.
+    pub(crate) prefix: String,
+    held: Vec<Box<dyn Any>>,
+}
+
+impl Apart {
+    pub(crate) fn new(launch: Launch, prefix: impl Into<String>) -> Self {
+        Self { launch, prefix: prefix.into(), held: Vec::new() }
+    }
+
+    /// The same, and `held` is dropped when the test is over.
+    pub(crate) fn holding(mut self, held: impl Any) -> Self {
+        self.held.push(Box::new(held));
+        self
+    }
+}
+
+/// A place for one test: its name space at the brokers, its folder for data.
+pub(crate) struct Place {
+    pub(crate) apart: Apart,
+    pub(crate) folder: tempfile::TempDir,
+}
+
+impl Place {
+    /// With the story's measurements, so fast.
+    fn told(&self, speed: &str) -> Launch {
+        self.apart.launch.clone().with(&["--speed", speed, "--readings", &REPLAYED.to_string()])
+    }
+}
+
+impl Setup {
+    pub(crate) fn path(self) -> PathBuf {
+        PathBuf::from(format!("{}/config/{}.toml", env!("CARGO_MANIFEST_DIR"), self.config))
+    }
+
+    pub(crate) fn place(self, test: &str) -> Result<Place, BrokerError> {
+        let (path, folder) = (self.path(), tempfile::tempdir().unwrap());
+        let arguments = ["--config", path.to_str().unwrap(), "--data", folder.path().to_str().unwrap()];
+        Ok(Place { apart: (self.apart)(test, Launch::default().with(&arguments))?, folder })
+    }
+
+    /// The tests of every configuration.
+    pub(crate) fn tests(self) -> Vec<Trial> {
+        vec![
+            self.test("check_says_how_it_would_run_without_a_broker", Self::check),
+            self.test("one_process_killed_comes_to_the_totals_of_memory", Self::one_process),
+            self.test("each_component_killed_in_turn_comes_to_the_totals_of_memory", Self::each_component),
+        ]
+    }
+
+    pub(crate) fn test(self, name: &str, body: fn(Self) -> Result<(), BrokerError>) -> Trial {
+        Trial::ignorable_test(format!("{}::{name}", self.config), move || match body(self) {
+            Ok(()) => Ok(Completion::Completed),
+            Err(error) => {
+                let required = std::env::var("MSGKIT_REQUIRE_BROKERS").is_ok_and(|value| value == "1");
+                if error.kind() == BrokerErrorKind::Missing && !required {
+                    return Ok(Completion::ignored_with(format!("not run: {error}")));
+                }
+                Err(Failed::from(error.to_string()))
+            }
+        })
+    }
+
+    fn check(self) -> Result<(), BrokerError> {
+        let (content, printed, error) = platform::check(&self.path());
+        assert!(content, "{error}");
+        assert!(printed.contains(&format!("from    backbone ({})", self.backbone)), "{printed}");
+        assert!(printed.ends_with("6 components, no warnings\n"), "{printed}");
+        Ok(())
+    }
+
+    fn one_process(self) -> Result<(), BrokerError> {
+        let place = self.place("one")?;
+        let launch = place.told("2000");
+        let store = story::store(place.folder.path());
+        let mut posts = Posts::new();
+        let first = launch.start();
+        posts.some(20, &first);
+        first.kill();
+        let second = launch.start();
+        posts.rest(&second);
+        comes_to(&store, &WANTED);
+        Ok(())
+    }
+
+    fn each_component(self) -> Result<(), BrokerError> {
+        let place = self.place("each")?;
+        story::killed_in_turn(place.folder.path(), &place.told("600"), &WANTED);
+        Ok(())
+    }
+}
