@@ -5,9 +5,10 @@ use msgkit_testing::brokers::{BrokerError, Kafka};
 
 use crate::platform::Launch;
 use crate::setup::{Apart, Setup};
+use crate::story::REPLAYED;
 
 pub(crate) fn tests() -> Vec<Trial> {
-    Setup { config: "kafka", backbone: "kafka", apart }.tests()
+    Setup { config: "kafka", backbone: "kafka", replayed: REPLAYED, apart }.tests()
 }
 
 fn apart(test: &str, launch: Launch) -> Result<Apart, BrokerError> {

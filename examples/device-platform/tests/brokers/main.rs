@@ -5,6 +5,7 @@
 mod edge;
 mod kafka;
 mod mqtt_amqp;
+mod mqtt_kinesis;
 mod setup;
 
 #[path = "../system/platform.rs"]
@@ -23,6 +24,9 @@ fn main() -> ExitCode {
     }
     if cfg!(feature = "kafka") {
         tests.extend(kafka::tests());
+    }
+    if cfg!(feature = "kinesis") {
+        tests.extend(mqtt_kinesis::tests());
     }
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }

@@ -6,9 +6,10 @@ use msgkit_testing::brokers::{BrokerError, RabbitMq};
 use crate::edge;
 use crate::platform::Launch;
 use crate::setup::{Apart, Setup};
+use crate::story::REPLAYED;
 
 pub(crate) fn tests() -> Vec<Trial> {
-    edge::tests(Setup { config: "mqtt-amqp", backbone: "amqp", apart })
+    edge::tests(Setup { config: "mqtt-amqp", backbone: "amqp", replayed: REPLAYED, apart })
 }
 
 fn apart(test: &str, launch: Launch) -> Result<Apart, BrokerError> {

@@ -1,17 +1,22 @@
 //! What the tests of all configurations have in common: where a run takes place, and what it must come to.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::LazyLock;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use libtest_mimic::{Completion, Failed, Trial};
 use msgkit_testing::brokers::{BrokerError, BrokerErrorKind};
 
 use crate::platform::{self, Launch};
-use crate::story::{self, Posts, REPLAYED, Totals, comes_to};
+use crate::story::{self, Posts, Totals, comes_to};
 
-/// What all runs must come to.
-static WANTED: LazyLock<Totals> = LazyLock::new(story::in_memory);
+/// What all runs of so many measurements must come to.
+fn wanted(replayed: usize) -> Arc<Totals> {
+    static WANTED: Mutex<BTreeMap<usize, Arc<Totals>>> = Mutex::new(BTreeMap::new());
+    let mut known = WANTED.lock().unwrap_or_else(PoisonError::into_inner);
+    known.entry(replayed).or_insert_with(|| Arc::new(story::in_memory(replayed))).clone()
+}
 
 /// A file of `config/`, and what is special about it.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +25,8 @@ pub(crate) struct Setup {
     pub(crate) config: &'static str,
     /// The transport that all topics go to for which it names no other.
     pub(crate) backbone: &'static str,
+    /// How many measurements are replayed.
+    pub(crate) replayed: usize,
     /// Gives a test a name space of its own at the brokers.
     pub(crate) apart: fn(&str, Launch) -> Result<Apart, BrokerError>,
 }
@@ -50,13 +57,6 @@ pub(crate) struct Place {
     pub(crate) folder: tempfile::TempDir,
 }
 
-impl Place {
-    /// With the story's measurements, so fast.
-    fn told(&self, speed: &str) -> Launch {
-        self.apart.launch.clone().with(&["--speed", speed, "--readings", &REPLAYED.to_string()])
-    }
-}
-
 impl Setup {
     pub(crate) fn path(self) -> PathBuf {
         PathBuf::from(format!("{}/config/{}.toml", env!("CARGO_MANIFEST_DIR"), self.config))
@@ -66,6 +66,12 @@ impl Setup {
         let (path, folder) = (self.path(), tempfile::tempdir().unwrap());
         let arguments = ["--config", path.to_str().unwrap(), "--data", folder.path().to_str().unwrap()];
         Ok(Place { apart: (self.apart)(test, Launch::default().with(&arguments))?, folder })
+    }
+
+    /// How the program is started with the story's measurements, so fast.
+    fn told(self, place: &Place, speed: &str) -> Launch {
+        let replayed = self.replayed.to_string();
+        place.apart.launch.clone().with(&["--speed", speed, "--readings", &replayed])
     }
 
     /// The tests of every configuration.
@@ -100,7 +106,7 @@ impl Setup {
 
     fn one_process(self) -> Result<(), BrokerError> {
         let place = self.place("one")?;
-        let launch = place.told("2000");
+        let launch = self.told(&place, "2000");
         let store = story::store(place.folder.path());
         let mut posts = Posts::new();
         let first = launch.start();
@@ -108,13 +114,13 @@ impl Setup {
         first.kill();
         let second = launch.start();
         posts.rest(&second);
-        comes_to(&store, &WANTED);
+        comes_to(&store, &wanted(self.replayed));
         Ok(())
     }
 
     fn each_component(self) -> Result<(), BrokerError> {
         let place = self.place("each")?;
-        story::killed_in_turn(place.folder.path(), &place.told("600"), &WANTED);
+        story::killed_in_turn(place.folder.path(), &self.told(&place, "600"), &wanted(self.replayed));
         Ok(())
     }
 }
