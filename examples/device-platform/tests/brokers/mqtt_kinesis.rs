@@ -24,6 +24,8 @@ fn apart(test: &str, launch: Launch) -> Result<Apart, BrokerError> {
         // Whoever is killed is missed sooner than by default, and nobody waits so long for it.
         ("LEASE", "6s"),
         ("HEARTBEAT", "1s"),
+        // Every shard that is polled costs the stand-in.
+        ("SHARDS", "1"),
         // Nobody is charged for a read.
         ("READ_INTERVAL", "20ms"),
     ];
