@@ -87,6 +87,9 @@ pub async fn certify(
     letters: Option<Arc<dyn Broker>>,
     plan: &Plan,
 ) -> Result<Ledger, Failure> {
+    if let Some(why) = broker.cannot(scenario.name()) {
+        return Err(Failure::impossible(why));
+    }
     let begun = Instant::now();
     let version = broker.version();
     let directory = tempfile::Builder::new().prefix("msgkit-certify-").tempdir()?;
@@ -226,6 +229,16 @@ impl Run {
         Ok(())
     }
 
+    /// Splits a shard, and merges two others.
+    ///
+    /// # Errors
+    /// [`Failure`] where the broker does not.
+    pub fn reshard(&mut self) -> Result<(), Failure> {
+        tokio::task::block_in_place(|| self.broker.reshard())?;
+        self.faults.harmless("shard split and two merged");
+        Ok(())
+    }
+
     /// The network between everybody and the broker.
     #[must_use]
     pub fn network(&self) -> &FaultProxy {
@@ -269,6 +282,9 @@ impl Run {
         let index = self.rng.usize(0..self.group.len());
         self.group.leave(index).await?;
         self.changed("member left", before);
+        if self.broker.settles_in_intervals() {
+            self.faults.given_back();
+        }
         Ok(())
     }
 
