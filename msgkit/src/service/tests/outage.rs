@@ -55,9 +55,8 @@ async fn a_copy_that_is_not_confirmed_keeps_the_original() {
     }
 }
 
-/// A copy that is refused for good (a dead letter that is too large where dead letters go) is not tried in silence.
-#[tokio::test(start_paused = true)]
-async fn a_copy_that_is_never_confirmed_is_told_until_it_is() {
+/// A service whose handler always fails, on a broker that takes no copies.
+async fn without_copies() -> (Memory, Faulty, Running) {
     let (memory, clock) = virtual_memory(MemoryConfig::default());
     let faulty = Faulty::new(&memory);
     faulty.copies.store(u32::MAX, Ordering::SeqCst);
@@ -73,6 +72,13 @@ async fn a_copy_that_is_never_confirmed_is_told_until_it_is() {
         .start()
         .await
         .unwrap();
+    (memory, faulty, running)
+}
+
+/// A copy that is refused for good (a dead letter that is too large where dead letters go) is not tried in silence.
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_is_never_confirmed_is_told_until_it_is() {
+    let (memory, faulty, running) = without_copies().await;
     let sent = running.publisher().publish(&placed(1)).await.unwrap();
     until("some tries", || faulty.copies.load(Ordering::SeqCst) < u32::MAX - 10).await;
     let told = problems(&running).await;
@@ -88,21 +94,7 @@ async fn a_copy_that_is_never_confirmed_is_told_until_it_is() {
 /// A drain while a copy cannot be confirmed gives the message back instead of losing it.
 #[tokio::test(start_paused = true)]
 async fn a_drain_during_an_unconfirmed_copy_gives_the_message_back() {
-    let (memory, clock) = virtual_memory(MemoryConfig::default());
-    let faulty = Faulty::new(&memory);
-    faulty.copies.store(u32::MAX, Ordering::SeqCst);
-    let running = Service::new("shop")
-        .clock(clock)
-        .transport("memory", faulty.clone())
-        .spec(
-            HandlerSpec::new("g", "g")
-                .unwrap()
-                .with(closure(|_: Placed, _| async { Err::<(), _>("no".into()) }))
-                .retry(0, 0),
-        )
-        .start()
-        .await
-        .unwrap();
+    let (memory, faulty, running) = without_copies().await;
     running.publisher().publish(&placed(1)).await.unwrap();
     until("a failed copy", || faulty.copies.load(Ordering::SeqCst) < u32::MAX).await;
     running.drain().await.unwrap();
