@@ -27,6 +27,8 @@ use crate::{Broker, Failure, Ledger, Place, Scenario};
 /// How long nothing may move until what is missing counts as stuck. RabbitMQ passes a delayed copy on after three minutes
 /// where it was interrupted at it.
 const PATIENCE: Duration = Duration::from_secs(240);
+/// The same, where the broker had confirmed what is missing and not written it when it was killed.
+const QUIET: Duration = Duration::from_secs(60);
 /// How often journals are read, and waits look around.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -393,10 +395,20 @@ impl Run {
             }
             if handled + dead != last.0 {
                 last = (handled + dead, Instant::now());
-            } else if last.1.elapsed() > PATIENCE {
+            } else if last.1.elapsed() > PATIENCE
+                || (last.1.elapsed() > QUIET && self.waits_for_the_unwritten())
+            {
                 return Ok(false);
             }
         }
+    }
+
+    /// Whether something is missing, and nothing that the broker cannot have forgotten when it was killed.
+    fn waits_for_the_unwritten(&self) -> bool {
+        let handled = &self.book.lock().handled;
+        let comes = |n: &u64| Fate::of(*n) != Fate::Condemned && !handled.contains(n);
+        let mut missing = (0..self.plan.messages).filter(comes).peekable();
+        missing.peek().is_some() && missing.all(|n| self.unwritten.contains(&n))
     }
 
     /// What has come to its end.
