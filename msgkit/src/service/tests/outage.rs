@@ -80,6 +80,8 @@ async fn without_copies() -> (Memory, Faulty, Running) {
 async fn a_copy_that_is_never_confirmed_is_told_until_it_is() {
     let (memory, faulty, running) = without_copies().await;
     let sent = running.publisher().publish(&placed(1)).await.unwrap();
+    until("a try", || faulty.copies.load(Ordering::SeqCst) < u32::MAX).await;
+    assert_eq!(problems(&running).await, [""; 0], "a short outage is none of its business");
     until("some tries", || faulty.copies.load(Ordering::SeqCst) < u32::MAX - 10).await;
     let told = problems(&running).await;
     let wanted =
