@@ -39,6 +39,7 @@ mod kinesis;
 mod kinesis_faults;
 mod mosquitto;
 mod npm;
+mod place;
 mod proxy;
 mod rabbitmq;
 mod sandbox;
