@@ -227,3 +227,44 @@ async fn a_batch_never_has_two_messages_of_a_key_that_holds() {
     assert_eq!(of_a, [0, 0, 1, 2], "nothing of the key overtakes the one that failed");
     running.drain().await.unwrap();
 }
+
+/// A batch is handled once it is full, however long it may wait; one that is not full when its wait is over; none is larger.
+#[tokio::test(start_paused = true)]
+async fn a_batch_waits_until_it_is_full_or_its_time_is_over() {
+    struct Sizes {
+        clock: Clock,
+        batches: Mutex<Vec<(Timestamp, usize)>>,
+    }
+    impl HandleBatch<Placed> for Sizes {
+        async fn handle_batch(&self, batch: Vec<Batch<Placed>>) -> Result<BatchOutcome, HandlerError> {
+            self.batches.lock().unwrap().push((self.clock.now(), batch.len()));
+            Ok(BatchOutcome::all(batch.len()))
+        }
+    }
+    let wait = Duration::from_secs(3600);
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let handler = Arc::new(Sizes { clock, batches: Mutex::default() });
+    let spec = crate::handler::HandlerSpec::new("g", "g").unwrap().with(batch(&handler, 3, wait));
+    let service = Service::new("shop").clock(clock).transport("memory", memory.connection());
+    let running = service.spec(spec).start().await.unwrap();
+    let began = clock.now();
+    // Seven, of which no more than two come at once.
+    for ids in [&[1, 2][..], &[3, 4], &[5, 6], &[7]] {
+        let orders: Vec<Placed> = ids.iter().copied().map(placed).collect();
+        running.publisher().publish_all(&orders).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    }
+    let sizes = |batches: &[(Timestamp, usize)]| batches.iter().map(|(_, size)| *size).collect::<Vec<_>>();
+    {
+        let batches = handler.batches.lock().unwrap();
+        assert_eq!(sizes(&batches), [3, 3], "what is full waits no longer");
+        assert!(batches[0].0 < began.after(Duration::from_secs(120)));
+    }
+    tokio::time::sleep(wait).await;
+    {
+        let batches = handler.batches.lock().unwrap();
+        assert_eq!(sizes(&batches), [3, 3, 1]);
+        assert!(batches[2].0.since(began) >= wait, "the last waited for others");
+    }
+    running.drain().await.unwrap();
+}
