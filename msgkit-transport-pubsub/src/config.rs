@@ -105,6 +105,11 @@ impl Default for PubsubConfig {
 }
 
 impl PubsubConfig {
+    /// The largest payload, which leaves room for attributes.
+    pub(crate) fn max_payload(&self) -> usize {
+        self.max_message - self.max_message.min(COPY) / 2
+    }
+
     /// Refuses what cannot work, naming the option.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let refuse = |text: &str| Err(Error::new(ErrorKind::Config, text.to_owned()));

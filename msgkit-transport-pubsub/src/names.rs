@@ -121,14 +121,14 @@ impl Names {
 
     /// The entry that says that `reader` takes `pattern`: a subscription by its name alone, to which nothing is published.
     pub(crate) fn entry(&self, reader: &Reader, pattern: &Pattern) -> Result<String, TransportError> {
-        let pattern = pattern.as_str().replace('*', "+").replace('>', "%");
+        let pattern = pattern.as_str().replace('*', "+").replace('>', "++");
         self.subscription(&format!("{}~~{pattern}", reader.0))
     }
 
     /// What an entry says.
     pub(crate) fn read_entry(&self, subscription: &str) -> Option<(Reader, Pattern)> {
         let (reader, pattern) = self.name(subscription)?.split_once("~~")?;
-        let pattern = pattern.replace('+', "*").replace('%', ">").parse().ok()?;
+        let pattern = pattern.replace("++", ">").replace('+', "*").parse().ok()?;
         Some((Reader(reader.to_owned()), pattern))
     }
 

@@ -45,12 +45,9 @@ impl Look {
 }
 
 impl Pubsub {
-    /// Takes the dead letters of `group` into the hand, the oldest first, until `enough` says so.
-    async fn look(
-        &self,
-        group: &Group,
-        mut enough: impl FnMut(&[(String, Incoming, Handler)]) -> bool,
-    ) -> Result<Look, TransportError> {
+    /// Takes the dead letters of `group` into the hand, the oldest first. All of them: what is fetched and not read could be seen
+    /// by nobody until its lease runs out.
+    async fn look(&self, group: &Group) -> Result<Look, TransportError> {
         let core = self.core();
         core.open()?;
         let name = core.ensure_letters(group).await?;
@@ -69,12 +66,9 @@ impl Pubsub {
         // A mark is taken for good only when no letter before it is in hand unsettled, so it goes last.
         let mut marks = Vec::new();
         let failed = loop {
-            if enough(&look.letters) {
-                break None;
-            }
             if look.letters.len() >= MOST {
                 let text = format!(
-                    "group `{group}` has more than {MOST} dead letters, more than can be looked through; drain them"
+                    "group `{group}` has more than {MOST} dead letters, more than can be looked through"
                 );
                 break Some(TransportError::new(TransportErrorKind::Full, text));
             }
@@ -123,12 +117,13 @@ impl Pubsub {
         group: &Group,
         position: &str,
     ) -> Result<(Look, Incoming, Handler), TransportError> {
-        let mut look =
-            self.look(group, |letters| letters.last().is_some_and(|(at, _, _)| at == position)).await?;
-        match look.letters.pop() {
-            Some((at, message, handler)) if at == position => Ok((look, message, handler)),
-            other => {
-                look.letters.extend(other);
+        let mut look = self.look(group).await?;
+        match look.letters.iter().position(|(at, _, _)| at == position) {
+            Some(at) => {
+                let (_, message, handler) = look.letters.remove(at);
+                Ok((look, message, handler))
+            }
+            None => {
                 look.end().await;
                 Err(error::invalid(format!(
                     "group `{group}` has no dead letter at `{position:.60}`; take a position from a listing"
@@ -192,9 +187,7 @@ impl Operate for Pubsub {
             None => Some(0),
             Some(after) => letters.iter().position(|(at, _, _)| at == after).map(|at| at + 1),
         };
-        let look = self
-            .look(group, |letters| from(letters).is_some_and(|from| letters.len() >= from + limit))
-            .await?;
+        let look = self.look(group).await?;
         let from = from(&look.letters).unwrap_or(look.letters.len());
         let page = look.letters.iter().skip(from).take(limit);
         let page = page.map(|(at, message, _)| Peeked::new(message.clone(), at.clone())).collect();

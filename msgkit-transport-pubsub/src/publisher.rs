@@ -206,7 +206,7 @@ impl Core {
         // A copy is larger than its message, and must have a place all the same.
         let is_copy = is_letter || matches!(outgoing.to, Destination::Retry { .. });
         let most = self.config.max_message + if is_copy { crate::config::COPY / 2 } else { 0 };
-        if bytes > most {
+        if bytes > most || (!is_copy && envelope.payload().len() > self.config.max_payload()) {
             return Err(error::invalid(format!(
                 "message {} has {bytes} bytes with its attributes, `max_message` allows {most}, and the service 10 MB; send less",
                 envelope.id(),

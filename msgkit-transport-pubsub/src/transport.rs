@@ -15,7 +15,7 @@ use msgkit::transport::{
 use msgkit::{Error, Text};
 
 use crate::client::Clients;
-use crate::config::{COPY, PubsubConfig, place};
+use crate::config::{PubsubConfig, place};
 use crate::core::Core;
 use crate::error::{self, SYSTEM, closed};
 use crate::names::{Names, Reader};
@@ -115,7 +115,7 @@ impl Transport for Pubsub {
         can.delivery_count = true;
         can.nack = true;
         can.max_hold = Some(config.max_hold);
-        can.max_payload = Some(config.max_message - COPY / 2);
+        can.max_payload = Some(config.max_payload());
         can.live_patterns = true;
         can.native_headers = true;
         if !config.exactly_once {
