@@ -3,7 +3,7 @@
 //! An id of Pub/Sub has 3 to 255 of `A-Z a-z 0-9 - _ . ~ + %`, begins with a letter and not with `goog`. One that would not
 //! stands behind `x~`. `~` is in none of our names, so it parts what an id is made of, and every id can be read back.
 
-use msgkit::transport::{Destination, Group, TransportError};
+use msgkit::transport::{Destination, Group, Outgoing, TransportError};
 use msgkit::{Pattern, Topic};
 
 use crate::error::invalid;
@@ -81,6 +81,16 @@ impl Names {
         self.topic_of(destination.place().as_str())
     }
 
+    /// The same of a message, which is a suspect where its next start is its last: it waits apart.
+    pub(crate) fn of_message(&self, outgoing: &Outgoing) -> Result<String, TransportError> {
+        match &outgoing.to {
+            Destination::Retry { group, .. } if outgoing.envelope.retry().is_some_and(|retry| retry.last_start) => {
+                self.suspects(group)
+            }
+            to => self.of(to),
+        }
+    }
+
     /// The whole name of the Pub/Sub topic of a place; a segment that was rendered from other bytes is dynamic by its nature.
     pub(crate) fn topic_of(&self, place: &str) -> Result<String, TransportError> {
         let segments: Vec<&str> =
@@ -103,6 +113,11 @@ impl Names {
 
     pub(crate) fn retry(&self, group: &Group, step: u32) -> Result<String, TransportError> {
         self.topic(&format!("msgkit.retry.{group}.{step}"))
+    }
+
+    /// Copies whose next start is their last, alone.
+    pub(crate) fn suspects(&self, group: &Group) -> Result<String, TransportError> {
+        self.topic(&format!("msgkit.suspect.{group}"))
     }
 
     pub(crate) fn dead_letter(&self, group: &Group) -> Result<String, TransportError> {
@@ -135,8 +150,8 @@ impl Names {
     /// Whether messages of the Pub/Sub topic `topic` may match one of `patterns`.
     pub(crate) fn may_hold(&self, topic: &str, patterns: &[Pattern]) -> bool {
         let Some(place) = self.name(topic) else { return false };
-        let ours =
-            place == GROUPS || place.starts_with("msgkit.retry.") || place.starts_with("msgkit.dead_letter.");
+        let of_groups = ["msgkit.retry.", "msgkit.suspect.", "msgkit.dead_letter."];
+        let ours = place == GROUPS || of_groups.iter().any(|begin| place.starts_with(begin));
         !ours && patterns.iter().any(|pattern| pattern.may_match_destination(place))
     }
 
@@ -206,7 +221,8 @@ mod tests {
         let names = names("plant");
         let group = "g".parse().unwrap();
         let all: Vec<Pattern> = vec![">".parse().unwrap(), "msgkit.>".parse().unwrap()];
-        for topic in [names.retry(&group, 1), names.dead_letter(&group), names.groups()] {
+        for topic in
+            [names.retry(&group, 1), names.suspects(&group), names.dead_letter(&group), names.groups()] {
             assert!(!names.may_hold(&topic.unwrap(), &all));
         }
         assert!(names.may_hold(&names.topic_of("device._.raw").unwrap(), &["device.7.raw".parse().unwrap()]));

@@ -141,10 +141,16 @@ impl Core {
         self.ensure_only(&self.names.dead_letter(group)?, &Kind::Letters).await
     }
 
-    /// The same of one of its delay steps.
+    /// The same of one of its delay steps, and of its suspects.
     pub(crate) async fn ensure_copies(&self, group: &Group, step: u32) -> Result<String, TransportError> {
         self.ensure_letters(group).await?;
+        self.ensure_suspects(group).await?;
         self.ensure_only(&self.names.retry(group, step)?, &Kind::Copies(group.clone())).await
+    }
+
+    /// The same of its suspects.
+    pub(crate) async fn ensure_suspects(&self, group: &Group) -> Result<String, TransportError> {
+        self.ensure_only(&self.names.suspects(group)?, &Kind::Copies(group.clone())).await
     }
 
     /// A topic and its only subscription.

@@ -247,7 +247,7 @@ impl Publisher for Pubsub {
                 refused.push((index, TransportError::new(TransportErrorKind::Unavailable, text)));
                 continue;
             }
-            let topic = core.names.of(&outgoing.to);
+            let topic = core.names.of_message(outgoing);
             match topic.and_then(|topic| Ok((core.message(outgoing, &topic)?, topic))) {
                 Ok((message, topic)) => parcels.push((index, topic, message)),
                 Err(error) => refused.push((index, error)),

@@ -66,7 +66,12 @@ impl Driver {
                 number: self.reads.len(),
                 implied: self.core.names.implied(&topic),
                 reader: self.reader.clone(),
-                ahead: if self.reader.is_some() { ahead } else { ahead.min(COPIES_AHEAD) },
+                ahead: match &self.subscription.group {
+                    // Whoever dies with a suspect fetched and not begun would condemn it.
+                    Some(group) if self.core.names.suspects(group).is_ok_and(|suspects| suspects == topic) => 0,
+                    _ if self.reader.is_some() => ahead,
+                    _ => ahead.min(COPIES_AHEAD),
+                },
                 subscription: self.subscription.clone(),
                 name: name.clone(),
             };
