@@ -84,7 +84,9 @@ impl Names {
     /// The same of a message, which is a suspect where its next start is its last: it waits apart.
     pub(crate) fn of_message(&self, outgoing: &Outgoing) -> Result<String, TransportError> {
         match &outgoing.to {
-            Destination::Retry { group, .. } if outgoing.envelope.retry().is_some_and(|retry| retry.last_start) => {
+            Destination::Retry { group, .. }
+                if outgoing.envelope.retry().is_some_and(|retry| retry.last_start) =>
+            {
                 self.suspects(group)
             }
             to => self.of(to),
@@ -222,7 +224,8 @@ mod tests {
         let group = "g".parse().unwrap();
         let all: Vec<Pattern> = vec![">".parse().unwrap(), "msgkit.>".parse().unwrap()];
         for topic in
-            [names.retry(&group, 1), names.suspects(&group), names.dead_letter(&group), names.groups()] {
+            [names.retry(&group, 1), names.suspects(&group), names.dead_letter(&group), names.groups()]
+        {
             assert!(!names.may_hold(&topic.unwrap(), &all));
         }
         assert!(names.may_hold(&names.topic_of("device._.raw").unwrap(), &["device.7.raw".parse().unwrap()]));

@@ -298,18 +298,19 @@ impl Core {
                 topics.insert(self.names.topic_of(topic.as_str())?);
             }
         }
-        self.ensure_topics(topics).await?;
-        self.ensure_reads(reader, &subscription.patterns).await
+        self.ensure_topics(topics.clone()).await?;
+        self.ensure_reads(reader, &subscription.patterns, topics).await
     }
 
-    /// The subscriptions of `reader` to all topics that are there and may hold what it takes.
+    /// The subscriptions of `reader` to `topics`, and to all others that are there and may hold what it takes.
     pub(crate) async fn ensure_reads(
         &self,
         reader: &Reader,
         patterns: &[Pattern],
+        topics: BTreeSet<String>,
     ) -> Result<BTreeMap<String, String>, TransportError> {
         let mut all = BTreeMap::new();
-        for topic in self.topics_of(patterns).await? {
+        for topic in topics.into_iter().chain(self.topics_of(patterns).await?) {
             all.insert(self.names.reads(reader, &topic)?, topic);
         }
         let kind = Kind::Reads(reader.clone());

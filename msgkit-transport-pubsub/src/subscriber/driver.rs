@@ -68,7 +68,11 @@ impl Driver {
                 reader: self.reader.clone(),
                 ahead: match &self.subscription.group {
                     // Whoever dies with a suspect fetched and not begun would condemn it.
-                    Some(group) if self.core.names.suspects(group).is_ok_and(|suspects| suspects == topic) => 0,
+                    Some(group)
+                        if self.core.names.suspects(group).is_ok_and(|suspects| suspects == topic) =>
+                    {
+                        0
+                    }
                     _ if self.reader.is_some() => ahead,
                     _ => ahead.min(COPIES_AHEAD),
                 },
@@ -84,7 +88,7 @@ impl Driver {
     fn look(&self) -> Option<BoxFuture<'static, Result<Reads, TransportError>>> {
         let reader = self.reader.clone()?;
         let (core, subscription) = (self.core.clone(), self.subscription.clone());
-        Some(async move { core.ensure_reads(&reader, &subscription.patterns).await }.boxed())
+        Some(async move { core.ensure_reads(&reader, &subscription.patterns, [].into()).await }.boxed())
     }
 
     /// Until the receiver leaves or the transport closes.

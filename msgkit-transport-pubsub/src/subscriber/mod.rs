@@ -33,8 +33,10 @@ impl Subscriber for Pubsub {
         self.capabilities().admit(SYSTEM, subscription)?;
         let (reader, reads) = match (&subscription.group, subscription.retry_step) {
             (Some(group), Some(step)) => {
-                let mut reads =
-                    BTreeMap::from([(core.ensure_copies(group, step).await?, core.names.retry(group, step)?)]);
+                let mut reads = BTreeMap::from([(
+                    core.ensure_copies(group, step).await?,
+                    core.names.retry(group, step)?,
+                )]);
                 if step == 1 {
                     reads.insert(core.ensure_suspects(group).await?, core.names.suspects(group)?);
                 }

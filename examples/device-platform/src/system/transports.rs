@@ -12,9 +12,10 @@ use msgkit::{Registry, Service};
 use crate::settings::{Component, Run};
 
 /// The schemes of brokers, which only a program with the feature beside them knows.
-const BROKERS: [(&str, &[&str]); 2] = [
+const BROKERS: [(&str, &[&str]); 3] = [
     ("brokers", &["mqtt", "mqtts", "mqtt+ws", "mqtt+wss", "amqp", "amqps"]),
     ("kafka", &["kafka", "kafkas"]),
+    ("pubsub", &["pubsub"]),
 ];
 
 /// The transports, under their names, and how topics are spread over them.
@@ -31,6 +32,8 @@ fn registry() -> Registry {
     let registry = registry.with(msgkit_transport_mqtt::scheme()).with(msgkit_transport_amqp::scheme());
     #[cfg(feature = "kafka")]
     let registry = registry.with(msgkit_transport_kafka::scheme());
+    #[cfg(feature = "pubsub")]
+    let registry = registry.with(msgkit_transport_pubsub::scheme());
     registry
 }
 
@@ -129,7 +132,8 @@ mod tests {
     fn without_the_feature_a_broker_s_configuration_names_it() {
         let brokers = (include_str!("../../config/mqtt-amqp.toml"), "brokers", cfg!(feature = "brokers"));
         let kafka = (include_str!("../../config/kafka.toml"), "kafka", cfg!(feature = "kafka"));
-        for (text, feature, built) in [brokers, kafka] {
+        let pubsub = (include_str!("../../config/pubsub.toml"), "pubsub", cfg!(feature = "pubsub"));
+        for (text, feature, built) in [brokers, kafka, pubsub] {
             // As the program is without the feature, whether this test has it or not.
             let error = configured(text, &Registry::new()).unwrap_err();
             let fix = format!("--features {feature}");
