@@ -48,7 +48,7 @@ pub struct PubsubConfig {
     /// How long subscriptions that are created keep what nobody has settled, 10m to 31 days.
     #[serde(with = "msgkit::config::duration")]
     pub retention: Duration,
-    /// The same for dead letters.
+    /// The same for dead letters. Emulators take 7 days at most.
     #[serde(with = "msgkit::config::duration")]
     pub dead_letter_retention: Duration,
     /// After how long without a reader the subscriptions of a handler without a group are removed by the service, where the
@@ -90,7 +90,7 @@ impl Default for PubsubConfig {
             lease: Duration::from_secs(60),
             max_hold: Duration::from_secs(3600),
             retention: Duration::from_secs(7 * 24 * 3600),
-            dead_letter_retention: Duration::from_secs(31 * 24 * 3600),
+            dead_letter_retention: Duration::from_secs(7 * 24 * 3600),
             ephemeral_expiry: Duration::from_secs(24 * 3600),
             fetch_ahead: 1000,
             fetch_buffer: 32 << 20,

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use msgkit::envelope::Clock;
 use msgkit::transport::{Group, TransportError};
@@ -12,9 +13,12 @@ use tokio::task::JoinHandle;
 
 use crate::client::Clients;
 use crate::config::PubsubConfig;
-use crate::error::closed;
+use crate::error::{self, closed};
 use crate::names::Names;
 use crate::publisher::Sender;
+
+/// How long the service may take to see the end of a stream.
+const ROUND_TRIP: Duration = Duration::from_secs(2);
 
 pub(crate) struct Core {
     pub(crate) clients: Clients,
@@ -78,9 +82,9 @@ impl Core {
         self.known().there.insert(name.to_owned());
     }
 
-    /// It is looked for again before it is used.
-    pub(crate) fn forget(&self, name: &str) {
-        self.known().there.remove(name);
+    /// Everything is looked for again before it is used: where one thing is gone, others may be.
+    pub(crate) fn forget(&self) {
+        self.known().there.clear();
     }
 
     pub(crate) fn count_broken_off(&self, group: Group) {
@@ -93,6 +97,17 @@ impl Core {
 
     pub(crate) fn count_late(&self, late: u64) {
         self.late.fetch_add(late, Ordering::Relaxed);
+    }
+
+    /// Waits for any answer of the service. A stream that was ended before is then over for it too; what goes back earlier may be
+    /// handed to that stream, and be seen by nobody until its lease runs out.
+    pub(crate) async fn round_trip(&self) {
+        let asking = async {
+            let client = self.clients.topics().await?;
+            let listing = client.list_topics().set_project(self.names.project()).set_page_size(1);
+            listing.send().await.map_err(|error| error::of(error, "asking for the topics"))
+        };
+        let _: Result<Result<_, TransportError>, _> = tokio::time::timeout(ROUND_TRIP, asking).await;
     }
 
     /// Owns a subscription's task from now on.

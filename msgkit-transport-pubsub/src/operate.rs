@@ -16,6 +16,7 @@ use msgkit::transport::{
     TransportErrorKind,
 };
 
+use crate::core::Core;
 use crate::error;
 use crate::publisher::LETTERS;
 use crate::transport::Pubsub;
@@ -23,8 +24,8 @@ use crate::wire::{self, Raw};
 
 /// The attribute of a mark.
 const MARK: &str = "msgkit-mark";
-/// How long the next message may take while one looks: who looked before and died has it until its lease runs out.
-const PATIENCE: Duration = Duration::from_secs(75);
+/// How much longer than a lease the next message may take while one looks: who looked before and died has it so long.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// The most that are looked through, which bounds the memory of whoever looks.
 const MOST: usize = 10_000;
 
@@ -36,9 +37,10 @@ struct Look {
 
 impl Look {
     /// Gives everything back.
-    async fn end(self) {
+    async fn end(self, core: &Core) {
         let ended = self.stream.shutdown_token();
         drop(self.stream);
+        core.round_trip().await;
         drop(self.letters);
         ended.shutdown().await;
     }
@@ -72,7 +74,7 @@ impl Pubsub {
                 );
                 break Some(TransportError::new(TransportErrorKind::Full, text));
             }
-            match tokio::time::timeout(PATIENCE, look.stream.next()).await {
+            match tokio::time::timeout(core.config.lease + PATIENCE, look.stream.next()).await {
                 Ok(Some(Ok((message, handler)))) => match message.attributes.get(MARK) {
                     Some(found) => {
                         let last = *found == mark;
@@ -105,7 +107,7 @@ impl Pubsub {
         match failed {
             None => Ok(look),
             Some(error) => {
-                look.end().await;
+                look.end(self.core()).await;
                 Err(error)
             }
         }
@@ -124,7 +126,7 @@ impl Pubsub {
                 Ok((look, message, handler))
             }
             None => {
-                look.end().await;
+                look.end(self.core()).await;
                 Err(error::invalid(format!(
                     "group `{group}` has no dead letter at `{position:.60}`; take a position from a listing"
                 )))
@@ -191,7 +193,7 @@ impl Operate for Pubsub {
         let from = from(&look.letters).unwrap_or(look.letters.len());
         let page = look.letters.iter().skip(from).take(limit);
         let page = page.map(|(at, message, _)| Peeked::new(message.clone(), at.clone())).collect();
-        look.end().await;
+        look.end(self.core()).await;
         Ok(page)
     }
 
@@ -212,7 +214,7 @@ impl Operate for Pubsub {
             if confirm(handler).await { Ok(()) } else { Err(not_removed(position)) }
         };
         let done = done.await;
-        look.end().await;
+        look.end(self.core()).await;
         done
     }
 
@@ -220,7 +222,7 @@ impl Operate for Pubsub {
         let _alone = self.core().looking.lock().await;
         let (look, _, handler) = self.letter(group, position).await?;
         let removed = confirm(handler).await;
-        look.end().await;
+        look.end(self.core()).await;
         if removed { Ok(()) } else { Err(not_removed(position)) }
     }
 

@@ -323,7 +323,6 @@ impl Core {
     pub(crate) async fn remove(&self, names: impl IntoIterator<Item = String>) {
         let Ok(client) = self.clients.subscriptions().await else { return };
         for name in names {
-            self.forget(&name);
             // What cannot be removed now expires.
             let _ = client.delete_subscription().set_subscription(name).send().await;
         }

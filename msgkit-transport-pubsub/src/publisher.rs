@@ -179,7 +179,7 @@ impl Core {
                 let (kind, hint) = error::classify(&error);
                 if code(&error) == Some(google_cloud_gax::error::rpc::Code::NotFound) {
                     // Somebody has deleted it; the next publish makes it again, or says that it is missing.
-                    self.forget(topic);
+                    self.forget();
                 }
                 TransportError::new(kind, format!("{doing} failed{hint}")).with_source(error)
             }

@@ -140,8 +140,10 @@ async fn a_broken_network_loses_no_lease() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_settlement_without_its_lease_is_told_and_counted() {
     let Some(stand_in) = stand_in() else { return };
-    let pubsub = pubsub("leases", support::config(stand_in.address()));
-    // One alone, which nobody hands out again here before it is settled.
+    let mut config = support::config(stand_in.address());
+    // One alone is fetched, so that none behind it is here already.
+    config.fetch_ahead = 0;
+    let pubsub = pubsub("leases", config);
     let mut reader = pubsub.subscribe(&group().with_prefetch(1)).await.unwrap();
     pubsub.publish(vec![message("a.b", "k", "1"), message("a.b", "k", "2")]).await.unwrap();
     let mut held = take(&mut *reader, 1).await;

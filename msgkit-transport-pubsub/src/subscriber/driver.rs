@@ -143,6 +143,7 @@ impl Driver {
                 "Pub/Sub did not confirm every settlement in time; what it has not taken comes again"
             );
         }
+        self.core.round_trip().await;
         self.member.enter(Phase::Left);
         self.member.give_back();
         let leaving = async { while self.tasks.join_next().await.is_some() {} };

@@ -136,7 +136,7 @@ impl Source {
                 "the subscription is gone: somebody has deleted it, or it has expired. What it held is gone, and so is what is \
                  published before it is there again"
             );
-            self.core.forget(&self.name);
+            self.core.forget();
             if let Some(group) = &self.subscription.group {
                 self.core.count_broken_off(group.clone());
             }

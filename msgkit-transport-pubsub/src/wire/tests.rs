@@ -144,7 +144,7 @@ fn what_is_no_event_is_malformed_and_untouched() {
     assert_eq!(malformed.key.as_deref(), Some("k"));
     let names: Vec<&str> = malformed.native.iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["a", "b", "content-type"]);
-    let ingest = Ingest::from(vec![IngestRule::new("orders.>".parse().unwrap(), "order.raw")]);
+    let ingest = Ingest(vec![IngestRule::new("orders.>".parse().unwrap(), "order.raw")]);
     let raw = Raw::new(message, "orders.created".parse().unwrap());
     let incoming = read(raw, &ingest, Timestamp::now());
     let envelope = incoming.envelope().unwrap();
