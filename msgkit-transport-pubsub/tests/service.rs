@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use msgkit::envelope::{Clock, ContentType};
 use msgkit::transport::{
-    Declaration, Deliveries, Delivery, Destination, Operate as _, Outgoing, Publisher as _, Subscriber as _,
-    Subscription, Transport as _, TransportErrorKind,
+    Declaration, Deliveries, Delivery, Operate as _, Outgoing, Publisher as _, Subscriber as _, Subscription,
+    Transport as _, TransportErrorKind,
 };
 use msgkit::{Envelope, Timestamp};
 use msgkit_testing::brokers::{BrokerErrorKind, FaultProxy, Pubsub as StandIn};
@@ -155,6 +155,8 @@ async fn a_settlement_without_its_lease_is_told_and_counted() {
         ("1".to_owned(), 2),
         "it was not settled, and its start is counted"
     );
+    // The service's word on the late settlement may come after the message.
+    let _ = reader.flush().await;
     assert!(pubsub.lost_leases() > 0);
     again.into_iter().for_each(Delivery::ack);
     assert_eq!(text(&take(&mut *reader, 1).await[0]), "2", "and all behind it of its key come after it");
@@ -258,17 +260,5 @@ async fn googles_own_emulator_does() {
         reader.flush().await.expect("the emulator confirms settlements");
     }
     assert_eq!(pubsub.lost_leases(), 0);
-    let letter = message("a.b", "k", "dead").envelope;
-    let (g, to) = ("g".parse().unwrap(), Destination::DeadLetter("g".parse().unwrap()));
-    pubsub.publish(vec![Outgoing::new(to, letter)]).await.unwrap();
-    let letters = pubsub.dead_letters(&g, None, 10).await.unwrap();
-    assert_eq!(letters.len(), 1);
-    let mut wanted = group();
-    wanted.retry_step = Some(1);
-    let mut copies = pubsub.subscribe(&wanted).await.unwrap();
-    pubsub.replay(&g, &letters[0].position).await.unwrap();
-    let copy = take(&mut *copies, 1).await;
-    assert_eq!((text(&copy[0]), copy[0].count()), ("dead".to_owned(), 1));
-    copy.into_iter().for_each(Delivery::ack);
     pubsub.close().await.unwrap();
 }
