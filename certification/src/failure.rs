@@ -16,8 +16,10 @@ pub struct Failure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FailureKind {
-    /// There is no broker to run on, or it cannot have this fault.
+    /// There is no broker to run on, or it may not be stopped.
     NotRun,
+    /// The broker cannot have this fault.
+    Impossible,
     /// Something did not do what it must: a member did not start, a publisher was refused for good.
     Broken,
 }
@@ -26,6 +28,11 @@ impl Failure {
     /// Something did not do what it must.
     pub fn broken(message: impl Into<String>) -> Self {
         Self { kind: FailureKind::Broken, message: message.into() }
+    }
+
+    /// The broker cannot have this fault.
+    pub fn impossible(why: impl Into<String>) -> Self {
+        Self { kind: FailureKind::Impossible, message: why.into() }
     }
 
     /// The same, said to have been at `place`.

@@ -43,6 +43,11 @@ impl Faults {
         self.note(what, 0);
     }
 
+    /// A member has left, and may have given back what it had in hand.
+    pub(crate) fn given_back(&mut self) {
+        self.bound += (IN_FLIGHT * SUBSCRIPTIONS) as u64;
+    }
+
     /// So many messages were on their way while something happened that may double them.
     pub(crate) fn on_the_way(&mut self, messages: u64) {
         self.bound += messages;

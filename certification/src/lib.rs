@@ -40,6 +40,7 @@ pub fn registry() -> msgkit::Registry {
     msgkit::Registry::new()
         .with(msgkit_transport_amqp::scheme())
         .with(msgkit_transport_kafka::scheme())
+        .with(msgkit_transport_kinesis::scheme())
         .with(msgkit_transport_mqtt::scheme())
         .with(msgkit_transport_sqlite::scheme())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use msgkit_certification::brokers::{self, Started};
 use msgkit_certification::member::Member;
-use msgkit_certification::{Failure, Plan, certify, scenarios};
+use msgkit_certification::{Failure, FailureKind, Plan, certify, scenarios};
 
 /// Certifies msgkit's transports on real brokers.
 #[derive(Debug, Parser)]
@@ -26,7 +26,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// Only this broker: mosquitto, rabbitmq, kafka.
+    /// Only this broker: mosquitto, rabbitmq, kafka, kinesis.
     #[arg(long)]
     broker: Option<String>,
     /// Only this scenario.
@@ -116,6 +116,9 @@ impl Run {
                         }
                         println!();
                         failed += usize::from(!ledger.problems().is_empty());
+                    }
+                    Err(failure) if failure.kind() == FailureKind::Impossible => {
+                        println!("{} · {name}\n  not possible: {failure}\n", scenario.name());
                     }
                     Err(failure) => {
                         println!(

@@ -27,6 +27,8 @@ use crate::{Broker, Failure, Ledger, Place, Scenario};
 /// How long nothing may move until what is missing counts as stuck. RabbitMQ passes a delayed copy on after three minutes
 /// where it was interrupted at it.
 const PATIENCE: Duration = Duration::from_secs(240);
+/// The same, where the broker had confirmed what is missing and not written it when it was killed.
+const QUIET: Duration = Duration::from_secs(60);
 /// How often journals are read, and waits look around.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -87,6 +89,9 @@ pub async fn certify(
     letters: Option<Arc<dyn Broker>>,
     plan: &Plan,
 ) -> Result<Ledger, Failure> {
+    if let Some(why) = broker.cannot(scenario.name()) {
+        return Err(Failure::impossible(why));
+    }
     let begun = Instant::now();
     let version = broker.version();
     let directory = tempfile::Builder::new().prefix("msgkit-certify-").tempdir()?;
@@ -226,6 +231,16 @@ impl Run {
         Ok(())
     }
 
+    /// Splits a shard, and merges two others.
+    ///
+    /// # Errors
+    /// [`Failure`] where the broker does not.
+    pub fn reshard(&mut self) -> Result<(), Failure> {
+        tokio::task::block_in_place(|| self.broker.reshard())?;
+        self.faults.harmless("shard split and two merged");
+        Ok(())
+    }
+
     /// The network between everybody and the broker.
     #[must_use]
     pub fn network(&self) -> &FaultProxy {
@@ -269,6 +284,9 @@ impl Run {
         let index = self.rng.usize(0..self.group.len());
         self.group.leave(index).await?;
         self.changed("member left", before);
+        if self.broker.settles_in_intervals() {
+            self.faults.given_back();
+        }
         Ok(())
     }
 
@@ -377,10 +395,20 @@ impl Run {
             }
             if handled + dead != last.0 {
                 last = (handled + dead, Instant::now());
-            } else if last.1.elapsed() > PATIENCE {
+            } else if last.1.elapsed() > PATIENCE
+                || (last.1.elapsed() > QUIET && self.waits_for_the_unwritten())
+            {
                 return Ok(false);
             }
         }
+    }
+
+    /// Whether something is missing, and nothing that the broker cannot have forgotten when it was killed.
+    fn waits_for_the_unwritten(&self) -> bool {
+        let handled = &self.book.lock().handled;
+        let comes = |n: &u64| Fate::of(*n) != Fate::Condemned && !handled.contains(n);
+        let mut missing = (0..self.plan.messages).filter(comes).peekable();
+        missing.peek().is_some() && missing.all(|n| self.unwritten.contains(&n))
     }
 
     /// What has come to its end.

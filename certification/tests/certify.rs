@@ -32,6 +32,9 @@ fn judge(outcome: Result<Ledger, Failure>) -> Result<Completion, Failed> {
             Ok(Completion::Completed)
         }
         Ok(ledger) => Err(format!("{}\n{ledger}\n{}", ledger.title, ledger.problems().join("\n")).into()),
+        Err(failure) if failure.kind() == FailureKind::Impossible => {
+            Ok(Completion::ignored_with(format!("not possible: {failure}")))
+        }
         Err(failure) if failure.kind() == FailureKind::NotRun && !required => {
             Ok(Completion::ignored_with(format!("not run: {failure}")))
         }
@@ -60,6 +63,9 @@ fn run(name: &'static str, scenario: &dyn Scenario) -> Result<Ledger, Failure> {
     };
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(certify(scenario, broker, letters, &plan)).map_err(|failure| {
+        if failure.kind() == FailureKind::Impossible {
+            return failure;
+        }
         // It may be the broker that broke, and the next run is to have one that works.
         own.end(name);
         failure.at(&format!("seed {}", plan.seed))

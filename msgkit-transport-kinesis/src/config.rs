@@ -87,6 +87,10 @@ pub struct KinesisConfig {
     /// The least time between two reads of one shard: the service takes five a second for each shard, all groups together.
     #[serde(with = "msgkit::config::duration")]
     pub read_interval: Duration,
+    /// Whether groups read by enhanced fan-out: records are pushed as they come, and each group has a reading throughput of its
+    /// own. A group is then a registered consumer of each of its streams, which takes 20 of them and is paid for each. Delay
+    /// steps, and subscriptions without a group, are polled as before.
+    pub fan_out: bool,
     /// The most records that are read of one shard to tell how much a group has left.
     pub lag_limit: u64,
 }
@@ -115,6 +119,7 @@ impl Default for KinesisConfig {
             discover: Duration::from_secs(30),
             poll_interval: Duration::from_secs(1),
             read_interval: Duration::from_millis(200),
+            fan_out: false,
             lag_limit: 10_000,
         }
     }
@@ -336,6 +341,7 @@ mod tests {
             discover = "1m"
             poll_interval = "2s"
             read_interval = "1s"
+            fan_out = true
             lag_limit = 7
         "#;
         let url = TransportUrl::parse("kinesis://eu-west-1/app").unwrap();
@@ -346,7 +352,7 @@ mod tests {
             (Unkeyed::Spread, false, false, 0)
         );
         assert_eq!(config.destinations[0].foreign.as_deref(), Some("device.{key}.raw"));
-        assert_eq!((config.lease, config.lag_limit), (Duration::from_secs(30), 7));
+        assert_eq!((config.lease, config.lag_limit, config.fan_out), (Duration::from_secs(30), 7, true));
         assert_eq!(config.leases_endpoint.as_deref(), Some("http://127.0.0.1:8000"));
         assert_eq!(config.profile.as_deref(), Some("plant"));
         let printed = format!("{config:?}");

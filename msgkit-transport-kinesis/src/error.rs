@@ -92,8 +92,8 @@ pub(crate) fn meaning(code: &str) -> (Cause, TransportErrorKind, &'static str) {
 }
 
 /// What a failed call means, and what to look at.
-pub(crate) fn classify<E: ProvideErrorMetadata>(
-    error: &SdkError<E>,
+pub(crate) fn classify<E: ProvideErrorMetadata, R>(
+    error: &SdkError<E, R>,
 ) -> (Cause, TransportErrorKind, &'static str) {
     match error {
         SdkError::TimeoutError(_) => (Cause::Other, TransportErrorKind::Timeout, "; no answer in time"),
@@ -117,9 +117,10 @@ pub(crate) fn classify<E: ProvideErrorMetadata>(
 }
 
 /// A failed call as an error; `doing` says what was tried.
-pub(crate) fn of<E>(error: SdkError<E>, doing: &str) -> Failure
+pub(crate) fn of<E, R>(error: SdkError<E, R>, doing: &str) -> Failure
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+    R: std::fmt::Debug + Send + Sync + 'static,
 {
     let (cause, kind, hint) = classify(&error);
     Failure { cause, error: TransportError::new(kind, format!("{doing} failed{hint}")).with_source(error) }

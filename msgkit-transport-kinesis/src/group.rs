@@ -8,7 +8,7 @@ use msgkit::transport::{Group, Start, Subscription, TransportError};
 
 use crate::core::Core;
 use crate::error::{Cause, Failure};
-use crate::lease::{GroupRow, Lease, LeaseRow, LeaseStore, json, key_of};
+use crate::lease::{Change, GroupRow, Lease, LeaseRow, LeaseStore, json, key_of};
 use crate::names::Wanted;
 use crate::position::Position;
 use crate::streams::Shard;
@@ -76,7 +76,7 @@ impl Core {
             }
             let row = GroupRow { steps: steps.max(before.steps), ..before };
             let version = known.map_or(0, |row| row.version);
-            if self.store.swap(&space, group.as_str(), version, Some(&json(&row))).await? {
+            if self.store.swap(&space, Change::write(group.as_str(), version, &json(&row))).await? {
                 return Ok(());
             }
         }
@@ -114,10 +114,10 @@ impl Core {
         // What is closed lies before everything that comes from now on.
         let shards = shards.into_iter().filter(|shard| start != Start::Latest || !shard.closed);
         for lease in try_join_all(shards.map(first)).await? {
-            store.swap(space, &lease.key(), 0, Some(&lease.to_json())).await?;
+            store.swap(space, Change::write(&lease.key(), 0, &lease.to_json())).await?;
         }
         // Last: whoever dies before it does all of it again, and finds his rows.
-        store.swap(space, &key, 0, Some("{}")).await?;
+        store.swap(space, Change::write(&key, 0, "{}")).await?;
         Ok(())
     }
 
@@ -140,18 +140,18 @@ impl Core {
         let mut changed = false;
         for shard in missing(&shards, &known) {
             let lease = Lease::new(stream, &shard.id, shard.parents.clone(), Position::Oldest);
-            changed |= store.swap(space, &lease.key(), 0, Some(&lease.to_json())).await?;
+            changed |= store.swap(space, Change::write(&lease.key(), 0, &lease.to_json())).await?;
         }
         let key = marker(stream);
         if !rows.iter().any(|row| row.key == key) {
-            changed |= store.swap(space, &key, 0, Some("{}")).await?;
+            changed |= store.swap(space, Change::write(&key, 0, "{}")).await?;
         }
         // What is read to its end, and kept no longer, need not be known any more.
         let kept: HashSet<&str> = shards.iter().map(|shard| shard.id.as_str()).collect();
         for lease in known.values().filter(|lease| lease.done && !kept.contains(lease.shard.as_str())) {
             let key = key_of(stream, &lease.shard);
             if let Some(row) = rows.iter().find(|row| row.key == key) {
-                store.swap(space, &key, row.version, None).await?;
+                store.swap(space, Change::remove(&key, row.version)).await?;
             }
         }
         Ok(changed)
@@ -198,7 +198,7 @@ async fn add_patterns(
             return Ok(());
         }
         let version = known.map_or(0, |row| row.version);
-        if store.swap(space, GROUP, version, Some(&json(&group))).await? {
+        if store.swap(space, Change::write(GROUP, version, &json(&group))).await? {
             return Ok(());
         }
     }

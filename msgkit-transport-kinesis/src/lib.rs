@@ -4,6 +4,7 @@ mod client;
 mod config;
 mod core;
 mod error;
+mod fan_out;
 mod group;
 mod lease;
 mod member;
@@ -21,6 +22,6 @@ pub use self::config::{DestinationRule, KinesisConfig, Secret, Unkeyed};
 pub use self::lease::DynamoDbLeases;
 #[cfg(feature = "sqlite")]
 pub use self::lease::SqliteLeases;
-pub use self::lease::{LeaseRow, LeaseStore, MemoryLeases};
+pub use self::lease::{Change, LeaseRow, LeaseStore, MemoryLeases};
 pub use self::operate::ShardLag;
 pub use self::transport::{Kinesis, scheme};

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use msgkit::Topic;
+use msgkit::envelope::MessageId;
 use msgkit::transport::{Destination, Group, Subscription};
 
 use crate::config::DestinationRule;
@@ -64,6 +65,12 @@ impl Names {
 
     pub(crate) fn dead_letter(&self, group: &Group) -> String {
         self.own(&format!("msgkit.dead_letter.{group}"))
+    }
+
+    /// Who a group is to a stream that pushes to it. A consumer's name has at most 128 characters.
+    pub(crate) fn consumer(&self, group: &Group) -> String {
+        let name = self.own(group.as_str());
+        if name.len() <= 128 { name } else { MessageId::derived(&[b"consumer", name.as_bytes()]).to_string() }
     }
 
     /// The streams in which there may be messages of `subscription`.

@@ -13,7 +13,7 @@ use msgkit::transport::{
 use crate::core::Core;
 use crate::error::{Cause, Failure, invalid};
 use crate::group::patterns_of;
-use crate::lease::{GroupRow, Lease};
+use crate::lease::{Change, GroupRow, Lease};
 use crate::position::{Position, Sequence};
 use crate::transport::Kinesis;
 use crate::wire::{Arrived, read};
@@ -166,7 +166,7 @@ impl Core {
 
     /// A record cannot be removed, so it is noted that it is none any more.
     async fn forget_letter(&self, group: &Group, position: &str) -> Result<(), TransportError> {
-        self.store.swap(&self.letter_space(group), position, 0, Some("{}")).await.map(drop)
+        self.store.swap(&self.letter_space(group), Change::write(position, 0, "{}")).await.map(drop)
     }
 
     async fn depth_of(&self, space: &str) -> Result<u64, TransportError> {

@@ -18,8 +18,8 @@ fn main() -> ExitCode {
     conformance::main(vec![Box::new(support::KinesisSubject::default())])
 }
 
-/// Runs this binary again with as many cases at once as there are cores, unless the caller says how many: the stand-in is one
-/// process that answers some hundred requests a second, and some cases measure delays of less than a second.
+/// Runs this binary again with as many cases at once as there are cores, unless the caller says how many: each of the
+/// stand-ins is one process that answers some hundred requests a second, and some cases measure delays of less than a second.
 fn with_few_threads() -> Option<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.iter().any(|argument| argument.starts_with("--test-threads") || argument == "--list") {

@@ -21,7 +21,7 @@ use msgkit::transport::{
 };
 use msgkit::{Envelope, Registry};
 use msgkit_testing::brokers::{Direction, Dynalite, FaultProxy, KinesisLocal};
-use msgkit_transport_kinesis::{DynamoDbLeases, LeaseRow, LeaseStore, MemoryLeases, SqliteLeases};
+use msgkit_transport_kinesis::{Change, DynamoDbLeases, LeaseRow, LeaseStore, MemoryLeases, SqliteLeases};
 
 /// How long a test waits for what must come; the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -92,22 +92,25 @@ async fn rows(store: &dyn LeaseStore, space: &str) -> Vec<LeaseRow> {
 async fn rows_change_where_their_version_is_the_expected_one(one: &dyn LeaseStore, two: &dyn LeaseStore) {
     let space = "app/group/g";
     assert!(one.load(space).await.unwrap().is_empty(), "a space that nobody has written to");
-    assert!(one.swap(space, "member/1", 0, Some("a")).await.unwrap());
-    assert!(!two.swap(space, "member/1", 0, Some("b")).await.unwrap(), "it is there already");
-    assert!(!two.swap(space, "member/1", 2, Some("b")).await.unwrap(), "another version");
-    assert!(!two.swap(space, "member/9", 1, Some("b")).await.unwrap(), "it is not there");
-    assert!(two.swap(space, "member/1", 1, Some("b")).await.unwrap());
-    assert!(!one.swap(space, "member/1", 1, Some("c")).await.unwrap(), "it was changed since");
-    assert!(one.swap(space, "lease/s/1", 0, Some("{\"ä\": \"€\"}")).await.unwrap());
-    assert!(one.swap("app/group/other", "member/1", 0, Some("z")).await.unwrap());
+    assert!(one.swap(space, Change::write("member/1", 0, "a")).await.unwrap());
+    assert!(!two.swap(space, Change::write("member/1", 0, "b")).await.unwrap(), "it is there already");
+    assert!(!two.swap(space, Change::write("member/1", 2, "b")).await.unwrap(), "another version");
+    assert!(!two.swap(space, Change::write("member/9", 1, "b")).await.unwrap(), "it is not there");
+    assert!(two.swap(space, Change::write("member/1", 1, "b")).await.unwrap());
+    assert!(!one.swap(space, Change::write("member/1", 1, "c")).await.unwrap(), "it was changed since");
+    assert!(one.swap(space, Change::write("lease/s/1", 0, "{\"ä\": \"€\"}")).await.unwrap());
+    assert!(one.swap("app/group/other", Change::write("member/1", 0, "z")).await.unwrap());
     let expected = [LeaseRow::new("lease/s/1", 1, "{\"ä\": \"€\"}"), LeaseRow::new("member/1", 2, "b")];
     assert_eq!(rows(one, space).await, expected);
     assert_eq!(rows(two, space).await, expected);
-    assert!(!one.swap(space, "member/1", 1, None).await.unwrap(), "an older version is not removed");
-    assert!(one.swap(space, "member/1", 2, None).await.unwrap());
-    assert!(two.swap(space, "none", 0, None).await.unwrap());
+    assert!(
+        !one.swap(space, Change::remove("member/1", 1)).await.unwrap(),
+        "an older version is not removed"
+    );
+    assert!(one.swap(space, Change::remove("member/1", 2)).await.unwrap());
+    assert!(two.swap(space, Change::remove("none", 0)).await.unwrap());
     assert_eq!(rows(two, space).await.len(), 1);
-    assert!(two.swap(space, "member/1", 0, Some("again")).await.unwrap(), "it begins anew");
+    assert!(two.swap(space, Change::write("member/1", 0, "again")).await.unwrap(), "it begins anew");
     assert_eq!(rows(one, space).await[1], LeaseRow::new("member/1", 1, "again"));
     assert_eq!(rows(one, "app/group/other").await, [LeaseRow::new("member/1", 1, "z")]);
 }
@@ -118,7 +121,7 @@ async fn one_of_many_writers_wins(one: &Arc<dyn LeaseStore>, two: &Arc<dyn Lease
             let store = if n % 2 == 0 { one.clone() } else { two.clone() };
             tokio::spawn(async move {
                 let value = format!("of {n} in {round}");
-                store.swap("race", "row", round, Some(&value)).await.unwrap().then_some(value)
+                store.swap("race", Change::write("row", round, &value)).await.unwrap().then_some(value)
             })
         });
         let won: Vec<String> =
@@ -132,7 +135,7 @@ async fn one_of_many_writers_wins(one: &Arc<dyn LeaseStore>, two: &Arc<dyn Lease
 async fn a_space_of_any_size_is_read_whole(one: &dyn LeaseStore, two: &dyn LeaseStore) {
     let value = "x".repeat(30_000);
     for n in 0..60 {
-        assert!(one.swap("large", &format!("{n:03}"), 0, Some(&value)).await.unwrap());
+        assert!(one.swap("large", Change::write(&format!("{n:03}"), 0, &value)).await.unwrap());
     }
     let rows = rows(two, "large").await;
     let keys: Vec<String> = rows.iter().map(|row| row.key.clone()).collect();
@@ -146,10 +149,10 @@ async fn a_write_whose_answer_was_lost_is_known_as_ones_own() {
     let proxy = FaultProxy::start(dynalite.address().to_owned()).await.unwrap();
     let table = dynalite.table();
     let leases = DynamoDbLeases::new(client(&format!("http://{}", proxy.address())), table.clone());
-    assert!(leases.swap("s", "row", 0, Some("a")).await.unwrap());
+    assert!(leases.swap("s", Change::write("row", 0, "a")).await.unwrap());
     // The request arrives; of the answer nothing does.
     proxy.cut_after(Direction::ToClient, 1);
-    let error = leases.swap("s", "row", 1, Some("b")).await.unwrap_err();
+    let error = leases.swap("s", Change::write("row", 1, "b")).await.unwrap_err();
     assert!(error.is_temporary() && error.to_string().contains(&table), "{}", msgkit::Chain(&error));
     proxy.heal();
     within("the write to arrive", async {
@@ -158,8 +161,11 @@ async fn a_write_whose_answer_was_lost_is_known_as_ones_own() {
         }
     })
     .await;
-    assert!(leases.swap("s", "row", 1, Some("b")).await.unwrap(), "it is as this write has left it");
-    assert!(!leases.swap("s", "row", 1, Some("c")).await.unwrap(), "it is as another one has left it");
+    assert!(leases.swap("s", Change::write("row", 1, "b")).await.unwrap(), "it is as this write has left it");
+    assert!(
+        !leases.swap("s", Change::write("row", 1, "c")).await.unwrap(),
+        "it is as another one has left it"
+    );
     assert_eq!(rows(&leases, "s").await, [LeaseRow::new("row", 2, "b")]);
 }
 

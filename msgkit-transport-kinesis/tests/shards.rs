@@ -5,6 +5,11 @@
 #[path = "support/mod.rs"]
 mod support;
 
+#[path = "shards/fan_out.rs"]
+mod fan_out;
+#[path = "shards/scale.rs"]
+mod scale;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::io::{BufRead as _, BufReader};
@@ -16,11 +21,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use msgkit::envelope::{Clock, ContentType};
 use msgkit::transport::{
-    Deliveries, Delivery, Outgoing, Publisher as _, Start, Subscriber as _, Subscription, Transport as _,
-    TransportErrorKind,
+    Declaration, Deliveries, Delivery, Outgoing, Publisher as _, Start, Subscriber as _, Subscription,
+    Transport as _, TransportErrorKind,
 };
 use msgkit::{Envelope, Group};
-use msgkit_testing::brokers::{KinesisFaults, KinesisLocal};
+use msgkit_testing::brokers::{HangUp, KinesisFaults, KinesisLocal};
 use msgkit_transport_kinesis::{Kinesis, KinesisConfig, LeaseStore, MemoryLeases, SqliteLeases};
 
 /// How long a test waits for what must come; the machine may be busy.
@@ -68,6 +73,14 @@ fn message(key: &str, text: &str) -> Outgoing {
 
 fn subscription() -> Subscription {
     Subscription::group(Group::new("g").unwrap(), ["a.b".parse().unwrap()]).with_start(Start::Earliest)
+}
+
+fn declared() -> Declaration {
+    declaration(subscription())
+}
+
+fn declaration(subscription: Subscription) -> Declaration {
+    Declaration::Group { subscription, retry_steps: Vec::new(), dead_letters: false }
 }
 
 fn text(delivery: &Delivery) -> String {
@@ -189,6 +202,48 @@ async fn throttling_and_lost_iterators_cost_time_and_nothing_else() {
     transport.close().await.unwrap();
 }
 
+/// What a service that is killed does to its callers: the stand-in itself cannot be killed, since it gives numbers twice then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_end_in_the_middle_of_calls_lose_nothing() {
+    const ROUNDS: usize = 12;
+    let Some(local) = local() else { return };
+    let faults = KinesisFaults::start(local.address()).unwrap();
+    let transport = kinesis(&faults.endpoint(), &local.account(), &memory(), |_| {});
+    let mut reader = transport.subscribe(&subscription()).await.unwrap();
+    let keys = ["k0", "k1", "k2"];
+    let mut lost_answers = 0;
+    for n in 0..ROUNDS {
+        // Before and after the records are taken, once or twice in a row; reading breaks off all the while.
+        let (when, times) =
+            [(HangUp::Before, 1), (HangUp::After, 1), (HangUp::Before, 2), (HangUp::After, 2)][n % 4];
+        lost_answers += if when == HangUp::After { times } else { 0 };
+        faults.hang_up("PutRecords", when, times);
+        faults.hang_up("GetRecords", when, 1);
+        faults.hang_up("GetShardIterator", when, 1);
+        let batch = keys.map(|key| message(key, &format!("{n:02}")));
+        within("the publish", transport.publish(batch.into())).await.unwrap();
+    }
+    let mut seen: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut count = 0;
+    while seen.values().map(|of| of.iter().collect::<BTreeSet<_>>().len()).sum::<usize>()
+        < ROUNDS * keys.len()
+    {
+        for (key, texts) in by_key(&mut *reader, 1).await {
+            count += texts.len();
+            seen.entry(key).or_default().extend(texts);
+        }
+    }
+    for (key, mut texts) in seen {
+        let mut known = BTreeSet::new();
+        texts.retain(|text| known.insert(text.clone()));
+        assert!(texts.is_sorted(), "{key}: for the first time in order: {texts:?}");
+    }
+    let doubled = count - ROUNDS * keys.len();
+    println!("{lost_answers} answers lost, {doubled} doubled, lost 0");
+    assert!(doubled <= lost_answers * keys.len(), "{doubled} doubled by {lost_answers} lost answers");
+    transport.close().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_message_waits_for_a_look_at_the_shards() {
     let Some(local) = local() else { return };
@@ -256,64 +311,6 @@ async fn requests_keep_the_limits_of_the_service() {
     transport.close().await.unwrap();
 }
 
-/// Splits the first open shard of the stream, then merges two that lie side by side.
-async fn reshard(client: &aws_sdk_kinesis::Client, stream: &str) {
-    let open = || async {
-        let shards = client.list_shards().stream_name(stream).send().await.unwrap().shards.unwrap();
-        let mut open: Vec<(u128, u128, String)> = shards
-            .into_iter()
-            .filter(|shard| {
-                shard
-                    .sequence_number_range
-                    .as_ref()
-                    .is_some_and(|range| range.ending_sequence_number.is_none())
-            })
-            .map(|shard| {
-                let range = shard.hash_key_range.unwrap();
-                let number = |text: &str| text.parse().unwrap();
-                (number(&range.starting_hash_key), number(&range.ending_hash_key), shard.shard_id)
-            })
-            .collect();
-        open.sort();
-        open
-    };
-    let active = || async {
-        within("the stream is active", async {
-            loop {
-                let told = client.describe_stream_summary().stream_name(stream).send().await.unwrap();
-                if told.stream_description_summary.unwrap().stream_status
-                    == aws_sdk_kinesis::types::StreamStatus::Active
-                {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await;
-    };
-    let (first, last, shard) = open().await.remove(0);
-    let middle = (first + (last - first) / 2 + 1).to_string();
-    client
-        .split_shard()
-        .stream_name(stream)
-        .shard_to_split(shard)
-        .new_starting_hash_key(middle)
-        .send()
-        .await
-        .unwrap();
-    active().await;
-    let shards = open().await;
-    client
-        .merge_shards()
-        .stream_name(stream)
-        .shard_to_merge(&shards[1].2)
-        .adjacent_shard_to_merge(&shards[2].2)
-        .send()
-        .await
-        .unwrap();
-    active().await;
-}
-
 /// What all members of a group have seen, in order.
 type Ledger = Arc<std::sync::Mutex<Vec<(String, u32)>>>;
 
@@ -353,7 +350,6 @@ async fn resharding_under_load_keeps_every_message_and_the_order_of_each_key() {
         (tokio::spawn(work(transport, ledger.clone(), leave.clone())), leave)
     };
     let first = member();
-    let client = support::client(local.endpoint(), &account);
     let mut second = None;
     let mut third = None;
     let mut seconds = 0;
@@ -362,7 +358,7 @@ async fn resharding_under_load_keeps_every_message_and_the_order_of_each_key() {
         within("the publish", publisher.publish(batch.collect())).await.unwrap();
         match n {
             5 => second = Some(member()),
-            10 | 35 => reshard(&client, "app.a").await,
+            10 | 35 => local.reshard(&account, "app.a").unwrap(),
             20 => third = Some(member()),
             45 => {
                 let (working, leave) = second.take().unwrap();
@@ -410,12 +406,7 @@ async fn a_killed_member_is_followed_by_another_and_its_starts_count() {
     let leases: Arc<dyn LeaseStore> = Arc::new(SqliteLeases::new(&file));
     let transport =
         kinesis(local.endpoint(), &account, &leases, |config| config.lease = Duration::from_secs(3));
-    let declared = msgkit::transport::Declaration::Group {
-        subscription: subscription(),
-        retry_steps: Vec::new(),
-        dead_letters: false,
-    };
-    transport.declare(&[declared]).await.unwrap();
+    transport.declare(&[declared()]).await.unwrap();
     within("the publish", transport.publish((0..6).map(|n| message("k", &n.to_string())).collect()))
         .await
         .unwrap();
@@ -473,12 +464,7 @@ async fn lag_is_told_by_shard_and_a_new_group_begins_behind_what_is_there() {
     let batch = || keys.iter().map(|key| message(key, "before")).collect::<Vec<_>>();
     within("the publish", transport.publish(batch())).await.unwrap();
     let latest = subscription().with_start(Start::Latest);
-    let declared = msgkit::transport::Declaration::Group {
-        subscription: latest.clone(),
-        retry_steps: Vec::new(),
-        dead_letters: false,
-    };
-    transport.declare(&[declared]).await.unwrap();
+    transport.declare(&[declaration(latest.clone())]).await.unwrap();
     let group = Group::new("g").unwrap();
     let total = |lag: &[msgkit_transport_kinesis::ShardLag]| lag.iter().map(|lag| lag.records).sum::<u64>();
     assert_eq!(total(&transport.lag(&group).await.unwrap()), 0, "what was there before is not its own");

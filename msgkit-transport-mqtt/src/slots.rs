@@ -109,6 +109,20 @@ pub(crate) fn are_others(slots: &Slots, slot: u32) -> bool {
     slots.iter().any(|(other, mark)| *other != slot && !mark.filters.is_empty())
 }
 
+/// Whether somebody else than the member of `slot` sees to a keeper: who has everything to itself before those that share, and
+/// of several that have, the one with the lowest slot, so that they do not wait for each other.
+pub(crate) fn another_keeps(
+    slots: &Slots,
+    slot: Option<u32>,
+    sharing: bool,
+    is_free: impl Fn(&Mark) -> bool,
+) -> bool {
+    slots.iter().any(|(other, mark)| {
+        let first = sharing || slot.is_none_or(|own| *other < own);
+        slot != Some(*other) && mark.is_plain() && !is_free(mark) && first
+    })
+}
+
 /// The client id of a slot, or of a keeper.
 pub(crate) fn client_id(prefix: &str, group: &Group, lane: u32, slot: impl std::fmt::Display) -> String {
     match lane {
@@ -207,6 +221,23 @@ mod tests {
         for other in [&b""[..], b"2 me", b"\xff"] {
             assert_eq!(Mark::read(other), None);
         }
+    }
+
+    #[test]
+    fn of_those_that_have_everything_to_themselves_exactly_one_keeps() {
+        let (plain, shared) = (["a/b".to_owned()], ["$share/g/a/b".to_owned()]);
+        let marks = Slots::from([
+            (0, Mark::vacant(&plain)),
+            (1, Mark::held("a", &shared)),
+            (2, Mark::held("b", &plain)),
+            (3, Mark::held("c", &plain)),
+        ]);
+        let waits = |slot, sharing| another_keeps(&marks, Some(slot), sharing, Mark::is_vacant);
+        assert!(waits(1, true), "who shares gets nothing twice");
+        assert!(!waits(2, false));
+        assert!(waits(3, false));
+        let sharers = Slots::from([(0, Mark::vacant(&plain)), (1, Mark::held("a", &shared))]);
+        assert!(!another_keeps(&sharers, Some(1), true, Mark::is_vacant), "nobody else is there");
     }
 
     #[test]

@@ -63,6 +63,11 @@ impl Error {
         self
     }
 
+    /// The same error, told where it is: in a file.
+    pub(crate) fn within(self, place: &str) -> Self {
+        Self { context: Self::new(self.kind, format!("{place}: {}", self.context)).context, ..self }
+    }
+
     /// The same error, marked as one that trying again may cure.
     #[must_use]
     pub fn temporary(mut self) -> Self {

@@ -50,3 +50,8 @@ pub use msgkit_macros::{Handler, Message};
 #[cfg(all(doctest, feature = "macros"))]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// The guide to operating, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/guides/operating.md")]
+struct Operating;

@@ -78,9 +78,16 @@ impl Default for Text {
     }
 }
 
+/// Whether two texts are equal. Mostly they are clones of one, or one literal, and then nothing of them is read.
+#[inline]
+pub(crate) fn same(one: &str, other: &str) -> bool {
+    std::ptr::eq(one, other) || one == other
+}
+
 impl PartialEq for Text {
+    #[inline]
     fn eq(&self, other: &Self) -> bool {
-        self.as_str() == other.as_str()
+        same(self, other)
     }
 }
 
@@ -88,13 +95,13 @@ impl Eq for Text {}
 
 impl PartialEq<str> for Text {
     fn eq(&self, other: &str) -> bool {
-        self.as_str() == other
+        same(self, other)
     }
 }
 
 impl PartialEq<&str> for Text {
     fn eq(&self, other: &&str) -> bool {
-        self.as_str() == *other
+        same(self, other)
     }
 }
 

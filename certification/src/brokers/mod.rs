@@ -1,6 +1,7 @@
 //! The brokers that can be certified. A new one implements [`Broker`], and gets a line in [`named`].
 
 mod kafka;
+mod kinesis;
 mod mosquitto;
 mod rabbitmq;
 
@@ -13,9 +14,10 @@ use async_trait::async_trait;
 use msgkit_testing::brokers::FaultProxy;
 
 pub use self::kafka::KafkaBroker;
+pub use self::kinesis::KinesisBroker;
 pub use self::mosquitto::MosquittoBroker;
 pub use self::rabbitmq::RabbitMqBroker;
-use crate::Failure;
+use crate::{Failure, scenarios};
 
 /// A real broker of the run's own, which can be ended in any way.
 #[async_trait]
@@ -50,7 +52,8 @@ pub trait Broker: fmt::Debug + Send + Sync {
         false
     }
 
-    /// Whether it hears of what is done only in intervals, so that all that waits may be in hand.
+    /// Whether it hears of what is done only in intervals, so that all that waits may be in hand; and as one mark, so that what
+    /// was done behind a message that a leaving member gives back comes again.
     fn settles_in_intervals(&self) -> bool {
         false
     }
@@ -58,6 +61,19 @@ pub trait Broker: fmt::Debug + Send + Sync {
     /// Whether what is published while members come or go may come twice.
     fn doubles_while_members_change(&self) -> bool {
         false
+    }
+
+    /// Why it cannot have the fault of `scenario`, where it cannot.
+    fn cannot(&self, scenario: &str) -> Option<&'static str> {
+        (scenario == scenarios::SHARDS_CHANGE).then_some("it has no shards that are split and merged")
+    }
+
+    /// Splits a shard of what the messages of the last place go through, and merges two others.
+    ///
+    /// # Errors
+    /// [`Failure`] where it has none.
+    fn reshard(&self) -> Result<(), Failure> {
+        Err(Failure::broken(format!("{} has no shards", self.name())))
     }
 }
 
@@ -80,7 +96,7 @@ impl fmt::Debug for Place {
 }
 
 /// The names that [`named`] knows.
-pub const NAMES: [&str; 3] = ["mosquitto", "rabbitmq", "kafka"];
+pub const NAMES: [&str; 4] = ["mosquitto", "rabbitmq", "kafka", "kinesis"];
 
 /// The broker that keeps the dead letters of scenarios that want them apart.
 pub const LETTERS: &str = "rabbitmq";
@@ -94,6 +110,7 @@ pub fn named(name: &str) -> Result<Arc<dyn Broker>, Failure> {
         "mosquitto" => Ok(Arc::new(MosquittoBroker::start()?)),
         "rabbitmq" => Ok(Arc::new(RabbitMqBroker::start()?)),
         "kafka" => Ok(Arc::new(KafkaBroker::start()?)),
+        "kinesis" => Ok(Arc::new(KinesisBroker::start()?)),
         _ => Err(Failure::broken(format!("no broker is called `{name}`; there are {}", NAMES.join(", ")))),
     }
 }

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::Scenario;
+use super::{BROKER_KILLED, Scenario};
 use crate::{Failure, Run};
 
 #[derive(Debug)]
@@ -11,7 +11,7 @@ pub(super) struct BrokerKilled;
 #[async_trait]
 impl Scenario for BrokerKilled {
     fn name(&self) -> &'static str {
-        "broker_killed"
+        BROKER_KILLED
     }
 
     async fn run(&self, run: &mut Run) -> Result<(), Failure> {

@@ -11,10 +11,16 @@ mod members_killed_after_ack;
 mod members_killed_before_ack;
 mod network_cut;
 mod network_half_open;
+mod shards_change;
 
 use async_trait::async_trait;
 
 use crate::{Failure, Run};
+
+/// The scenario that not every stand-in can have.
+pub(crate) const BROKER_KILLED: &str = "broker_killed";
+/// The scenario that is for brokers with shards.
+pub(crate) const SHARDS_CHANGE: &str = "shards_change";
 
 /// A fault.
 #[async_trait]
@@ -50,6 +56,7 @@ pub fn all() -> Vec<Box<dyn Scenario>> {
         Box::new(members_killed_before_ack::MembersKilledBeforeAck),
         Box::new(members_killed_after_ack::MembersKilledAfterAck),
         Box::new(members_change::MembersChange),
+        Box::new(shards_change::ShardsChange),
         Box::new(dead_letters_down::DeadLettersDown),
     ]
 }

@@ -16,6 +16,7 @@ pub(crate) enum Client {
     Paho,
     Npm,
     Confluent,
+    Boto,
 }
 
 /// What is missing.
@@ -30,6 +31,10 @@ impl Client {
         self == Self::Confluent
     }
 
+    pub(crate) fn speaks_kinesis(self) -> bool {
+        self == Self::Boto
+    }
+
     /// What msgkit does not write for it, because the destination's name says it.
     pub(crate) fn is_not_told(self) -> &'static [&'static str] {
         if self.speaks_kafka() { &["topic"] } else { &[] }
@@ -39,15 +44,18 @@ impl Client {
     pub(crate) fn forms(self) -> Vec<Form> {
         let bindings: &[Option<&'static str>] = match self {
             Self::Pika => &[Some("amqp"), Some("rabbitmq")],
-            Self::Paho | Self::Npm | Self::Confluent => &[None],
+            Self::Paho | Self::Npm | Self::Confluent | Self::Boto => &[None],
         };
-        let modes = [Mode::Binary, Mode::Structured];
-        bindings.iter().flat_map(|binding| modes.map(|mode| Form { mode, binding: *binding })).collect()
+        // A record of Kinesis has no headers.
+        let modes: &[Mode] =
+            if self.speaks_kinesis() { &[Mode::Structured] } else { &[Mode::Binary, Mode::Structured] };
+        let all = bindings.iter().flat_map(|binding| modes.iter().map(|mode| (*mode, *binding)));
+        all.map(|(mode, binding)| Form { mode, binding }).collect()
     }
 
     pub(crate) fn installed(self) -> Result<(), NotInstalled> {
         let needed = match self {
-            Self::Pika | Self::Paho | Self::Confluent => installed("python/bin/python"),
+            Self::Pika | Self::Paho | Self::Confluent | Self::Boto => installed("python/bin/python"),
             Self::Npm => installed("node/node_modules/cloudevents"),
         };
         if needed.exists() { Ok(()) } else { Err(NotInstalled(needed.display().to_string())) }
@@ -56,7 +64,9 @@ impl Client {
     pub(crate) fn start(self, command: &str, address: &str, topic: &str) -> Process {
         let program = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("foreign").join(name);
         let mut process = match self {
-            Self::Pika | Self::Paho | Self::Confluent => Command::new(installed("python/bin/python")),
+            Self::Pika | Self::Paho | Self::Confluent | Self::Boto => {
+                Command::new(installed("python/bin/python"))
+            }
             Self::Npm => Command::new("node"),
         };
         process.arg(match self {
@@ -64,6 +74,7 @@ impl Client {
             Self::Paho => program("mqtt.py"),
             Self::Npm => program("mqtt.cjs"),
             Self::Confluent => program("kafka.py"),
+            Self::Boto => program("kinesis.py"),
         });
         let mut child = process
             .args([command, address, topic])

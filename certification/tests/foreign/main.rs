@@ -17,7 +17,7 @@ use msgkit::codec::Json;
 use msgkit::handler::{HandlerSpec, closure};
 use msgkit::transport::{Declaration, Outgoing, TransportUrl};
 use msgkit::{Context, Envelope, Error, Group, Message, Service, Topic};
-use msgkit_testing::brokers::{BrokerError, BrokerErrorKind, Kafka, Mosquitto, RabbitMq};
+use msgkit_testing::brokers::{BrokerError, BrokerErrorKind, Kafka, KinesisLocal, Mosquitto, RabbitMq};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -40,6 +40,8 @@ fn main() -> ExitCode {
         ("mosquitto::npm_writes", Case::writes(Client::Npm)),
         ("kafka::cloudevents_and_confluent_read", Case::reads(Client::Confluent, "")),
         ("kafka::cloudevents_and_confluent_write", Case::writes(Client::Confluent)),
+        ("kinesis::cloudevents_and_boto3_read", Case::reads(Client::Boto, "")),
+        ("kinesis::cloudevents_and_boto3_write", Case::writes(Client::Boto)),
     ];
     let trials = all.into_iter().map(|(name, case)| Trial::ignorable_test(name, move || case.run()));
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
@@ -124,6 +126,18 @@ impl Place {
                 options: vec![format!("prefix={prefix}"), "partitions=1".to_owned()],
                 address: address_of(broker.url()),
                 topic: format!("{prefix}{}", AnyEvent::TOPIC),
+                _keeps: None,
+            });
+        }
+        if client.speaks_kinesis() {
+            let broker = KinesisLocal::shared()?;
+            let account = broker.account();
+            let endpoint = broker.endpoint().replace('/', "%2F");
+            return Ok(Self {
+                url: format!("kinesis://{account}:none@eu-west-1/foreign"),
+                options: vec![format!("endpoint={endpoint}"), "leases=memory".to_owned()],
+                address: format!("{}/{account}", broker.address()),
+                topic: "foreign.certification".to_owned(),
                 _keeps: None,
             });
         }

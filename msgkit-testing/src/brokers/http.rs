@@ -22,18 +22,19 @@ pub(super) fn request(
     path: &str,
     body: Option<&str>,
 ) -> io::Result<Answer> {
+    let credentials = BASE64_STANDARD.encode(format!("{user}:{password}"));
+    let head = format!(
+        "{method} {path} HTTP/1.0\r\nAuthorization: Basic {credentials}\r\nContent-Type: application/json"
+    );
+    send(address, &head, body.unwrap_or_default())
+}
+
+/// The same with a first line and headers of one's own.
+pub(super) fn send(address: &str, head: &str, body: &str) -> io::Result<Answer> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    let credentials = BASE64_STANDARD.encode(format!("{user}:{password}"));
-    let body = body.unwrap_or_default();
-    stream.write_all(
-        format!(
-            "{method} {path} HTTP/1.0\r\nHost: {address}\r\nAuthorization: Basic {credentials}\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        )
-        .as_bytes(),
-    )?;
+    let rest = format!("\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    stream.write_all(format!("{head}{rest}").as_bytes())?;
     read(BufReader::new(stream))
 }
 

@@ -1,120 +1,35 @@
 //! A stand-in for Amazon Kinesis Data Streams: `kinesis-local` (kinesis-mock), of npm.
 
-use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
 
 use super::error::BrokerError;
 use super::http;
-use super::npm::{Package, host_of};
-use super::sandbox::Sandbox;
-use super::system::free_ports;
-
-const NAME: &str = "kinesis-local";
-const URL: &str = "MSGKIT_KINESIS_URL";
-/// Where npm put it, where that is not the place of `make brokers`.
-const HOME: &str = "MSGKIT_KINESIS_HOME";
-const PROCESS: &str = "kinesis";
-/// A second on an idle machine.
-const READY: Duration = Duration::from_secs(60);
-const STOP: Duration = Duration::from_secs(10);
+use super::npm::{self, StandIn, StandsFor};
 
 /// A `kinesis-local` for tests, which ends when it is dropped.
 ///
 /// What it gets right: streams, shards, their splitting and merging, iterators, enhanced fan-out. What it does not: it never
 /// throttles, never refuses a part of a request, and takes requests of more than 500 records; [`KinesisFaults`] stands before
 /// it for those. Each access key has its own account, so a test that has a key of its own has its own streams:
-/// [`account`](Self::account). What it was told is gone when it ends.
+/// [`account`](StandIn::account).
+///
+/// It writes down what it was told when it is ended in good order, so that a restart keeps all of it. After SIGKILL what came
+/// since the last restart is gone, and its sequence numbers are given a second time, which the service never does.
 ///
 /// [`KinesisFaults`]: super::KinesisFaults
-pub struct KinesisLocal {
-    place: Place,
-    endpoint: String,
-}
+pub type KinesisLocal = StandIn<KinesisStreams>;
 
-enum Place {
-    Ours(Box<Ours>),
-    Theirs,
-}
+/// What [`KinesisLocal`] stands for.
+#[derive(Debug)]
+pub enum KinesisStreams {}
 
-struct Ours {
-    sandbox: Sandbox,
-    node: PathBuf,
-    script: PathBuf,
-    ports: [u16; 2],
-    version: String,
-}
-
-impl KinesisLocal {
-    /// The stand-in at `MSGKIT_KINESIS_URL` (`http://127.0.0.1:4567`), or a new one.
-    ///
-    /// # Errors
-    /// [`BrokerError`] where it is not installed, does not come up, or does not answer.
-    pub fn start() -> Result<Self, BrokerError> {
-        let Ok(endpoint) = std::env::var(URL) else { return Self::launch() };
-        let endpoint = endpoint.trim_end_matches('/').to_owned();
-        greet(host_of(&endpoint)).map_err(|error| {
-            BrokerError::io(NAME, format!("it is not at {endpoint}, which {URL} names"), error)
-        })?;
-        Ok(Self { place: Place::Theirs, endpoint })
-    }
-
-    /// The one that all tests of this process have in common, started by the first who asks. It ends with the process.
-    ///
-    /// # Errors
-    /// As [`start`](Self::start); the same for all who ask.
-    pub fn shared() -> Result<&'static Self, BrokerError> {
-        static SHARED: OnceLock<Result<KinesisLocal, BrokerError>> = OnceLock::new();
-        SHARED.get_or_init(Self::start).as_ref().map_err(Clone::clone)
-    }
-
-    /// One of our own, whatever runs already.
-    ///
-    /// # Errors
-    /// [`BrokerError`] where node or the package is not installed, or it does not come up; then with the end of its log.
-    pub fn launch() -> Result<Self, BrokerError> {
-        let package = Package::find(NAME, "main.js", HOME)?;
-        // A port may be taken between our finding it free and its listening on it.
-        let mut tries = 3;
-        loop {
-            tries -= 1;
-            match Self::launch_once(&package) {
-                Err(error) if tries > 0 && error.to_string().contains("EADDRINUSE") => {}
-                other => return other,
-            }
-        }
-    }
-
-    fn launch_once(package: &Package) -> Result<Self, BrokerError> {
-        let sandbox = Sandbox::new("kinesis")
-            .map_err(|error| BrokerError::io(NAME, "cannot make its directory", error))?;
-        let ports = free_ports().map_err(|error| BrokerError::io(NAME, "no free port", error))?;
-        let mut ours = Ours {
-            sandbox,
-            node: package.node.clone(),
-            script: package.directory.join("main.js"),
-            ports,
-            version: package.version.clone(),
-        };
-        ours.run()?;
-        Ok(Self { endpoint: format!("http://127.0.0.1:{}", ports[0]), place: Place::Ours(Box::new(ours)) })
-    }
-
-    /// `http://127.0.0.1:port`.
-    #[must_use]
-    pub fn endpoint(&self) -> &str {
-        &self.endpoint
-    }
-
-    /// `host:port`, for a proxy.
-    #[must_use]
-    pub fn address(&self) -> &str {
-        host_of(&self.endpoint)
-    }
-
+impl StandIn<KinesisStreams> {
     /// The id of an access key that no other test uses: an account with no streams. Any secret will do.
     #[must_use]
     pub fn account(&self) -> String {
@@ -122,62 +37,94 @@ impl KinesisLocal {
         format!("{:012}", fastrand::u64(100_000_000_000..1_000_000_000_000))
     }
 
-    /// What it is, for the table of guarantees: `kinesis-local 0.6.2`.
-    #[must_use]
-    pub fn version(&self) -> String {
-        match &self.place {
-            Place::Ours(ours) => ours.version.clone(),
-            Place::Theirs => format!("{NAME} of {URL}"),
+    /// Splits the first open shard of a stream in two, then merges two that lie side by side, and waits until it is done.
+    ///
+    /// # Errors
+    /// [`BrokerError`] where it does not answer, or has no such stream.
+    pub fn reshard(&self, account: &str, stream: &str) -> Result<(), BrokerError> {
+        let doing =
+            |error| BrokerError::io(KinesisStreams::NAME, format!("cannot reshard `{stream}`"), error);
+        let (first, last, shard) = self.open_shards(account, stream).map_err(doing)?.swap_remove(0);
+        let middle = (first + (last - first) / 2 + 1).to_string();
+        let split = json!({ "StreamName": stream, "ShardToSplit": shard, "NewStartingHashKey": middle });
+        self.change(account, stream, "SplitShard", &split).map_err(doing)?;
+        let open = self.open_shards(account, stream).map_err(doing)?;
+        let [_, (_, _, one), (_, _, other), ..] = &open[..] else {
+            return Err(doing(io::Error::other("it has too few shards")));
+        };
+        let merged = json!({ "StreamName": stream, "ShardToMerge": one, "AdjacentShardToMerge": other });
+        self.change(account, stream, "MergeShards", &merged).map_err(doing)
+    }
+
+    /// The shards that are written to, in the order of their hash keys, with the first and the last of those.
+    fn open_shards(&self, account: &str, stream: &str) -> io::Result<Vec<(u128, u128, String)>> {
+        let told = self.call(account, "ListShards", &json!({ "StreamName": stream }))?;
+        let shards = told["Shards"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let number = |value: &Value| value.as_str()?.parse().ok();
+        let mut open: Vec<_> = shards
+            .iter()
+            .filter(|shard| shard["SequenceNumberRange"]["EndingSequenceNumber"].is_null())
+            .filter_map(|shard| {
+                let range = &shard["HashKeyRange"];
+                let (first, last) = (&range["StartingHashKey"], &range["EndingHashKey"]);
+                Some((number(first)?, number(last)?, shard["ShardId"].as_str()?.to_owned()))
+            })
+            .collect();
+        open.sort();
+        if open.is_empty() { Err(io::Error::other(format!("no open shards: {told}"))) } else { Ok(open) }
+    }
+
+    fn change(&self, account: &str, stream: &str, operation: &str, body: &Value) -> io::Result<()> {
+        self.call(account, operation, body)?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let told = self.call(account, "DescribeStreamSummary", &json!({ "StreamName": stream }))?;
+            match told["StreamDescriptionSummary"]["StreamStatus"].as_str() {
+                Some("ACTIVE") => return Ok(()),
+                _ if Instant::now() > deadline => return Err(io::Error::other(told.to_string())),
+                _ => std::thread::sleep(Duration::from_millis(20)),
+            }
         }
     }
 
-    /// Kills it (SIGKILL); its streams are gone.
-    ///
-    /// # Errors
-    /// [`BrokerError`] where it is not ours.
-    pub fn kill(&mut self) -> Result<(), BrokerError> {
-        self.ours_mut()?.sandbox.end(PROCESS, None);
-        Ok(())
-    }
-
-    /// Starts it again on the same ports, empty, after it was ended where it still runs.
-    ///
-    /// # Errors
-    /// [`BrokerError`] where it is not ours, or does not come up.
-    pub fn restart(&mut self) -> Result<(), BrokerError> {
-        let ours = self.ours_mut()?;
-        ours.sandbox.end(PROCESS, Some(STOP));
-        ours.run()
-    }
-
-    fn ours_mut(&mut self) -> Result<&mut Ours, BrokerError> {
-        match &mut self.place {
-            Place::Ours(ours) => Ok(ours),
-            Place::Theirs => Err(BrokerError::not_ours(NAME, URL)),
+    /// A call of the API as any client makes it, whose signature nobody looks at.
+    fn call(&self, account: &str, operation: &str, body: &Value) -> io::Result<Value> {
+        let scope = format!("{account}/20260101/eu-west-1/kinesis/aws4_request");
+        let head = format!(
+            "POST / HTTP/1.0\r\nContent-Type: application/x-amz-json-1.1\r\n\
+             X-Amz-Target: Kinesis_20131202.{operation}\r\nX-Amz-Date: 20260101T000000Z\r\n\
+             Authorization: AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=00"
+        );
+        let answer = http::send(self.address(), &head, &body.to_string())?;
+        match answer.status {
+            200 if answer.body.is_empty() => Ok(Value::Null),
+            200 => serde_json::from_str(&answer.body).map_err(io::Error::other),
+            status => Err(io::Error::other(format!("{operation}: {status} {}", answer.body))),
         }
     }
 }
 
-impl fmt::Debug for KinesisLocal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KinesisLocal").field("endpoint", &self.endpoint).finish_non_exhaustive()
-    }
-}
+impl StandsFor for KinesisStreams {
+    const NAME: &'static str = "kinesis-local";
+    const MAIN: &'static str = "main.js";
+    const URL: &'static str = "MSGKIT_KINESIS_URL";
+    const HOME: &'static str = "MSGKIT_KINESIS_HOME";
 
-impl Ours {
-    fn run(&mut self) -> Result<(), BrokerError> {
-        let [plain, tls] = self.ports;
-        let mut command = Command::new(&self.node);
+    fn configure(command: &mut Command, package: &Path, [plain, tls]: [u16; 2], directory: &Path) {
         command
             // Without a bound it keeps 600 MB after a few large records.
             .arg("--max-old-space-size=512")
-            .arg(&self.script)
+            .arg(package.join(Self::MAIN))
             .env("KINESIS_MOCK_PLAIN_PORT", plain.to_string())
             .env("KINESIS_MOCK_TLS_PORT", tls.to_string())
-            .env("KINESIS_MOCK_CERT_PATH", self.script.with_file_name("server.json"))
+            .env("KINESIS_MOCK_CERT_PATH", package.join("server.json"))
             .env("LOG_LEVEL", "WARN")
             .env("SHARD_LIMIT", "100000")
-            .env("ON_DEMAND_STREAM_COUNT_LIMIT", "10000");
+            .env("ON_DEMAND_STREAM_COUNT_LIMIT", "10000")
+            .env("SHOULD_PERSIST_DATA", "true")
+            .env("PERSIST_PATH", directory.join("data"))
+            // Only at its end: it stands still while it writes.
+            .env("PERSIST_INTERVAL", "1h");
         for change in [
             "CREATE_STREAM",
             "DELETE_STREAM",
@@ -188,18 +135,17 @@ impl Ours {
         ] {
             command.env(format!("{change}_DURATION"), "20ms");
         }
-        self.sandbox
-            .spawn(PROCESS, &mut command)
-            .map_err(|error| BrokerError::io(NAME, "cannot be started", error))?;
-        let address = format!("127.0.0.1:{plain}");
-        self.sandbox.ready(NAME, PROCESS, READY, || greet(&address))
     }
-}
 
-fn greet(address: &str) -> io::Result<()> {
-    let answer = http::request(address, ("", ""), "GET", "/healthcheck", None)?;
-    match answer.status {
-        200 => Ok(()),
-        status => Err(io::Error::other(format!("its health check answers {status}"))),
+    fn greet(address: &str) -> io::Result<()> {
+        match npm::status(address, "/healthcheck")? {
+            200 => Ok(()),
+            status => Err(io::Error::other(format!("its health check answers {status}"))),
+        }
+    }
+
+    fn shared() -> &'static OnceLock<Result<KinesisLocal, BrokerError>> {
+        static SHARED: OnceLock<Result<KinesisLocal, BrokerError>> = OnceLock::new();
+        &SHARED
     }
 }

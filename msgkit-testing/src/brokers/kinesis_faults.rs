@@ -31,6 +31,15 @@ pub struct Call {
     pub bytes: usize,
 }
 
+/// When a connection ends in the middle of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HangUp {
+    /// Before the service had the call.
+    Before,
+    /// When the service has done what the call says, and before its answer.
+    After,
+}
+
 #[derive(Debug)]
 struct Shared {
     target: String,
@@ -47,8 +56,18 @@ struct State {
     failures: VecDeque<(String, String, usize)>,
     /// Which records of the next requests are refused: a number of requests, and the rule.
     partial: VecDeque<(usize, Partial)>,
+    /// The operation, when its connection ends, and how often.
+    hang_ups: VecDeque<(String, HangUp, usize)>,
     /// The operations that are not answered.
     held: Vec<String>,
+}
+
+/// What becomes of a call.
+enum Fate {
+    Passes,
+    Fails(String),
+    IsTakenInPart(Partial),
+    HangsUp(HangUp),
 }
 
 type Rule = Arc<dyn Fn(usize, &str) -> bool + Send + Sync>;
@@ -116,6 +135,11 @@ impl KinesisFaults {
     ) {
         let partial = Partial { code: code.to_owned(), refuses: Arc::new(refuses) };
         self.shared.lock().partial.push_back((times, partial));
+    }
+
+    /// The connections of the next `times` calls of `operation` end without an answer, as when a service dies.
+    pub fn hang_up(&self, operation: &str, when: HangUp, times: usize) {
+        self.shared.lock().hang_ups.push_back((operation.to_owned(), when, times));
     }
 
     /// Calls of `operation` are not answered from now on, until [`release`](Self::release).
@@ -246,19 +270,24 @@ impl Shared {
     fn answer(&self, request: &Text) -> io::Result<Text> {
         let operation = request.operation();
         let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
-        let (failure, partial) = self.look(&operation, &body);
-        if let Some(code) = failure {
-            let status = if code.starts_with("Internal") { 500 } else { 400 };
-            return Ok(Text::answer(status, &json!({ "__type": code, "message": "by the test" })));
-        }
-        match partial {
-            Some(partial) => self.partly(request, body, &partial),
-            None => self.pass(request, &request.body),
+        match self.look(&operation, &body) {
+            Fate::Passes => self.pass(request, &request.body),
+            Fate::Fails(code) => {
+                let status = if code.starts_with("Internal") { 500 } else { 400 };
+                Ok(Text::answer(status, &json!({ "__type": code, "message": "by the test" })))
+            }
+            Fate::IsTakenInPart(partial) => self.partly(request, body, &partial),
+            Fate::HangsUp(when) => {
+                if when == HangUp::After {
+                    self.pass(request, &request.body)?;
+                }
+                Err(io::ErrorKind::ConnectionAborted.into())
+            }
         }
     }
 
     /// Notes the call, and what is to become of it.
-    fn look(&self, operation: &str, body: &Value) -> (Option<String>, Option<Partial>) {
+    fn look(&self, operation: &str, body: &Value) -> Fate {
         let records = body["Records"].as_array().filter(|_| operation == "PutRecords");
         let records = records.map(Vec::as_slice).unwrap_or_default();
         let key = |record: &Value| record["PartitionKey"].as_str().unwrap_or_default().to_owned();
@@ -274,14 +303,11 @@ impl Shared {
         while state.held.iter().any(|held| held == operation) {
             state = self.released.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        if let Some(at) = state.failures.iter().position(|(known, _, _)| known == operation) {
-            let (_, code, times) = &mut state.failures[at];
-            let code = code.clone();
-            *times -= 1;
-            if *times == 0 {
-                state.failures.remove(at);
-            }
-            return (Some(code), None);
+        if let Some(code) = next_of(&mut state.failures, operation) {
+            return Fate::Fails(code);
+        }
+        if let Some(when) = next_of(&mut state.hang_ups, operation) {
+            return Fate::HangsUp(when);
         }
         if operation == "PutRecords"
             && let Some((times, partial)) = state.partial.front_mut()
@@ -291,9 +317,9 @@ impl Shared {
             if *times == 0 {
                 state.partial.pop_front();
             }
-            return (None, Some(partial));
+            return Fate::IsTakenInPart(partial);
         }
-        (None, None)
+        Fate::Passes
     }
 
     /// Passes on what is not refused, and puts the answers together.
@@ -339,4 +365,16 @@ impl Shared {
         passed.write(&mut stream, &request.first.replace("HTTP/1.1", "HTTP/1.0"))?;
         Text::read(&mut BufReader::new(stream))?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
+}
+
+/// What the first of `planned` says for a call of `operation`, which has one time less for it then.
+fn next_of<T: Clone>(planned: &mut VecDeque<(String, T, usize)>, operation: &str) -> Option<T> {
+    let at = planned.iter().position(|(known, _, _)| known == operation)?;
+    let (_, what, times) = &mut planned[at];
+    let what = what.clone();
+    *times -= 1;
+    if *times == 0 {
+        planned.remove(at);
+    }
+    Some(what)
 }

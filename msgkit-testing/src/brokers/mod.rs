@@ -48,12 +48,13 @@ mod system;
 
 #[cfg(feature = "certificates")]
 pub use self::authority::{Authority, Signed};
-pub use self::dynalite::Dynalite;
+pub use self::dynalite::{Dynalite, DynamoDb};
 pub use self::error::{BrokerError, BrokerErrorKind};
 pub use self::kafka::{Kafka, KafkaOptions};
-pub use self::kinesis::KinesisLocal;
-pub use self::kinesis_faults::{Call, KinesisFaults};
+pub use self::kinesis::{KinesisLocal, KinesisStreams};
+pub use self::kinesis_faults::{Call, HangUp, KinesisFaults};
 pub use self::mosquitto::{Mosquitto, MosquittoOptions};
+pub use self::npm::{StandIn, StandsFor};
 pub use self::proxy::{Connection, Direction, FaultProxy};
 pub use self::pubsub::Pubsub;
 pub use self::rabbitmq::{RabbitMq, VirtualHost};

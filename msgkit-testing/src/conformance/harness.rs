@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
@@ -15,12 +16,15 @@ use super::{cases, panics, proves_pipelines};
 /// Makes a subject that is not run a failure: set where the brokers are known to be there.
 const REQUIRE: &str = "MSGKIT_REQUIRE_BROKERS";
 
+/// How many of the cases that took longest are told at the end.
+const SLOWEST: &str = "MSGKIT_SLOWEST";
+
 /// Runs every case on every subject, with the arguments of a test binary (`--list`, a name, `--test-threads`).
 ///
 /// A case that proves nothing is reported as ignored with its reason: *absent* where the transport does not claim the
 /// guarantee and refuses it, *not proven* or *not run* otherwise. With the variable `MSGKIT_REQUIRE_BROKERS=1` a subject
 /// without its broker is a failure. With `MSGKIT_GUARANTEES=DIR` the verdicts are written to that directory, from which
-/// [`guarantees`](super::guarantees) makes the table.
+/// [`guarantees`](super::guarantees) makes the table. With `MSGKIT_SLOWEST=10` the ten cases that took longest are told at the end.
 #[must_use]
 pub fn main(subjects: Vec<Box<dyn Subject>>) -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -43,6 +47,7 @@ pub fn main(subjects: Vec<Box<dyn Subject>>) -> ExitCode {
         }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
+    rows.tell_slowest();
     if let Err(error) = rows.write() {
         eprintln!("the table's rows cannot be written: {error}");
         return ExitCode::FAILURE;
@@ -52,10 +57,12 @@ pub fn main(subjects: Vec<Box<dyn Subject>>) -> ExitCode {
 
 fn trial(case: Case, subject: &Arc<dyn Subject>, observed: bool, rows: &Arc<Rows>) -> Trial {
     let name = format!("{}::{}{}", subject.name(), case.name, if observed { "::observed" } else { "" });
-    let (subject, rows) = (subject.clone(), rows.clone());
+    let (subject, rows, known) = (subject.clone(), rows.clone(), name.clone());
     Trial::ignorable_test(name, move || {
         let pipeline: Arc<dyn Pipeline> = Arc::new(MsgkitPipeline { observed });
+        let begun = Instant::now();
         let verdict = run(&case, &*subject, &pipeline);
+        rows.took(known, begun.elapsed());
         rows.note(&*subject, &case, &verdict);
         match verdict {
             Verdict::Held(Proof::Proven | Proof::Emulated(_)) => Ok(Completion::Completed),
@@ -74,7 +81,7 @@ fn trial(case: Case, subject: &Arc<dyn Subject>, observed: bool, rows: &Arc<Rows
 
 /// What the cases found, for the table.
 #[derive(Default)]
-struct Rows(Mutex<HashMap<String, Row>>);
+struct Rows(Mutex<HashMap<String, Row>>, Mutex<Vec<(Duration, String)>>);
 
 impl Rows {
     fn know(&self, subject: &dyn Subject) {
@@ -86,6 +93,21 @@ impl Rows {
         let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(row) = rows.get_mut(&subject.name()) {
             row.note(case, verdict);
+        }
+    }
+
+    fn took(&self, case: String, time: Duration) {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner).push((time, case));
+    }
+
+    fn tell_slowest(&self) {
+        let Some(count) = std::env::var(SLOWEST).ok().and_then(|text| text.parse().ok()) else { return };
+        let mut times = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        times.sort_by(|a, b| b.cmp(a));
+        let all: Duration = times.iter().map(|(time, _)| *time).sum();
+        println!("\n{} cases took {:.1} s one after the other; the slowest:", times.len(), all.as_secs_f64());
+        for (time, case) in times.iter().take(count) {
+            println!("{:>7.1} s  {case}", time.as_secs_f64());
         }
     }
 

@@ -24,7 +24,7 @@ use msgkit::transport::{TransportError, TransportErrorKind};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use super::{LeaseRow, LeaseStore};
+use super::{Change, LeaseRow, LeaseStore};
 use crate::client::{Account, CALL, CONNECT};
 use crate::error::{Cause, classify, invalid};
 
@@ -163,13 +163,7 @@ impl DynamoDbLeases {
     }
 
     /// Whether the row is as this write would have left it: its answer was lost, and it was tried again.
-    async fn is_ours(
-        &self,
-        space: &str,
-        key: &str,
-        expected: u64,
-        value: Option<&str>,
-    ) -> Result<bool, TransportError> {
+    async fn is_ours(&self, space: &str, change: Change<'_>) -> Result<bool, TransportError> {
         let asked = self
             .ready()
             .await?
@@ -177,15 +171,15 @@ impl DynamoDbLeases {
             .table_name(&self.table)
             .consistent_read(true)
             .key("space", text(space))
-            .key("key", text(key))
+            .key("key", text(change.key))
             .send()
             .await;
         let item = asked.map_err(|error| self.failed("read", error))?.item;
-        match (item, value) {
+        match (item, change.value) {
             (None, None) => Ok(true),
             (Some(item), Some(value)) => {
                 let row = self.row(&item)?;
-                Ok(row.version == expected + 1 && row.value == value)
+                Ok(row.version == change.expected + 1 && row.value == value)
             }
             _ => Ok(false),
         }
@@ -305,14 +299,9 @@ impl LeaseStore for DynamoDbLeases {
         }
     }
 
-    async fn swap(
-        &self,
-        space: &str,
-        key: &str,
-        expected: u64,
-        value: Option<&str>,
-    ) -> Result<bool, TransportError> {
+    async fn swap(&self, space: &str, change: Change<'_>) -> Result<bool, TransportError> {
         let client = self.ready().await?;
+        let Change { key, expected, value } = change;
         let written = match (expected, value) {
             (0, None) => true,
             (0, Some(value)) => self.outcome(
@@ -357,6 +346,6 @@ impl LeaseStore for DynamoDbLeases {
                     .await,
             )?,
         };
-        if written { Ok(true) } else { self.is_ours(space, key, expected, value).await }
+        if written { Ok(true) } else { self.is_ours(space, change).await }
     }
 }

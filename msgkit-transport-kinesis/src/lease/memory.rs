@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use async_trait::async_trait;
 use msgkit::transport::TransportError;
 
-use super::{LeaseRow, LeaseStore};
+use super::{Change, LeaseRow, LeaseStore};
 
 type Rows = BTreeMap<(String, String), (u64, String)>;
 
@@ -43,20 +43,14 @@ impl LeaseStore for MemoryLeases {
         Ok(own.map(|((_, key), (version, value))| LeaseRow::new(key, *version, value)).collect())
     }
 
-    async fn swap(
-        &self,
-        space: &str,
-        key: &str,
-        expected: u64,
-        value: Option<&str>,
-    ) -> Result<bool, TransportError> {
+    async fn swap(&self, space: &str, change: Change<'_>) -> Result<bool, TransportError> {
         let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = (space.to_owned(), key.to_owned());
-        if rows.get(&at).map_or(0, |(version, _)| *version) != expected {
+        let at = (space.to_owned(), change.key.to_owned());
+        if rows.get(&at).map_or(0, |(version, _)| *version) != change.expected {
             return Ok(false);
         }
-        match value {
-            Some(value) => rows.insert(at, (expected + 1, value.to_owned())),
+        match change.value {
+            Some(value) => rows.insert(at, (change.expected + 1, value.to_owned())),
             None => rows.remove(&at),
         };
         Ok(true)

@@ -44,6 +44,32 @@ impl LeaseRow {
     }
 }
 
+/// One write, which is done only where the row is as the writer has seen it last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Change<'a> {
+    /// The name of the row in its space.
+    pub key: &'a str,
+    /// The version that it must have; 0 where it must not be there.
+    pub expected: u64,
+    /// What it holds then, in the version one above; `None` removes it.
+    pub value: Option<&'a str>,
+}
+
+impl<'a> Change<'a> {
+    /// The row `key`, whose version is `expected`, shall hold `value`.
+    #[must_use]
+    pub fn write(key: &'a str, expected: u64, value: &'a str) -> Self {
+        Self { key, expected, value: Some(value) }
+    }
+
+    /// The row `key`, whose version is `expected`, shall be gone.
+    #[must_use]
+    pub fn remove(key: &'a str, expected: u64) -> Self {
+        Self { key, expected, value: None }
+    }
+}
+
 /// Keeps rows for all members of all groups.
 ///
 /// Reads see every write that was confirmed before they began.
@@ -58,19 +84,12 @@ pub trait LeaseStore: Send + Sync + Debug {
     /// [`TransportError`] where the store does not answer.
     async fn load(&self, space: &str) -> Result<Vec<LeaseRow>, TransportError>;
 
-    /// Writes the row `key` where its version is `expected`, 0 where it must not be there; `None` removes it. The new
-    /// version is one more. Answers whether it was so; whoever finds the row just as its own write would have left it may be
-    /// told yes, since that write may have been its own whose answer was lost.
+    /// Does `change` where the row has the expected version. Answers whether it had; whoever finds the row just as its own
+    /// write would have left it may be told yes, since that write may have been its own whose answer was lost.
     ///
     /// # Errors
     /// [`TransportError`] where the store does not answer; whether the row is written is then unknown.
-    async fn swap(
-        &self,
-        space: &str,
-        key: &str,
-        expected: u64,
-        value: Option<&str>,
-    ) -> Result<bool, TransportError>;
+    async fn swap(&self, space: &str, change: Change<'_>) -> Result<bool, TransportError>;
 }
 
 /// The lease of one shard in one group.

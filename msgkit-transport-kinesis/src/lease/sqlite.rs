@@ -11,7 +11,7 @@ use sqlx::sqlite::{
 };
 use tokio::sync::OnceCell;
 
-use super::{LeaseRow, LeaseStore};
+use super::{Change, LeaseRow, LeaseStore};
 
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS msgkit_lease (space TEXT NOT NULL, key TEXT NOT NULL, \
                       version INTEGER NOT NULL, value TEXT NOT NULL, PRIMARY KEY (space, key)) STRICT, WITHOUT ROWID";
@@ -88,13 +88,8 @@ impl LeaseStore for SqliteLeases {
         Ok(rows.into_iter().map(row).collect())
     }
 
-    async fn swap(
-        &self,
-        space: &str,
-        key: &str,
-        expected: u64,
-        value: Option<&str>,
-    ) -> Result<bool, TransportError> {
+    async fn swap(&self, space: &str, change: Change<'_>) -> Result<bool, TransportError> {
+        let Change { key, expected, value } = change;
         let query = match (expected, value) {
             (0, Some(value)) => sqlx::query(
                 "INSERT INTO msgkit_lease (space, key, version, value) VALUES (?, ?, 1, ?) ON CONFLICT DO NOTHING",

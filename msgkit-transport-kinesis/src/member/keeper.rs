@@ -17,7 +17,7 @@ use super::Member;
 use super::state::{Held, State};
 use crate::error::Failure;
 use crate::group::patterns_of;
-use crate::lease::{Lease, LeaseRow};
+use crate::lease::{Change, Lease, LeaseRow};
 
 const MEMBER: &str = "member/";
 
@@ -117,12 +117,12 @@ impl Member {
         };
         let given = held.into_iter().map(|(mut lease, version)| async move {
             lease.release();
-            self.store.swap(&self.space, &lease.key(), version, Some(&lease.to_json())).await
+            self.store.swap(&self.space, Change::write(&lease.key(), version, &lease.to_json())).await
         });
         let mut error = join_all(given).await.into_iter().find_map(Result::err);
         if keeper.version > 0 {
             let key = format!("{MEMBER}{}", keeper.id);
-            let removed = self.store.swap(&self.space, &key, keeper.version, None).await;
+            let removed = self.store.swap(&self.space, Change::remove(&key, keeper.version)).await;
             error = error.or(removed.err());
         }
         let mut state = self.lock();
@@ -146,7 +146,7 @@ impl Member {
         let began = Instant::now();
         let key = format!("{MEMBER}{}", keeper.id);
         let before = keeper.version;
-        if !self.store.swap(&self.space, &key, before, Some("{}")).await? {
+        if !self.store.swap(&self.space, Change::write(&key, before, "{}")).await? {
             if before > 0 {
                 tracing::warn!(space = %self.space, "taken for dead: all leases are lost, their messages come again");
             }
@@ -158,7 +158,7 @@ impl Member {
             keeper.id = new_id();
             keeper.version = 0;
             let key = format!("{MEMBER}{}", keeper.id);
-            if !self.store.swap(&self.space, &key, 0, Some("{}")).await? {
+            if !self.store.swap(&self.space, Change::write(&key, 0, "{}")).await? {
                 return Ok(());
             }
         }
@@ -180,7 +180,7 @@ impl Member {
                 _ => Instant::now(),
             };
             if since.elapsed() > self.core.config.lease {
-                self.store.swap(&self.space, &row.key, row.version, None).await?;
+                self.store.swap(&self.space, Change::remove(&row.key, row.version)).await?;
                 continue;
             }
             seen.insert(id.to_owned(), (row.version, since));
@@ -260,7 +260,11 @@ impl Member {
             }
             let mut lease = row.lease.clone();
             lease.take(&keeper.id);
-            if self.store.swap(&self.space, &lease.key(), row.version, Some(&lease.to_json())).await? {
+            if self
+                .store
+                .swap(&self.space, Change::write(&lease.key(), row.version, &lease.to_json()))
+                .await?
+            {
                 let generation = self.lock().hold(lease, row.version + 1);
                 keeper.readers.insert(generation, tokio::spawn(self.clone().read(generation)));
                 mine += 1;

@@ -26,14 +26,36 @@ const MOST_PATIENT: Duration = Duration::from_secs(5);
 /// How long to wait after a failure, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
+/// How soon a subscription that is over is followed by the next.
+const RESUBSCRIBE: Duration = Duration::from_secs(1);
+
+/// What reading has been through since it worked last.
+struct Trouble {
+    /// How long to wait next.
+    wait: Duration,
+    warned: bool,
+}
+
+impl Trouble {
+    fn new() -> Self {
+        Self { wait: AGAIN.0, warned: false }
+    }
+}
+
 impl Member {
     /// Reads the shard of one generation until it is over, lost, or the member leaves.
     pub(super) async fn read(self: Arc<Self>, generation: u64) {
+        match self.consumer_name() {
+            Some(name) => self.be_pushed(generation, &name).await,
+            None => self.poll(generation).await,
+        }
+    }
+
+    async fn poll(&self, generation: u64) {
         let Some((stream, shard, mut at)) = self.place(generation) else { return };
         let place = format!("{stream}/{shard}");
         let mut iterator: Option<(String, Instant)> = None;
-        let mut wait = AGAIN.0;
-        let mut warned = false;
+        let mut trouble = Trouble::new();
         let config = &self.core.config;
         let soon = (config.poll_interval / 8).max(config.read_interval);
         let mut idle = soon;
@@ -53,7 +75,7 @@ impl Member {
             };
             match got.await {
                 Ok(Some(page)) => {
-                    (wait, warned) = (AGAIN.0, false);
+                    trouble = Trouble::new();
                     let (empty, behind) = (page.records.is_empty(), page.behind);
                     if let Some(last) = page.records.last() {
                         at = Position::After(Sequence::new(&last.sequence_number));
@@ -82,24 +104,103 @@ impl Member {
                 // The next round asks for another, behind what was read last.
                 Err(Failure { cause: Cause::Expired, .. }) => {}
                 Err(failure) => {
-                    if failure.cause == Cause::Throttled {
-                        self.core.throttled.fetch_add(1, Ordering::Relaxed);
-                    } else if !warned {
-                        warned = true;
-                        let error = msgkit::Chain(&failure.error).to_string();
-                        tracing::warn!(%place, error, "a shard cannot be read; trying again");
-                    }
-                    if failure.error.kind() == TransportErrorKind::Refused {
-                        let text = msgkit::Chain(&failure.error).to_string();
-                        self.lock().failure = Some((TransportErrorKind::Refused, text));
-                        self.arrived.notify_one();
+                    if self.stumbled(&place, &failure, &mut trouble).await {
                         return;
                     }
-                    tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
-                    wait = (wait * 2).min(AGAIN.1);
                 }
             }
         }
+    }
+
+    /// The same where the service pushes.
+    async fn be_pushed(&self, generation: u64, name: &str) {
+        let Some((stream, shard, mut at)) = self.place(generation) else { return };
+        let place = format!("{stream}/{shard}");
+        let mut trouble = Trouble::new();
+        let take = |page: Page, at: &mut Position| {
+            if let Some(last) = page.records.last() {
+                *at = Position::After(Sequence::new(&last.sequence_number));
+            }
+            let over = page.next.is_none();
+            self.take_in(generation, &place, page) && !over
+        };
+        while let Some(limit) = self.room_of(generation).await {
+            let subscribed = async {
+                // A closed shard of which all was read may push nothing any more: one read tells.
+                let iterator = self.core.iterator(&stream, &shard, &at).await?;
+                let page = match iterator {
+                    Some(iterator) => self.core.records(&place, &iterator, limit).await?,
+                    None => Page { records: Vec::new(), next: None, behind: 0 },
+                };
+                if !take(page, &mut at) {
+                    return Ok(None);
+                }
+                let consumer = self.core.consumer(&stream, name).await?;
+                self.core.push(&place, &consumer, &at).await.map(Some)
+            };
+            let failure = match subscribed.await {
+                Ok(None) => return,
+                Ok(Some(mut pushed)) => loop {
+                    match pushed.next().await {
+                        Ok(Some(page)) => {
+                            trouble = Trouble::new();
+                            if !take(page, &mut at) {
+                                return;
+                            }
+                        }
+                        Ok(None) => break None,
+                        Err(failure) => break Some(failure),
+                    }
+                    // What is pushed meanwhile waits in the connection, whose window is bounded.
+                    if self.room_of(generation).await.is_none() {
+                        return;
+                    }
+                },
+                Err(failure) => Some(failure),
+            };
+            match failure {
+                // The service takes one subscription a second for each shard.
+                None => tokio::time::sleep(RESUBSCRIBE).await,
+                Some(failure) => {
+                    if self.stumbled(&place, &failure, &mut trouble).await {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Who this group is to the service, where it is pushed to.
+    fn consumer_name(&self) -> Option<String> {
+        let group = self.subscription.group.as_ref()?;
+        let pushed = self.core.config.fan_out && self.subscription.retry_step.is_none();
+        pushed.then(|| self.core.names.consumer(group))
+    }
+
+    /// After a failure: tells what is to be told, and waits. Answers whether trying again makes no sense.
+    async fn stumbled(&self, place: &str, failure: &Failure, trouble: &mut Trouble) -> bool {
+        match failure.cause {
+            Cause::Throttled => {
+                self.core.throttled.fetch_add(1, Ordering::Relaxed);
+            }
+            // The subscription of whoever had the shard before is not over yet.
+            Cause::InUse => {}
+            _ => {
+                if !std::mem::replace(&mut trouble.warned, true) {
+                    let error = msgkit::Chain(&failure.error).to_string();
+                    tracing::warn!(%place, error, "a shard cannot be read; trying again");
+                }
+            }
+        }
+        if failure.error.kind() == TransportErrorKind::Refused {
+            let text = msgkit::Chain(&failure.error).to_string();
+            self.lock().failure = Some((TransportErrorKind::Refused, text));
+            self.arrived.notify_one();
+            return true;
+        }
+        tokio::time::sleep(trouble.wait.mul_f64(0.5 + fastrand::f64())).await;
+        trouble.wait = (trouble.wait * 2).min(AGAIN.1);
+        false
     }
 
     fn place(&self, generation: u64) -> Option<(String, String, Position)> {

@@ -317,3 +317,65 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use msgkit::Envelope;
+    use msgkit::envelope::{Clock, ContentType};
+
+    use super::*;
+    use crate::position::Position;
+
+    /// Settles nothing; the test does.
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl Settle for Nobody {
+        fn done(&self, _: &mut Vec<Token>) {}
+        fn returned(&self, _: Token, _: Incoming) {}
+    }
+
+    fn sequence(n: usize) -> Sequence {
+        Sequence::new(&n.to_string())
+    }
+
+    #[test]
+    fn what_is_settled_behind_a_message_that_is_not_has_a_bound() {
+        const PREFETCH: usize = 300;
+        const ALL: usize = MOST_AHEAD + 2 * PREFETCH;
+        let settler: Arc<dyn Settle> = Arc::new(Nobody);
+        let mut state = State::new(PREFETCH, Vec::new());
+        state.alive_until = Instant::now() + Duration::from_secs(3600);
+        let generation = state.hold(Lease::new("s", "0", Vec::new(), Position::Oldest), 1);
+        let held = state.held.get_mut(&generation).unwrap();
+        held.stored_start(ALL as u64);
+        let now = Clock::system().now();
+        for n in 1..=ALL {
+            let topic = "a.b".parse().unwrap();
+            let envelope = Envelope::new("test", "test.text", topic, ContentType::Json, "1".into(), now);
+            held.push(sequence(n), Some(Ready { message: Incoming::Envelope(envelope), size: 1 }));
+        }
+        // The first is never settled, the others at once.
+        let mut settled = 0;
+        loop {
+            let mut came = VecDeque::new();
+            if state.take(&settler, PREFETCH, &mut came).unwrap() != Found::Some {
+                break;
+            }
+            let others: Vec<u64> =
+                state.held[&generation].in_hand.iter().copied().filter(|id| *id != 1).collect();
+            for id in others {
+                assert!(state.done(Token { id, epoch: generation }));
+                settled += 1;
+            }
+        }
+        assert!((MOST_AHEAD..=MOST_AHEAD + PREFETCH).contains(&settled), "{settled}");
+        assert_eq!(state.held[&generation].lease.at, Position::Oldest, "the checkpoint is before it");
+        assert!(state.done(Token { id: 1, epoch: generation }));
+        assert_eq!(state.held[&generation].lease.at, Position::After(sequence(settled + 1)));
+        let mut came = VecDeque::new();
+        assert_eq!(state.take(&settler, PREFETCH, &mut came).unwrap(), Found::Some, "now the rest goes on");
+    }
+}

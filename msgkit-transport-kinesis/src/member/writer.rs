@@ -10,7 +10,7 @@ use super::Member;
 use super::keeper::Keeper;
 use super::state::Held;
 use crate::error::Failure;
-use crate::lease::Lease;
+use crate::lease::{Change, Lease};
 
 /// A row on its way into the table.
 struct Write {
@@ -38,7 +38,9 @@ impl Member {
         let writes: Vec<Write> =
             due.into_iter().filter_map(|generation| self.prepare(keeper, generation)).collect();
         let written = join_all(writes.iter().map(|write| async {
-            self.store.swap(&self.space, &write.row.key(), write.version, Some(&write.row.to_json())).await
+            self.store
+                .swap(&self.space, Change::write(&write.row.key(), write.version, &write.row.to_json()))
+                .await
         }))
         .await;
         let mut error = None;

@@ -2,7 +2,8 @@
 #![allow(dead_code)]
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,9 +14,21 @@ use bytes::Bytes;
 use msgkit::envelope::NativeHeaders;
 use msgkit::transport::{Transport, TransportError, TransportErrorKind, TransportUrl};
 use msgkit::{Registry, Topic};
-use msgkit_testing::brokers::{FaultProxy, KinesisLocal};
+use msgkit_testing::brokers::{BrokerError, FaultProxy, KinesisLocal};
 use msgkit_testing::conformance::{Broker, Fault, NotRun, Setup, Subject, Time};
-use msgkit_transport_kinesis::{DestinationRule, Kinesis, KinesisConfig, LeaseStore, SqliteLeases};
+use msgkit_transport_kinesis::{Change, DestinationRule, Kinesis, KinesisConfig, LeaseStore, SqliteLeases};
+
+/// One stand-in for each case that runs at once: each is one process that answers some hundred calls a second at most, and an idle
+/// one costs nothing. The cases take them by turns.
+fn one_of_many() -> Result<&'static KinesisLocal, BrokerError> {
+    static ALL: LazyLock<Vec<OnceLock<Result<KinesisLocal, BrokerError>>>> = LazyLock::new(|| {
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        (0..cores.min(4)).map(|_| OnceLock::new()).collect()
+    });
+    static TURN: AtomicUsize = AtomicUsize::new(0);
+    let turn = TURN.fetch_add(1, Ordering::Relaxed) % ALL.len();
+    ALL[turn].get_or_init(KinesisLocal::start).as_ref().map_err(Clone::clone)
+}
 
 /// A client of its own, as a producer that knows nothing of msgkit has it.
 pub(crate) fn client(endpoint: &str, account: &str) -> Client {
@@ -61,8 +74,7 @@ impl Subject for KinesisSubject {
     }
 
     fn version(&self) -> String {
-        let broker =
-            KinesisLocal::shared().map_or_else(|_| "kinesis-local".to_owned(), KinesisLocal::version);
+        let broker = one_of_many().map_or_else(|_| "kinesis-local".to_owned(), KinesisLocal::version);
         format!("{broker}, leases in SQLite")
     }
 
@@ -71,7 +83,7 @@ impl Subject for KinesisSubject {
     }
 
     async fn broker(&self, setup: &Setup) -> Result<Box<dyn Broker>, NotRun> {
-        let local = KinesisLocal::shared()?;
+        let local = one_of_many()?;
         let not_run = |error: std::io::Error| NotRun(error.to_string());
         let directory = tempfile::tempdir().map_err(not_run)?;
         let proxy = Arc::new(FaultProxy::start(local.address().to_owned()).await.map_err(not_run)?);
@@ -135,11 +147,13 @@ pub(crate) async fn bury_all(leases: &dyn LeaseStore, spaces: &[String]) {
             };
             for row in rows.iter().filter(|row| row.key.starts_with("member/")) {
                 // It may give a sign of life between the look and the burial.
-                again |= !matches!(leases.swap(space, &row.key, row.version, None).await, Ok(true));
+                again |= !matches!(leases.swap(space, Change::remove(&row.key, row.version)).await, Ok(true));
             }
             for row in rows.iter().filter(|row| row.key.starts_with("lease/")) {
-                again |=
-                    !matches!(leases.swap(space, &row.key, row.version, Some(&row.value)).await, Ok(true));
+                again |= !matches!(
+                    leases.swap(space, Change::write(&row.key, row.version, &row.value)).await,
+                    Ok(true)
+                );
             }
             if !again {
                 break;

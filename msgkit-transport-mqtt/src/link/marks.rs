@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{Control, Link, Role, Said};
 use crate::driver::{Client, Filter};
 use crate::slots::{self, Mark};
@@ -48,7 +50,7 @@ impl Link {
         if !control.stands || control.leaving {
             return;
         }
-        let sharing = slots::are_others(&control.slots, slot);
+        let sharing = slots::are_others(&control.slots, slot) || self.may_be_joined(&mut control, client);
         let vacant = known.is_none() || no_keeper;
         let keep = vacant && (known.is_some() || (sharing && membership.config.keeper));
         let kept = !membership.config.keeper
@@ -80,6 +82,34 @@ impl Link {
         if settled {
             self.ready();
         }
+    }
+
+    /// Whether the last of the others has gone so lately that somebody may come in its place: who is restarted is back soon, and
+    /// each change between everything and a share costs duplicates.
+    fn may_be_joined(self: &Arc<Self>, control: &mut Control, client: &Client) -> bool {
+        let wait = self.membership.config.takeover_after;
+        let slot = control.slot;
+        if !control.sharing || slot.is_some_and(|slot| slots::are_others(&control.slots, slot)) {
+            control.left_alone = None;
+            return false;
+        }
+        if let Some(since) = control.left_alone {
+            return since.elapsed() < wait;
+        }
+        control.left_alone = Some(Instant::now());
+        let (link, client, epoch) = (self.clone(), client.clone(), control.epoch);
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = link.membership.ended() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+            let here = link.lock().epoch == epoch;
+            if here {
+                link.look(&client);
+            }
+        });
+        true
     }
 
     pub(super) fn ready(&self) {
@@ -127,9 +157,8 @@ impl Link {
     /// Whether another member has everything to itself still, and so misses nothing and will see to the keeper.
     fn waits_for_another(&self) -> bool {
         let control = self.lock();
-        control.slots.iter().any(|(slot, mark)| {
-            control.slot != Some(*slot) && mark.is_plain() && !self.membership.is_free(mark)
-        })
+        let is_free = |mark: &Mark| self.membership.is_free(mark);
+        slots::another_keeps(&control.slots, control.slot, control.sharing, is_free)
     }
 
     /// Becomes the keeper, where nobody else does.

@@ -83,6 +83,8 @@ struct Control {
     keeping: Keeping,
     /// Whether its session shares with others.
     sharing: bool,
+    /// Since when nobody is left to share with.
+    left_alone: Option<Instant>,
     /// Whether its own mark stands.
     stands: bool,
     ready: bool,
@@ -252,6 +254,7 @@ impl Link {
             control.connection.clear();
             control.heard.clear();
             (control.stands, control.ready) = (false, false);
+            control.left_alone = None;
         }
         let first = self.lock().started.is_some();
         // First what is wanted, then what is not: in between a message comes twice rather than not at all.
@@ -324,8 +327,14 @@ impl Link {
                     membership.inbox.gone(self.id);
                 }
                 let known = slots.get(&slot).map(|mark| mark.filters.as_slice()).unwrap_or_default();
-                // Only behind a keeper's back a plain subscription is given up, and that is seen to once this stands.
-                let plain = slots.get(&slot).is_some_and(Mark::is_plain) && membership.config.keeper;
+                // Only behind a keeper's back a plain subscription is given up; where there is none, that is seen to once this
+                // stands. (The mark of who was killed tells of its first subscription, which may have been given up since.)
+                let kept = keeper.as_ref().is_some_and(|mark| {
+                    !mark.filters.is_empty()
+                        && !membership.keeps_no_more(mark)
+                        && mark.owner != membership.owner
+                });
+                let plain = slots.get(&slot).is_some_and(Mark::is_plain) && membership.config.keeper && !kept;
                 let sharing = slots::are_others(&slots, slot) && !plain;
                 let stale = membership.filters.stale(sharing, known);
                 {

@@ -78,9 +78,27 @@ pub(super) fn without_value(message: &str) -> Cow<'_, str> {
     match (message.strip_prefix("invalid "), message.rsplit_once(", expected ")) {
         (Some(rest), Some((_, expected))) => {
             let what = rest.split(':').next().unwrap_or(rest);
-            format!("invalid {what}, expected {expected}").into()
+            format!("invalid {what}, expected {}", in_words(expected)).into()
         }
         (Some(rest), None) => format!("invalid {}", rest.split(':').next().unwrap_or(rest)).into(),
         (None, _) => message.into(),
+    }
+}
+
+/// What serde expects, in the words of who writes configuration and not of who wrote the program.
+fn in_words(expected: &str) -> &str {
+    match expected {
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" => "a whole number from 0 to 4294967295",
+        "u64" | "usize" => "a whole number, 0 or more",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" => "`true` or `false`",
+        "a string" => "a text in quotes",
+        "a sequence" => "a list",
+        "a map" => "a table",
+        _ if expected.starts_with("struct ") => "a table",
+        _ => expected,
     }
 }

@@ -42,6 +42,8 @@ pub struct Settings {
     pub handlers: BTreeMap<Text, HandlerSettings>,
     /// `[catalog]`.
     pub catalog: CatalogSettings,
+    /// Where it was read from, for errors.
+    pub(crate) origin: Text,
 }
 
 /// One transport.
@@ -183,6 +185,7 @@ impl Settings {
                 || Ok(CatalogSettings::default()),
                 |table| CatalogSettings::read(table, &sections.place("[catalog]")),
             )?,
+            origin: origin.into(),
         };
         settings.check_references(origin)?;
         Ok(settings)

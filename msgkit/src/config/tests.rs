@@ -184,7 +184,10 @@ fn the_environment_wins_and_is_read_as_strictly() {
         message.starts_with("environment variable MSGKIT__HANDLERS__STORAGE__CONCURRENCY cannot be used"),
         "{message}"
     );
-    assert!(message.ends_with("`concurrency`: invalid type, expected usize"), "{message}");
+    assert!(
+        message.ends_with("`concurrency`: invalid type, expected a whole number, 0 or more"),
+        "{message}"
+    );
     // Of several, the wrong one: the option is right only beside its transport's url.
     let several = ["A__MEMORY__CAPACITY=1", "A__URL=memory://", "EDGE__URL=nonsense"].map(|of| {
         of.split_once('=').map(|(key, value)| (format!("MSGKIT__TRANSPORTS__{key}"), value.into())).unwrap()

@@ -39,8 +39,8 @@ impl MessageId {
         // RFC 9562, section 5.7: 48 bits of time, then version and variant among random bits.
         const RANDOM: u128 = 0x0fff_3fff_ffff_ffff_ffff;
         const VERSION_AND_VARIANT: u128 = 0x7000_8000_0000_0000_0000;
-        let millis = u128::try_from(at.as_millis()).unwrap_or(0);
-        Self(Repr::Uuid(Uuid::from_u128(millis << 80 | VERSION_AND_VARIANT | bits & RANDOM)))
+        let millis = u64::try_from(at.as_millis()).unwrap_or(0);
+        Self(Repr::Uuid(Uuid::from_u128(u128::from(millis) << 80 | VERSION_AND_VARIANT | bits & RANDOM)))
     }
 
     /// The id that follows from `parts`: the same parts give the same id, on every machine and in every version.

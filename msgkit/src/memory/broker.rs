@@ -215,6 +215,7 @@ impl Broker {
         }
     }
 
+    #[inline]
     fn retain(&self, envelope: &Envelope, now: Timestamp) {
         if self.config.retain == 0 {
             return;
@@ -259,6 +260,7 @@ impl Broker {
     }
 
     /// Takes a message for a topic that is known to have readers, all of them with room; gives any other back.
+    #[inline]
     pub(super) fn try_take(&self, message: Outgoing, now: Timestamp) -> Result<(), Outgoing> {
         let Destination::Topic { topic, .. } = &message.to else { return Err(message) };
         let known = self.read();
@@ -291,6 +293,9 @@ impl Broker {
             MemoryDelay::Native => envelope.not_before(),
             MemoryDelay::RetryTopics => None,
         };
+        if let [only] = queues {
+            return only.push(Incoming::Envelope(envelope), now, due);
+        }
         let Some((last, others)) = queues.split_last() else { return };
         for queue in others {
             queue.push(Incoming::Envelope(envelope.clone()), now, due);
@@ -393,6 +398,9 @@ impl Broker {
 
 /// Takes one place in each queue, or in none.
 fn reserve_all(queues: &[Arc<Queue>], bound: usize) -> bool {
+    if let [only] = queues {
+        return only.reserve(bound);
+    }
     for (at, queue) in queues.iter().enumerate() {
         if !queue.reserve(bound) {
             for taken in &queues[..at] {

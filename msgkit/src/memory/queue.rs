@@ -158,15 +158,22 @@ impl Queue {
         let sequence = state.next;
         state.next += 1;
         let stored = Stored { sequence, message, starts: 0, at };
-        match due {
+        // One member that has not taken what came before was woken for it, or has its hands full and is woken when it settles.
+        let news = match due {
             Some(due) if due > at => {
                 state.delayed.insert((due, sequence), stored);
+                true
             }
-            _ => state.ready.push_back(stored),
-        }
+            _ => {
+                state.ready.push_back(stored);
+                state.ready.len() == 1
+            }
+        };
         let members = state.members.len();
         drop(state);
-        self.wake(members);
+        if news || members > 1 {
+            self.wake(members);
+        }
     }
 
     pub(super) fn join(&self, member: u64, prefetch: usize) {

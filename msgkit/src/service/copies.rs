@@ -4,15 +4,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::control::Control;
+use super::health::HealthBoard;
+use super::lane::Shared;
 use super::plan::{Origin, Plan};
 use crate::envelope::{ContentType, DeadLetter, DeadLetterKind, Envelope, MessageId, Retry, Timestamp};
 use crate::error::Chain;
-use crate::telemetry::{EventKind, Observers};
+use crate::telemetry::EventKind;
 use crate::text::Text;
 use crate::transport::{Destination, Malformed, Outgoing, Position, Publisher as _};
 
 /// The shortest and the longest pause between two tries to get a copy confirmed.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+/// How many tries may fail before the service is not ready any more.
+const PATIENCE: u32 = 5;
 
 /// What the failure of one message is known by.
 #[derive(Debug)]
@@ -110,20 +115,18 @@ pub(crate) fn envelope_of(
 /// Publishes a copy until the broker has confirmed it; false where `stop` came first, and the original must go back.
 ///
 /// Each try has a deadline of its own, whatever became of the message's. Between two tries there is a pause that grows,
-/// so that a broker that is down is not beaten, and the lane does nothing else meanwhile: that is the back-pressure.
-pub(crate) async fn confirm(
-    plan: &Plan,
-    origin: &Origin,
-    copy: &Outgoing,
-    observers: &Observers,
-    stop: &mut super::control::Control,
-) -> bool {
+/// so that a broker that is down is not beaten, and the lane does nothing else meanwhile: that is the back-pressure. A copy
+/// that its destination will never take (a dead letter above its limit) is tried as well, since no lane may drop it: the
+/// service is not ready any more, and says which message and why, until somebody has put it right.
+pub(crate) async fn confirm(shared: &Shared, origin: &Origin, copy: &Outgoing, stop: &mut Control) -> bool {
+    let Shared { plan, observers, health, .. } = shared;
     let to = match &copy.to {
         Destination::DeadLetter(_) => &origin.dead_letters,
         _ => &origin.from,
     };
+    let mut stuck = Stuck { health, thing: None };
     let mut pause = PAUSE.0;
-    loop {
+    for tries in 1_u32.. {
         let publishing = to.transport.publish(vec![copy.clone()]);
         let error = match tokio::time::timeout(plan.policy.copy_deadline, publishing).await {
             Ok(Ok(())) => return true,
@@ -141,11 +144,38 @@ pub(crate) async fn confirm(
             handler = %plan.identity.handler, message_id = %copy.envelope.id(), destination = %copy.to, error,
             "a copy could not be confirmed; its message stays unsettled and the lane waits {pause:?}"
         );
+        if tries >= PATIENCE {
+            stuck.tell(plan, copy, &error);
+        }
         tokio::select! {
             biased;
             () = stop.draining() => return false,
             () = tokio::time::sleep(pause) => {}
         }
         pause = (pause * 2).min(PAUSE.1);
+    }
+    false
+}
+
+/// A copy that cannot be confirmed, on the board of health for as long as that is so.
+struct Stuck<'a> {
+    health: &'a HealthBoard,
+    thing: Option<Text>,
+}
+
+impl Stuck<'_> {
+    fn tell(&mut self, plan: &Plan, copy: &Outgoing, error: &str) {
+        let thing = self.thing.get_or_insert_with(|| {
+            format!("handler {}, message {}", plan.identity.handler, copy.envelope.id()).into()
+        });
+        self.health.down(thing, &format!("its copy to {} is not confirmed: {error}", copy.to));
+    }
+}
+
+impl Drop for Stuck<'_> {
+    fn drop(&mut self) {
+        if let Some(thing) = &self.thing {
+            self.health.up(thing);
+        }
     }
 }

@@ -12,6 +12,7 @@ mod control;
 mod copies;
 mod health;
 mod lane;
+mod leftovers;
 mod parking;
 mod plan;
 mod publish;
@@ -155,7 +156,11 @@ impl Service {
         service.routes = settings.routes;
         service.publishes = settings.destinations;
         service.governed.configure(settings.catalog)?;
-        service.configured = Configured { policies: settings.policies, handlers: settings.handlers };
+        service.configured = Configured {
+            origin: Some(settings.origin),
+            policies: settings.policies,
+            handlers: settings.handlers,
+        };
         Ok(service)
     }
 
@@ -315,6 +320,15 @@ impl Service {
     /// # Errors
     /// As [`Service::check`], but for the catalog's rules, and what a transport refuses for good.
     pub async fn start(self) -> Result<Running, Error> {
+        let (running, plans) = self.prepare()?;
+        match running.begin(plans).await {
+            Ok(()) => Ok(running),
+            Err(error) => running.fail(error).await,
+        }
+    }
+
+    /// What [`Service::start`] does before it waits for anything.
+    fn prepare(self) -> Result<(Running, Vec<Arc<Plan>>), Error> {
         let resolver = self.resolver()?;
         let plans = self.plans(&resolver)?.into_iter().map(Arc::new).collect();
         for finding in self.findings()? {
@@ -350,7 +364,7 @@ impl Service {
             drain_deadline,
             resolver,
         };
-        Running::start(core, plans).await
+        Ok((Running::new(core), plans))
     }
 
     /// Makes what its handlers need at the brokers, without receiving anything: where one process is to publish before
@@ -374,19 +388,25 @@ impl Service {
         &self.name
     }
 
-    /// Starts it and runs it until SIGINT or SIGTERM, then drains. A signal that comes while it starts breaks off the start.
+    /// Starts it and runs it until SIGINT or SIGTERM, then drains. A signal that comes while it starts breaks off the start, and
+    /// the handlers that had been started are drained as well.
     ///
     /// # Errors
     /// As [`Service::start`] and [`Running::drain`].
     #[cfg(feature = "runtime")]
     pub async fn run(self) -> Result<(), Error> {
         let mut shutdown = Shutdown::listen();
-        let running = tokio::select! {
+        let (running, plans) = self.prepare()?;
+        let started = tokio::select! {
             biased;
-            running = self.start() => running?,
-            () = shutdown.requested() => return Ok(()),
+            started = running.begin(plans) => Some(started),
+            () = shutdown.requested() => None,
         };
-        shutdown.requested().await;
+        match started {
+            Some(Ok(())) => shutdown.requested().await,
+            Some(Err(error)) => return running.fail(error).await,
+            None => {}
+        }
         tracing::info!("draining");
         running.drain().await
     }
@@ -452,9 +472,9 @@ impl Service {
                     || format!("there are {}", known.collect::<Vec<_>>().join(", ")),
                     |near| format!("did you mean `{near}`?"),
                 );
-                return Err(Error::config(format!(
+                return Err(self.configured.blame(Error::config(format!(
                     "`[handlers.{name}]` configures a handler that does not exist; {hint}"
-                )));
+                ))));
             }
         }
         for spec in &self.handlers {

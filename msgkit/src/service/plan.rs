@@ -56,9 +56,6 @@ impl Plan {
                 "handler `{name}` takes no message; name one: `#[handler(message = …)]`"
             )));
         }
-        policy.check().map_err(|error| {
-            Error::refused(format!("the policy of handler `{name}` cannot be used")).with_source(error)
-        })?;
         let mut patterns = spec.patterns.clone();
         let mut places = Vec::new();
         for registration in &spec.registrations {
@@ -90,13 +87,11 @@ impl Plan {
         .with_prefetch(policy.in_flight);
         subscription.places = places;
         subscription.ingest = spec.ingest.clone();
-        let plan = Self { spec, identity, group, policy, steps, origins, subscription };
-        plan.check()?;
-        Ok(plan)
+        Ok(Self { spec, identity, group, policy, steps, origins, subscription })
     }
 
     /// Refuses what a transport cannot honour, naming the key to change.
-    fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         let name = &self.identity.handler;
         if self.origins.is_empty() {
             return Err(Error::refused(format!(
@@ -170,16 +165,28 @@ impl Plan {
     /// The subscriptions at `origin`: the topics, and each delay step where the core keeps delays.
     pub(crate) fn subscriptions(&self, origin: &Origin) -> Vec<Subscription> {
         let mut all = vec![self.subscription.clone()];
-        if origin.from.transport.capabilities().delay == Delay::RetryTopics && self.spec.group.is_some() {
-            // Suspects and replays take the first step too, so it is read even where nothing is ever delayed.
-            for step in 1..=self.steps.len().max(1) {
-                let mut subscription = self.subscription.clone();
-                subscription.retry_step = u32::try_from(step).ok();
-                subscription.prefetch = 1;
-                all.push(subscription);
-            }
+        if self.keeps_delays(origin) {
+            all.extend((1..=self.last_step()).map(|step| self.retry_subscription(step)));
         }
         all
+    }
+
+    /// Whether the core keeps the delays of this origin, each step a place of its own.
+    pub(crate) fn keeps_delays(&self, origin: &Origin) -> bool {
+        origin.from.transport.capabilities().delay == Delay::RetryTopics && self.spec.group.is_some()
+    }
+
+    /// The subscription to a delay step.
+    pub(crate) fn retry_subscription(&self, step: u32) -> Subscription {
+        let mut subscription = self.subscription.clone();
+        subscription.retry_step = Some(step);
+        subscription.prefetch = 1;
+        subscription
+    }
+
+    /// The last delay step. Suspects and replays take the first one too, so it is read even where nothing is ever delayed.
+    pub(crate) fn last_step(&self) -> u32 {
+        u32::try_from(self.steps.len().max(1)).unwrap_or(u32::MAX)
     }
 
     /// The largest step within `delay`, from 1; the first where none is.

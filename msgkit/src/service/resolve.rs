@@ -17,6 +17,8 @@ use crate::transport::Group;
 /// What configuration says of policies and handlers.
 #[derive(Clone, Default)]
 pub(super) struct Configured {
+    /// The file, where there is one.
+    pub(super) origin: Option<Text>,
     pub(super) policies: BTreeMap<Text, PolicyOverrides>,
     pub(super) handlers: BTreeMap<Text, HandlerSettings>,
 }
@@ -25,6 +27,14 @@ impl Configured {
     /// Whether the handler runs.
     pub(super) fn is_enabled(&self, spec: &HandlerSpec) -> bool {
         self.handlers.get(&spec.name).and_then(|handler| handler.enabled) != Some(false)
+    }
+
+    /// An error that a key cures, told where that key stands.
+    pub(super) fn blame(&self, error: Error) -> Error {
+        match &self.origin {
+            Some(origin) => error.within(origin),
+            None => error,
+        }
     }
 }
 
@@ -95,7 +105,13 @@ impl Resolver {
                 break;
             }
         }
-        Plan::new(&self.service, spec, policy, origins)
+        policy.check().map_err(|error| {
+            let refused = Error::refused(format!("the policy of handler `{}` cannot be used", spec.name));
+            self.configured.blame(refused.with_source(error))
+        })?;
+        let plan = Plan::new(&self.service, spec, policy, origins)?;
+        plan.check().map_err(|error| self.configured.blame(error))?;
+        Ok(plan)
     }
 
     /// Precedence, weakest first: the policy in code, the derive, `[policies]`, `[handlers.<name>]`.
@@ -118,10 +134,10 @@ impl Resolver {
                 },
                 |near| format!("did you mean `{near}`?"),
             );
-            return Err(Error::config(format!(
+            return Err(self.configured.blame(Error::config(format!(
                 "handler `{}` names the unknown policy `{name}`; {hint}",
                 spec.name
-            )));
+            ))));
         }
         let mut policy = in_code.cloned().unwrap_or_default();
         spec.overrides.apply(&mut policy);

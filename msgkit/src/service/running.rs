@@ -13,10 +13,11 @@ use super::belt::Belt;
 use super::control::{Control, Mode};
 use super::health::{HealthBoard, Readiness};
 use super::lane::{Feed, Lane, Shared, panic_text};
+use super::leftovers;
 use super::plan::{Named, Plan};
 use super::publish::PublishHandle;
 use super::quarantine::Quarantine;
-use super::source::{Fetched, Source};
+use super::source::{Beginning, Fetched, Source};
 use crate::envelope::Clock;
 use crate::error::{Chain, Error};
 use crate::handler::{ContextParts, HandlerSpec, State};
@@ -60,19 +61,34 @@ struct RunningHandler {
 }
 
 impl Running {
-    pub(crate) async fn start(core: Core, plans: Vec<Arc<Plan>>) -> Result<Self, Error> {
-        let core = Arc::new(core);
+    /// A service that runs no handler yet.
+    pub(crate) fn new(core: Core) -> Self {
         core.health.watch(&core.transports);
+        Self { core: Arc::new(core), handlers: Mutex::default() }
+    }
+
+    /// Declares, subscribes, handles. Where it is dropped in the middle, the handlers that run already go on, and
+    /// [`Running::drain`] ends them as it ends all.
+    pub(crate) async fn begin(&self, plans: Vec<Arc<Plan>>) -> Result<(), Error> {
+        let core = &self.core;
         for named in &core.transports {
             let declarations: Vec<_> = plans.iter().flat_map(|plan| plan.declarations(&named.name)).collect();
             insist(&core.health, named, "declaring", || named.transport.declare(&declarations)).await?;
         }
-        let mut handlers = Vec::new();
         for plan in plans {
-            handlers.push(core.run(plan).await?);
+            let handler = core.run(plan).await?;
+            self.handlers.lock().await.push(handler);
         }
         core.health.started();
-        Ok(Self { core, handlers: Mutex::new(handlers) })
+        Ok(())
+    }
+
+    /// Ends what has been started before `error` kept the rest from it.
+    pub(crate) async fn fail<T>(self, error: Error) -> Result<T, Error> {
+        if let Err(closing) = self.drain().await {
+            tracing::error!(error = %Chain(&closing), "a transport did not close cleanly after a failed start");
+        }
+        Err(error)
     }
 
     /// Publishes from outside of handlers: cheap to clone, usable from any task.
@@ -280,22 +296,19 @@ impl Core {
     async fn run(&self, plan: Arc<Plan>) -> Result<RunningHandler, Error> {
         let (mode, receiver) = watch::channel(Mode::Running);
         let control = Control::new(receiver);
+        let beginning = Beginning {
+            plan: plan.clone(),
+            control: control.clone(),
+            quarantine: self.quarantine.clone(),
+            health: self.health.clone(),
+            clock: self.clock,
+        };
         let mut sources = Vec::new();
         for (at, origin) in plan.origins.iter().enumerate() {
             for subscription in plan.subscriptions(origin) {
                 let subscribing = || origin.from.transport.subscribe(&subscription);
                 let deliveries = insist(&self.health, &origin.from, "subscribing", subscribing).await?;
-                sources.push(Source {
-                    plan: plan.clone(),
-                    origin: at,
-                    subscription,
-                    deliveries,
-                    ended: false,
-                    control: control.clone(),
-                    quarantine: self.quarantine.clone(),
-                    health: self.health.clone(),
-                    clock: self.clock,
-                });
+                sources.push(beginning.source(at, subscription, deliveries));
             }
         }
         let shared = Arc::new(Shared {
@@ -306,6 +319,7 @@ impl Core {
                 clock: self.clock,
             }),
             observers: self.observers.clone(),
+            health: self.health.clone(),
             breaker: plan.policy.breaker.clone().map(Breaker::new),
             quarantine: self.quarantine.clone(),
             plan: plan.clone(),
@@ -337,6 +351,11 @@ impl Core {
                     let fetching = fetch(source, belt.clone(), ended.clone());
                     tasks.spawn(guarded(fetching, plan.clone(), self.health.clone()));
                 }
+                for (at, _) in plan.origins.iter().enumerate().filter(|(_, origin)| plan.keeps_delays(origin))
+                {
+                    let reading = leftovers::read(beginning.clone(), at, belt.clone(), ended.clone());
+                    tasks.spawn(guarded(reading, plan.clone(), self.health.clone()));
+                }
             }
         }
         Ok(RunningHandler { name: plan.identity.handler.clone(), plan, mode, tasks })
@@ -346,7 +365,7 @@ impl Core {
 /// Runs a lane or a fetcher. A handler's panic is a failure of its message; one that comes as far as here is a mistake of
 /// msgkit, or of what was plugged into it (an inbox, an observer). What the task had in hand goes back, and the service is
 /// not ready any more, so that it is started again rather than left with a lane less.
-async fn guarded(task: impl Future<Output = ()>, plan: Arc<Plan>, health: HealthBoard) {
+pub(super) async fn guarded(task: impl Future<Output = ()>, plan: Arc<Plan>, health: HealthBoard) {
     let mut task = std::pin::pin!(task);
     let ended = std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) {
         Ok(poll) => poll.map(Ok),
@@ -360,7 +379,7 @@ async fn guarded(task: impl Future<Output = ()>, plan: Arc<Plan>, health: Health
 }
 
 /// Feeds the belt from one subscription; closes it when all lanes have settled what they had.
-async fn fetch(mut source: Source, belt: Arc<Belt>, lanes: Arc<watch::Sender<()>>) {
+pub(super) async fn fetch(mut source: Source, belt: Arc<Belt>, lanes: Arc<watch::Sender<()>>) {
     let participant = source.quarantine.join();
     let mut batch = VecDeque::new();
     loop {

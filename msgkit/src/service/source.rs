@@ -24,6 +24,28 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// For how long the head of a delay step is held at least, however short the step is.
 const SHORTEST_TURN: Duration = Duration::from_secs(30);
 
+/// What every subscription of a handler is made with.
+#[derive(Debug, Clone)]
+pub(crate) struct Beginning {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) control: Control,
+    pub(crate) quarantine: Arc<Quarantine>,
+    pub(crate) health: HealthBoard,
+    pub(crate) clock: Clock,
+}
+
+impl Beginning {
+    pub(crate) fn source(
+        &self,
+        origin: usize,
+        subscription: Subscription,
+        deliveries: Box<dyn Deliveries>,
+    ) -> Source {
+        let Self { plan, control, quarantine, health, clock } = self.clone();
+        Source { plan, origin, subscription, deliveries, ended: false, control, quarantine, health, clock }
+    }
+}
+
 /// One subscription of a handler.
 #[derive(Debug)]
 pub(crate) struct Source {

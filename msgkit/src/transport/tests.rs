@@ -21,6 +21,8 @@ proptest! {
                 prop_assert_eq!(watermark.mark(), Some(mark));
             }
             prop_assert_eq!(watermark.held_by(), open.first().copied());
+            let above = (0..40).filter(|n| watermark.mark().is_none_or(|mark| n * 3 > mark)).count();
+            prop_assert_eq!(watermark.open(), above);
         }
         prop_assert_eq!((watermark.mark(), watermark.open()), (Some(117), 0));
     }
@@ -34,6 +36,8 @@ fn the_watermark_refuses_what_makes_no_sense() {
     assert_eq!(watermark.settled(4), Err(WatermarkError::Unknown { position: 4 }));
     assert_eq!(watermark.settled(5), Ok(Some(5)));
     assert_eq!(watermark.settled(5), Err(WatermarkError::Unknown { position: 5 }));
+    let errors = [watermark.received(3).unwrap_err(), watermark.settled(4).unwrap_err()];
+    assert_eq!(errors.map(|error| error.to_string()), ["position 3 came after 5", "position 4 is not open"]);
 }
 
 #[test]
@@ -75,8 +79,12 @@ fn a_wrong_option_names_its_key_and_not_its_value() {
         options.read::<Config>(&TransportUrl::parse(url)?)
     };
     for (toml, url, wanted) in [
-        ("password = 7222", "mqtt://h", "`password`: invalid type, expected a string"),
-        ("password = [\"7222, expected x\"]", "mqtt://h", "`password`: invalid type, expected a string"),
+        ("password = 7222", "mqtt://h", "`password`: invalid type, expected a text in quotes"),
+        (
+            "password = [\"7222, expected x\"]",
+            "mqtt://h",
+            "`password`: invalid type, expected a text in quotes",
+        ),
         ("password = \"7222", "mqtt://h", "no legal TOML"),
     ] {
         let error = crate::Chain(&read(toml, url).unwrap_err()).to_string();

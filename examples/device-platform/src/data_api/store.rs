@@ -159,6 +159,19 @@ impl Store {
         transaction.commit().await.map_err(failed)
     }
 
+    /// Whether the dead letter is stored.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn knows_dead_letter(&self, letter: &DeadLetter) -> Result<bool, StoreError> {
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM dead_letters WHERE id = ?1 AND \"group\" = ?2)")
+            .bind(&letter.id)
+            .bind(&letter.group)
+            .fetch_one(&self.readers)
+            .await
+            .map_err(StoreError::to("look for a dead letter"))
+    }
+
     /// Stores what is shown of a dead letter; says whether it is new.
     ///
     /// # Errors

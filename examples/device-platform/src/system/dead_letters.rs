@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use msgkit::service::{CheckReport, PublishHandle};
 use msgkit::transport::{Group, Peeked, Transport};
+use msgkit::{BoxError, MessageId};
 
 use crate::data_api::Store;
 use crate::messages::DeadLetter;
@@ -56,20 +57,25 @@ pub(super) async fn watch(
     }
 }
 
-/// Stores one dead letter and tells of it where it is new; false where that has to be tried again.
+/// Tells of one dead letter and stores it, where it is new; false where that has to be tried again.
+///
+/// Told first: dying in between tells of it twice, under the same id, and never not at all.
 async fn keep(peeked: &Peeked, store: &Store, publisher: &PublishHandle) -> bool {
     let Some(letter) = shown(peeked) else { return true };
-    let kept = match store.record_dead_letter(&letter).await {
-        Ok(true) => {
-            publisher.publish(&letter).await.map(drop).map_err(|error| msgkit::Chain(&error).to_string())
+    let kept = async {
+        if store.knows_dead_letter(&letter).await? {
+            return Ok(());
         }
-        Ok(false) => Ok(()),
-        Err(error) => Err(msgkit::Chain(&error).to_string()),
+        let id = MessageId::derived(&[b"dead letter", letter.id.as_bytes(), letter.group.as_bytes()]);
+        publisher.publish_with(&letter, |envelope| envelope.set_id(id)).await?;
+        store.record_dead_letter(&letter).await?;
+        Ok::<_, BoxError>(())
     };
-    if let Err(error) = &kept {
-        tracing::warn!(error, "a dead letter could not be kept; trying again");
+    if let Err(error) = kept.await {
+        tracing::warn!(error = %msgkit::Chain(&*error), "a dead letter could not be kept; trying again");
+        return false;
     }
-    kept.is_ok()
+    true
 }
 
 fn shown(peeked: &Peeked) -> Option<DeadLetter> {

@@ -12,9 +12,10 @@ use msgkit::{Registry, Service};
 use crate::settings::{Component, Run};
 
 /// The schemes of brokers, which only a program with the feature beside them knows.
-const BROKERS: [(&str, &[&str]); 3] = [
+const BROKERS: [(&str, &[&str]); 4] = [
     ("brokers", &["mqtt", "mqtts", "mqtt+ws", "mqtt+wss", "amqp", "amqps"]),
     ("kafka", &["kafka", "kafkas"]),
+    ("kinesis", &["mqtt", "mqtts", "mqtt+ws", "mqtt+wss", "kinesis"]),
     ("pubsub", &["pubsub"]),
 ];
 
@@ -29,12 +30,25 @@ pub(super) struct Transports {
 fn registry() -> Registry {
     let registry = Registry::new().with(msgkit_transport_sqlite::scheme());
     #[cfg(feature = "brokers")]
-    let registry = registry.with(msgkit_transport_mqtt::scheme()).with(msgkit_transport_amqp::scheme());
+    let registry = registry.with(msgkit_transport_amqp::scheme());
     #[cfg(feature = "kafka")]
     let registry = registry.with(msgkit_transport_kafka::scheme());
+    #[cfg(feature = "kinesis")]
+    let registry = registry.with(msgkit_transport_kinesis::scheme());
+    #[cfg(any(feature = "brokers", feature = "kinesis"))]
+    let registry = registry.with(msgkit_transport_mqtt::scheme());
     #[cfg(feature = "pubsub")]
     let registry = registry.with(msgkit_transport_pubsub::scheme());
     registry
+}
+
+/// The feature that this program wants for schemes which it does not know: the one that has them all, where there is one.
+fn feature_for(missing: &[&str]) -> Option<&'static str> {
+    let with = |wanted: &[&str]| {
+        let all = |schemes: &[&str]| wanted.iter().all(|scheme| schemes.contains(scheme));
+        BROKERS.iter().find(|(_, schemes)| all(schemes)).map(|(feature, _)| *feature)
+    };
+    with(missing).or_else(|| with(missing.get(..1)?))
 }
 
 impl Transports {
@@ -56,17 +70,23 @@ impl Transports {
 
     fn configured(file: &Path, configuration: Configuration, registry: &Registry) -> anyhow::Result<Self> {
         let file = file.display();
+        let lacking: Vec<_> = configuration
+            .transports
+            .iter()
+            .map(|transport| (&transport.name, transport.url.scheme()))
+            .filter(|(_, scheme)| registry.schemes().all(|known| known != *scheme))
+            .filter(|(_, scheme)| feature_for(&[scheme]).is_some())
+            .collect();
+        let schemes: Vec<_> = lacking.iter().map(|(_, scheme)| *scheme).collect();
+        if let (Some((name, scheme)), Some(feature)) = (lacking.first(), feature_for(&schemes)) {
+            anyhow::bail!(
+                "{file}: [transports.{name}] has the scheme `{scheme}`, which this program was built without; build it with \
+                 `cargo run -p device-platform --features {feature}`"
+            );
+        }
         let mut all = Vec::new();
         for transport in &configuration.transports {
-            let (name, scheme) = (&transport.name, transport.url.scheme());
-            let feature = BROKERS.iter().find(|(_, schemes)| schemes.contains(&scheme));
-            if let Some((feature, _)) = feature.filter(|_| registry.schemes().all(|known| known != scheme)) {
-                anyhow::bail!(
-                    "{file}: [transports.{name}] has the scheme `{scheme}`, which this program was built without; build it \
-                     with `cargo run -p device-platform --features {feature}`"
-                );
-            }
-            all.push((name.to_string(), transport.build(registry)?));
+            all.push((transport.name.to_string(), transport.build(registry)?));
         }
         anyhow::ensure!(!all.is_empty(), "{file} names no transport; add `[transports.<name>]`");
         // A component looks only at its own handlers, so nobody would miss what is nobody's.
@@ -132,8 +152,9 @@ mod tests {
     fn without_the_feature_a_broker_s_configuration_names_it() {
         let brokers = (include_str!("../../config/mqtt-amqp.toml"), "brokers", cfg!(feature = "brokers"));
         let kafka = (include_str!("../../config/kafka.toml"), "kafka", cfg!(feature = "kafka"));
+        let kinesis = (include_str!("../../config/mqtt-kinesis.toml"), "kinesis", cfg!(feature = "kinesis"));
         let pubsub = (include_str!("../../config/pubsub.toml"), "pubsub", cfg!(feature = "pubsub"));
-        for (text, feature, built) in [brokers, kafka, pubsub] {
+        for (text, feature, built) in [brokers, kafka, kinesis, pubsub] {
             // As the program is without the feature, whether this test has it or not.
             let error = configured(text, &Registry::new()).unwrap_err();
             let fix = format!("--features {feature}");

@@ -6,7 +6,7 @@ use crate::story::{self, REPLAYED};
 
 #[test]
 fn each_component_is_killed_in_turn_and_the_totals_are_those_of_one_process_in_memory() {
-    let wanted = story::in_memory();
+    let wanted = story::in_memory(REPLAYED);
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().to_str().unwrap();
     let launch =

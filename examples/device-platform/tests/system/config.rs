@@ -1,7 +1,6 @@
 //! `--config`, by the real program: routes to several transports, refusals in one line, warnings that are printed.
 
 use std::path::Path;
-use std::process::Command;
 
 use clap::Parser as _;
 use device_platform::messages::{AggregateUpdated, ReadingReported};
@@ -11,18 +10,8 @@ use msgkit::handler::{HandlerSpec, closure};
 use msgkit::{Context, Service};
 use serde_json::json;
 
-use crate::platform::{Launch, now};
+use crate::platform::{Launch, check, now};
 use crate::story::until;
-
-/// What the program answers to `check` with this configuration: whether it is content, and what it prints on which stream.
-pub(crate) fn check(config: &Path) -> (bool, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_device-platform"))
-        .args(["check", "--config", config.to_str().unwrap()])
-        .output()
-        .unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.success(), text(output.stdout), text(output.stderr))
-}
 
 /// A configuration in a file of its own.
 fn written(text: &str) -> (tempfile::TempDir, std::path::PathBuf) {

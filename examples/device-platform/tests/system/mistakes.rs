@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::config::check;
+use crate::platform::check;
 
 /// The file, and all that is printed: without the directory, and `…` for the list of known schemes, which the program's features make.
 const MISTAKES: [(&str, &str); 8] = [

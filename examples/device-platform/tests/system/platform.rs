@@ -65,6 +65,16 @@ impl Launch {
     }
 }
 
+/// What the program answers to `check` with this configuration: whether it is content, and what it prints on which stream.
+pub(crate) fn check(config: &Path) -> (bool, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_device-platform"))
+        .args(["check", "--config", config.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.success(), text(output.stdout), text(output.stderr))
+}
+
 impl Platform {
     pub(crate) fn start(data: &Path, more: &[&str]) -> Self {
         let speed = std::env::var("SPEED").unwrap_or_else(|_| "1000".to_owned());

@@ -15,9 +15,8 @@ fn blocks(language: &str) -> Vec<&'static str> {
 
 #[test]
 fn the_configuration_of_the_readme_is_one() {
-    let blocks = blocks("toml");
-    assert_eq!(blocks.len(), 1);
-    let settings = Settings::parse(blocks[0], "README.md", []).unwrap();
+    let [_dependencies, configuration] = blocks("toml")[..] else { panic!("two blocks of TOML") };
+    let settings = Settings::parse(configuration, "README.md", []).unwrap();
     assert_eq!(settings.name, "device-platform");
     let registry = Registry::new().with(msgkit_transport_sqlite::scheme());
     let service = Service::from_settings(settings, &registry)

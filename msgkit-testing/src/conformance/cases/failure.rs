@@ -8,12 +8,12 @@ use bytes::Bytes;
 use msgkit::HandlerError;
 use msgkit::envelope::DeadLetterKind;
 use msgkit::policy::Unhandled;
-use msgkit::transport::Outgoing;
+use msgkit::transport::{Delay, Destination, Outgoing};
 
 use super::case;
 use super::letters::{Letters, kinds, nobody_is_dead};
 use super::support::{Calls, Gate, drain, failing, noting, odd_headers, policy, publish, run, until_idle};
-use crate::conformance::bench::{Bench, topic_of};
+use crate::conformance::bench::{Bench, group_of, topic_of};
 use crate::conformance::pipeline::{JobHandler, envelope_of};
 use crate::conformance::probe::{Other, Probe};
 use crate::conformance::{Case, Fault, Proof};
@@ -34,6 +34,11 @@ pub(super) const CASES: &[Case] = &[
     ),
     case!(CHAPTER, a_failing_message_holds_up_nobody, "A message that waits for its retry holds up no other"),
     case!(CHAPTER, retry_after_is_kept, "`retry_after` is kept though the policy's delays are shorter"),
+    case!(
+        CHAPTER,
+        fewer_delay_steps_leave_nothing_behind,
+        "Retry copies in delay steps that a newer policy no longer has reach their group"
+    ),
     case!(
         CHAPTER,
         a_permanent_error_is_dead_lettered_at_once,
@@ -184,6 +189,37 @@ async fn retry_after_is_kept(bench: &Bench<'_>) -> Proof {
     let waited = times[1].since(times[0]);
     assert!(waited >= after, "asked for {after:?}, came after {waited:?}");
     drain(bench, running).await;
+    Proof::Proven
+}
+
+async fn fewer_delay_steps_leave_nothing_behind(bench: &Bench<'_>) -> Proof {
+    let transport = bench.connect().await;
+    let failed = Calls::default();
+    let older = run(bench, [failing("g", policy(bench, 0, 3), &failed, u32::MAX)]).await;
+    publish(bench, &*older, [7]).await;
+    bench.until("the third attempt", || failed.len() >= 3).await;
+    drain(bench, older).await;
+    if transport.capabilities().delay == Delay::RetryTopics {
+        let last = Destination::Retry { group: group_of("g"), step: 3, delay: bench.time().tick() };
+        let told = match transport.operate() {
+            Some(operate) => {
+                bench.soon("the depth of a step", operate.depth(&last)).await.unwrap_or_default()
+            }
+            None => None,
+        };
+        if told.is_none() {
+            return Proof::absent(
+                "it does not tell what lies in a delay step; end the copies before the steps",
+            );
+        }
+    }
+    let calls = Calls::default();
+    let newer = run(bench, [noting("g", policy(bench, 0, 1), &calls)]).await;
+    bench.until("the copy of the older policy", || calls.len() >= 1).await;
+    a_while(bench).await;
+    assert_eq!(calls.numbers(), [7]);
+    until_idle(bench, &*transport, "g").await;
+    drain(bench, newer).await;
     Proof::Proven
 }
 

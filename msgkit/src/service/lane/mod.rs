@@ -28,6 +28,7 @@ pub(crate) use self::track::panic_text;
 pub(crate) use self::work::{Work, later};
 use super::belt::Belt;
 use super::control::Control;
+use super::health::HealthBoard;
 use super::parking::Parking;
 use super::plan::Plan;
 use super::quarantine::{Participant, Quarantine};
@@ -47,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) plan: Arc<Plan>,
     pub(crate) parts: Arc<ContextParts>,
     pub(crate) observers: Observers,
+    pub(crate) health: HealthBoard,
     pub(crate) breaker: Option<Breaker>,
     pub(crate) quarantine: Arc<Quarantine>,
 }

@@ -50,7 +50,7 @@ impl Lane {
         self.acks.hand_over();
         let shared = self.shared.clone();
         let origin = &shared.plan.origins[work.origin];
-        let confirming = copies::confirm(&shared.plan, origin, &copy, &shared.observers, &mut self.control);
+        let confirming = copies::confirm(&shared, origin, &copy, &mut self.control);
         // It starts nothing while its copy is on the way, so a suspect elsewhere need not wait for that.
         let waits = shared.quarantine.waits();
         let confirmed = confirming.await;

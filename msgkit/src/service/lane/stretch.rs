@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Shared;
 use crate::envelope::Envelope;
 use crate::handler::Context;
+use crate::text::same;
 use crate::transport::{Acks, Delivery, Incoming};
 
 /// What a lane lends to its coroutines while they work: its batch, and what is settled of it.
@@ -86,7 +87,7 @@ impl Stretch {
         if self.shared.quarantine.is_active() {
             return false;
         }
-        let Some(envelope) = self.next().filter(|envelope| envelope.kind() == name) else { return false };
+        let Some(envelope) = self.next().filter(|envelope| same(envelope.kind(), name)) else { return false };
         context.reset(envelope, 1);
         self.begun = true;
         true

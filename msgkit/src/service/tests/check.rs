@@ -29,6 +29,20 @@ fn configuration_goes_over_what_the_code_says_and_must_fit_it() {
     assert!(error.to_string().contains("unknown policy `patien`; did you mean `patient`?"), "{error}");
     let error = policy("[policies.default]\nconcurrency = 0").unwrap_err();
     assert!(crate::Chain(&error).to_string().contains("use at least 1"));
+    // Whatever a key cures is told with the file that the key belongs in.
+    for text in [
+        "[policies.default]\nconcurrency = 0",
+        "[handlers.h]\ntimeout = \"1s\"",
+        "[handlers.g]\npolicy = \"p\"",
+    ] {
+        let error = policy(text).unwrap_err().to_string();
+        assert!(error.starts_with("msgkit.toml: "), "{error}");
+    }
+    let elsewhere = format!(
+        "{base}[[routes]]\nmatch = \"devices.>\"\nto = \"m\"\n[[routes]]\nmatch = \"*\"\nto = \"m\"\n"
+    );
+    let error = build(&elsewhere).unwrap().check().unwrap_err().to_string();
+    assert!(error.starts_with("msgkit.toml: no route leads to the topics of handler `g`"), "{error}");
 }
 
 fn orders_of(team: &str, publishers: &[&str]) -> crate::Namespace {

@@ -248,6 +248,54 @@ async fn nobody_can_stop_the_retries_of_a_group_with_a_date() {
     running.drain().await.unwrap();
 }
 
+/// A policy is changed to fewer delays, and older members go on with the larger one for a while.
+#[tokio::test(start_paused = true)]
+async fn copies_in_steps_that_the_policy_no_longer_has_are_read() {
+    let (memory, clock) =
+        virtual_memory(MemoryConfig { delay: MemoryDelay::RetryTopics, ..MemoryConfig::default() });
+    let handled: Arc<Mutex<Vec<u32>>> = Arc::default();
+    let failed = Arc::new(AtomicU32::new(0));
+    let member = |rounds: u32, works: bool| {
+        let (log, count) = (handled.clone(), failed.clone());
+        let handle = closure(move |order: Placed, _| {
+            count.fetch_add(u32::from(!works), Ordering::SeqCst);
+            if works {
+                log.lock().unwrap().push(order.id);
+            }
+            async move { if works { Ok(()) } else { Err("not yet".into()) } }
+        });
+        let spec = HandlerSpec::new("g", "g").unwrap().with(handle).overrides(|policy| {
+            policy.immediate = Some(0);
+            policy.delayed = Some(Some(Delayed::new(Duration::from_secs(10), rounds)));
+        });
+        service(&memory, clock).spec(spec).start()
+    };
+    let third = Destination::Retry { group: Group::new("g").unwrap(), step: 3, delay: Duration::ZERO };
+    for id in [1, 2] {
+        let old = member(3, false).await.unwrap();
+        let new = if id == 2 { Some(member(1, true).await.unwrap()) } else { None };
+        if let Some(new) = &new {
+            // The older member gets it: the newer one takes nothing for now.
+            new.pause("g").await.unwrap();
+        }
+        old.publisher().publish(&placed(id)).await.unwrap();
+        until("three attempts", || failed.load(Ordering::SeqCst) == 3 * id).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        old.crash().await;
+        assert_eq!(memory.depth(&third).await.unwrap(), Some(1));
+        let new = match new {
+            Some(new) => {
+                new.resume("g").await.unwrap();
+                new
+            }
+            None => member(1, true).await.unwrap(),
+        };
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(handled.lock().unwrap().iter().filter(|seen| **seen == id).count(), 1);
+        new.drain().await.unwrap();
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn batches_are_batches_behind_a_belt_too() {
     #[derive(Default)]

@@ -55,9 +55,8 @@ async fn a_copy_that_is_not_confirmed_keeps_the_original() {
     }
 }
 
-/// A drain while a copy cannot be confirmed gives the message back instead of losing it.
-#[tokio::test(start_paused = true)]
-async fn a_drain_during_an_unconfirmed_copy_gives_the_message_back() {
+/// A service whose handler always fails, on a broker that takes no copies.
+async fn without_copies() -> (Memory, Faulty, Running) {
     let (memory, clock) = virtual_memory(MemoryConfig::default());
     let faulty = Faulty::new(&memory);
     faulty.copies.store(u32::MAX, Ordering::SeqCst);
@@ -73,6 +72,31 @@ async fn a_drain_during_an_unconfirmed_copy_gives_the_message_back() {
         .start()
         .await
         .unwrap();
+    (memory, faulty, running)
+}
+
+/// A copy that is refused for good (a dead letter that is too large where dead letters go) is not tried in silence.
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_is_never_confirmed_is_told_until_it_is() {
+    let (memory, faulty, running) = without_copies().await;
+    let sent = running.publisher().publish(&placed(1)).await.unwrap();
+    until("a try", || faulty.copies.load(Ordering::SeqCst) < u32::MAX).await;
+    assert_eq!(problems(&running).await, [""; 0], "a short outage is none of its business");
+    until("some tries", || faulty.copies.load(Ordering::SeqCst) < u32::MAX - 10).await;
+    let told = problems(&running).await;
+    let wanted =
+        format!("handler g, message {}: its copy to msgkit.dead_letter.g is not confirmed: ", sent.id());
+    assert!(matches!(&told[..], [only] if only.starts_with(&wanted)), "{told:?}");
+    faulty.copies.store(0, Ordering::SeqCst);
+    until("dead letter", || memory.is_idle()).await;
+    assert_eq!(problems(&running).await, [""; 0]);
+    running.drain().await.unwrap();
+}
+
+/// A drain while a copy cannot be confirmed gives the message back instead of losing it.
+#[tokio::test(start_paused = true)]
+async fn a_drain_during_an_unconfirmed_copy_gives_the_message_back() {
+    let (memory, faulty, running) = without_copies().await;
     running.publisher().publish(&placed(1)).await.unwrap();
     until("a failed copy", || faulty.copies.load(Ordering::SeqCst) < u32::MAX).await;
     running.drain().await.unwrap();

@@ -141,7 +141,9 @@ async fn alerts_and_dead_letters_are_stored_once() {
         time: Timestamp::from_second(60).unwrap(),
         payload: "{}".to_owned(),
     };
+    assert!(!store.knows_dead_letter(&letter).await.unwrap());
     assert!(store.record_dead_letter(&letter).await.unwrap());
+    assert!(store.knows_dead_letter(&letter).await.unwrap());
     assert!(!store.record_dead_letter(&letter).await.unwrap());
     let other = DeadLetter { group: "audit".to_owned(), ..letter.clone() };
     assert!(store.record_dead_letter(&other).await.unwrap());
