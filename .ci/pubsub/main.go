@@ -3,7 +3,8 @@
 //
 //	pubsub-stand-in 127.0.0.1:8085
 //
-// POST /stand-in/expire?prefix=projects/p/subscriptions/ ends the leases of everything that is outstanding there.
+// POST /stand-in/expire?prefix=projects/p/subscriptions/ ends the leases of everything that is outstanding there; with
+// &bury=1 the streams of all who read there as well, as when their processes are dead.
 package main
 
 import (
@@ -105,7 +106,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.Method == http.MethodPost && r.URL.Path == "/stand-in/expire" {
-		a.server.ExpireLeases(r.URL.Query().Get("prefix"))
+		a.server.ExpireLeases(r.URL.Query().Get("prefix"), r.URL.Query().Get("bury") == "1")
 		fmt.Fprintln(w, "Ok")
 		return
 	}

@@ -160,14 +160,27 @@ impl Pubsub {
         }
     }
 
-    /// Ends the lease of everything that members have in hand in `project`, as when they are dead and their leases have
-    /// run out. Only the stand-in can; the emulator waits ten seconds.
+    /// Ends the lease of everything that members have in hand in `project`, as when their leases have run out although they
+    /// live. Only the stand-in can; the emulator waits ten seconds.
     ///
     /// # Errors
     /// [`BrokerError`] where it cannot.
     pub fn expire(&self, project: &str) -> Result<(), BrokerError> {
-        let path =
-            format!("/stand-in/expire?prefix={}", escape(&format!("projects/{project}/subscriptions/")));
+        self.end(project, "")
+    }
+
+    /// Everybody who reads in `project` now is dead to it: their streams end, and their leases with them. Who lives opens
+    /// another stream. Only the stand-in can.
+    ///
+    /// # Errors
+    /// [`BrokerError`] where it cannot.
+    pub fn bury(&self, project: &str) -> Result<(), BrokerError> {
+        self.end(project, "&bury=1")
+    }
+
+    fn end(&self, project: &str, more: &str) -> Result<(), BrokerError> {
+        let prefix = escape(&format!("projects/{project}/subscriptions/"));
+        let path = format!("/stand-in/expire?prefix={prefix}{more}");
         let failed = |error| BrokerError::io(NAME, "the leases cannot be ended", error);
         match http::request(&self.address, ("", ""), "POST", &path, None).map_err(failed)?.status {
             200 => Ok(()),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use msgkit::envelope::NativeHeaders;
 use msgkit::transport::{Transport, TransportError, TransportErrorKind, TransportUrl};
 use msgkit::{Registry, Topic};
@@ -63,6 +64,12 @@ impl Subject for PubsubSubject {
     }
 }
 
+fn bury(project: &str) {
+    if let Err(error) = StandIn::shared().and_then(|stand_in| stand_in.bury(project)) {
+        panic!("the leases cannot be ended: {error}");
+    }
+}
+
 /// A project of its own.
 struct Place {
     proxy: Arc<FaultProxy>,
@@ -84,13 +91,20 @@ impl Broker for Place {
         Ok(Arc::new(self.pubsub()?))
     }
 
-    /// What happens when processes die: their connections end, and then their leases.
+    /// The service takes all who read for dead; their streams end in the midst of what they do.
     async fn disconnect(&self) -> Fault {
         self.proxy.cut();
-        match StandIn::shared().and_then(|stand_in| stand_in.expire(&self.project)) {
-            Ok(()) => Fault::Done,
-            Err(error) => panic!("the leases cannot be ended: {error}"),
-        }
+        bury(&self.project);
+        Fault::Done
+    }
+
+    /// Nothing that the dying say gets through, a message that they give back least of all: it would be a start too many.
+    async fn kill(&self, dying: BoxFuture<'_, ()>) -> Fault {
+        self.proxy.half_open();
+        dying.await;
+        bury(&self.project);
+        self.proxy.heal();
+        Fault::Done
     }
 
     async fn publish_foreign(&self, topic: &Topic, payload: Bytes, headers: &NativeHeaders) -> Fault {
