@@ -5,6 +5,9 @@
 //
 // POST /stand-in/expire?prefix=projects/p/subscriptions/ ends the leases of everything that is outstanding there; with
 // &bury=1 the streams of all who read there as well, as when their processes are dead.
+//
+// POST /stand-in/refuse?method=Publish&code=8&times=3 answers the next three calls with that code of gRPC, as the service does
+// when a quota is used up. It tells how many were refused by the order before.
 package main
 
 import (
@@ -19,6 +22,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 
 	"cloud.google.com/go/pubsub/v2/apiv1/pubsubpb"
 	"cloud.google.com/go/pubsub/v2/pstest"
@@ -36,9 +40,15 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	server := pstest.NewServerWithAddress("127.0.0.1:0")
+	refused := map[string]*refusal{}
+	var options []pstest.ServerReactorOption
+	for _, method := range []string{"Publish", "Acknowledge", "ModifyAckDeadline", "CreateTopic", "CreateSubscription"} {
+		refused[method] = &refusal{}
+		options = append(options, pstest.ServerReactorOption{FuncName: method, Reactor: refused[method]})
+	}
+	server := pstest.NewServerWithAddress("127.0.0.1:0", options...)
 	rest := &onlyREST{connections: make(chan net.Conn), address: listener.Addr()}
-	go func() { log.Fatal(http.Serve(rest, &api{server: server})) }()
+	go func() { log.Fatal(http.Serve(rest, &api{server: server, refused: refused})) }()
 	fmt.Println("LISTENING", listener.Addr())
 	for {
 		connection, err := listener.Accept()
@@ -97,8 +107,38 @@ func (l *onlyREST) Accept() (net.Conn, error) { return <-l.connections, nil }
 func (l *onlyREST) Close() error              { return nil }
 func (l *onlyREST) Addr() net.Addr            { return l.address }
 
+// refusal is what calls of a method get instead of an answer.
+type refusal struct {
+	mu         sync.Mutex
+	code       codes.Code
+	left, done int
+}
+
+func (r *refusal) React(any) (bool, any, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.left == 0 {
+		return false, nil, nil
+	}
+	r.left--
+	r.done++
+	return true, nil, status.Error(r.code, "refused, as a test has asked")
+}
+
+// order replaces what was asked before, and tells how often that was done.
+func (r *refusal) order(code codes.Code, times int) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	done := r.done
+	r.code, r.left, r.done = code, times, 0
+	return done
+}
+
 // api answers by the methods of the gRPC server.
-type api struct{ server *pstest.Server }
+type api struct {
+	server  *pstest.Server
+	refused map[string]*refusal
+}
 
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/" {
@@ -109,6 +149,15 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.server.ExpireLeases(r.URL.Query().Get("prefix"), r.URL.Query().Get("bury") == "1")
 		fmt.Fprintln(w, "Ok")
 		return
+	}
+	if r.Method == http.MethodPost && r.URL.Path == "/stand-in/refuse" {
+		query := r.URL.Query()
+		code, _ := strconv.Atoi(query.Get("code"))
+		times, _ := strconv.Atoi(query.Get("times"))
+		if method := a.refused[query.Get("method")]; method != nil {
+			fmt.Fprint(w, method.order(codes.Code(code), times))
+			return
+		}
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 16<<20))
 	if err == nil {

@@ -1,6 +1,11 @@
 //! Where the service is and who we are there: the clients of the transport, made with their first use.
+//!
+//! Google's client does not notice a connection that has fallen silent without ending: nothing of HTTP/2 asks for a sign of
+//! life. So the client that reads is asked by a [pulse](Clients::pulse), the one that publishes by each publish, and whichever
+//! gets no answer is [exchanged](Renewed).
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use google_cloud_auth::credentials::{self, Credentials};
@@ -9,7 +14,7 @@ use google_cloud_pubsub::client::{BasePublisher, Subscriber, SubscriptionAdmin, 
 use google_cloud_pubsub::retry_policy::RetryableErrors;
 use msgkit::transport::{TransportError, TransportErrorKind};
 use msgkit::{Error, ErrorKind};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, watch};
 
 use crate::config::PubsubConfig;
 
@@ -24,8 +29,50 @@ pub(crate) struct Clients {
     publish_timeout: Duration,
     topics: OnceCell<TopicAdmin>,
     subscriptions: OnceCell<SubscriptionAdmin>,
-    publisher: OnceCell<BasePublisher>,
-    subscriber: OnceCell<Subscriber>,
+    publisher: Renewed<BasePublisher>,
+    subscriber: Renewed<Subscriber>,
+}
+
+/// A client that is exchanged when its connection is silent.
+struct Renewed<C> {
+    now: Mutex<Option<C>>,
+    /// How often it was.
+    generation: watch::Sender<u64>,
+}
+
+impl<C: Clone> Renewed<C> {
+    fn new() -> Self {
+        Self { now: Mutex::new(None), generation: watch::Sender::new(0) }
+    }
+
+    fn generation(&self) -> u64 {
+        *self.generation.borrow()
+    }
+
+    async fn get(&self, make: impl Future<Output = Result<C, TransportError>>) -> Result<C, TransportError> {
+        let known = self.now.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(client) = known {
+            return Ok(client);
+        }
+        let new = make.await?;
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of several that were made at once the first stays.
+        Ok(now.get_or_insert(new).clone())
+    }
+
+    /// Exchanges the client of `generation`, which somebody else may have done already.
+    fn renew(&self, generation: u64) -> bool {
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        let renewed = self.generation.send_if_modified(|current| {
+            let is_current = *current == generation;
+            *current += u64::from(is_current);
+            is_current
+        });
+        if renewed {
+            *now = None;
+        }
+        renewed
+    }
 }
 
 /// The key of a service account, which is never printed.
@@ -98,8 +145,8 @@ impl Clients {
             publish_timeout: config.publish_timeout,
             topics: OnceCell::new(),
             subscriptions: OnceCell::new(),
-            publisher: OnceCell::new(),
-            subscriber: OnceCell::new(),
+            publisher: Renewed::new(),
+            subscriber: Renewed::new(),
         })
     }
 
@@ -149,8 +196,8 @@ impl Clients {
         self.subscriptions.get_or_try_init(make).await
     }
 
-    pub(crate) async fn publisher(&self) -> Result<&BasePublisher, TransportError> {
-        let make = || async {
+    pub(crate) async fn publisher(&self) -> Result<BasePublisher, TransportError> {
+        let make = async {
             let mut builder = BasePublisher::builder()
                 .with_credentials(self.credentials()?)
                 .with_retry_policy(RetryableErrors.with_time_limit(self.publish_timeout));
@@ -159,18 +206,53 @@ impl Clients {
             }
             builder.build().await.map_err(made)
         };
-        self.publisher.get_or_try_init(make).await
+        self.publisher.get(make).await
     }
 
-    pub(crate) async fn subscriber(&self) -> Result<&Subscriber, TransportError> {
-        let make = || async {
+    /// Which client publishes now, for [`renew_publisher`](Self::renew_publisher).
+    pub(crate) fn publishers(&self) -> u64 {
+        self.publisher.generation()
+    }
+
+    /// The client of `generation` got no answer: the next publish is by another one.
+    pub(crate) fn renew_publisher(&self, generation: u64) -> bool {
+        self.publisher.renew(generation)
+    }
+
+    pub(crate) async fn subscriber(&self) -> Result<Subscriber, TransportError> {
+        let make = async {
             let mut builder = Subscriber::builder().with_credentials(self.credentials()?);
             if let Some(endpoint) = &self.endpoint {
                 builder = builder.with_endpoint(endpoint);
             }
             builder.build().await.map_err(made)
         };
-        self.subscriber.get_or_try_init(make).await
+        self.subscriber.get(make).await
+    }
+
+    /// Which client reads now.
+    pub(crate) fn subscribers(&self) -> u64 {
+        self.subscriber.generation()
+    }
+
+    /// Resolves when the client of `generation` was exchanged: its streams are silent.
+    pub(crate) async fn subscriber_renewed(&self, generation: u64) {
+        let _ = self.subscriber.generation.subscribe().wait_for(|now| *now != generation).await;
+    }
+
+    /// Asks whether the connection by which messages come is alive, and exchanges the client where it is not. What is asked
+    /// for is `nothing`, a subscription that does not exist: the client can do nothing there but read, and any answer will do.
+    pub(crate) async fn pulse(&self, nothing: &str) {
+        let generation = self.subscribers();
+        let Ok(client) = self.subscriber().await else { return };
+        let mut stream = client.subscribe(nothing).build();
+        let silent = tokio::time::timeout(self.patience, stream.next()).await.is_err();
+        if silent && self.subscriber.renew(generation) {
+            tracing::warn!(
+                "the connection by which messages come from Pub/Sub has been silent for {:?}; another one is opened",
+                self.patience
+            );
+        }
     }
 }
 

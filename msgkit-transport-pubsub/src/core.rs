@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +20,9 @@ use crate::publisher::Sender;
 /// How long the service may take to see the end of a stream.
 const ROUND_TRIP: Duration = Duration::from_secs(2);
 
+/// The longest time in which nothing comes until the connection is asked for a sign of life.
+const PULSE: Duration = Duration::from_secs(30);
+
 pub(crate) struct Core {
     pub(crate) clients: Clients,
     pub(crate) names: Names,
@@ -35,6 +38,9 @@ pub(crate) struct Core {
     pub(crate) closing: watch::Sender<bool>,
     known: Mutex<Known>,
     drivers: Mutex<Vec<JoinHandle<()>>>,
+    /// How many messages have come, so that nobody asks for a sign of life where there are some.
+    came: AtomicU64,
+    has_pulse: AtomicBool,
 }
 
 #[derive(Default)]
@@ -59,6 +65,20 @@ impl Core {
             closing: watch::Sender::new(false),
             known: Mutex::default(),
             drivers: Mutex::default(),
+            came: AtomicU64::new(0),
+            has_pulse: AtomicBool::new(false),
+        }
+    }
+
+    /// A message has come.
+    pub(crate) fn heard(&self) {
+        self.came.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// From the first subscription on the connection is asked for signs of life, until the transport closes.
+    pub(crate) fn watch(self: &Arc<Self>) {
+        if !self.has_pulse.swap(true, Ordering::Relaxed) {
+            self.adopt(tokio::spawn(pulse(self.clone())));
         }
     }
 
@@ -129,6 +149,27 @@ impl fmt::Debug for Core {
             .field("clients", &self.clients)
             .field("closed", &self.is_closed())
             .finish_non_exhaustive()
+    }
+}
+
+/// Asks for a sign of life whenever nothing came for half a lease.
+async fn pulse(core: Arc<Core>) {
+    let Ok(nothing) = core.names.nothing() else { return };
+    let pause = (core.config.lease / 2).min(PULSE);
+    let mut before = 0;
+    loop {
+        tokio::select! {
+            () = closing(&core) => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        let came = core.came.load(Ordering::Relaxed);
+        if std::mem::replace(&mut before, came) != came {
+            continue;
+        }
+        tokio::select! {
+            () = closing(&core) => return,
+            () = core.clients.pulse(&nothing) => {}
+        }
     }
 }
 

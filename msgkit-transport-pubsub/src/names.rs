@@ -113,6 +113,11 @@ impl Names {
         self.topic(GROUPS)
     }
 
+    /// A subscription that never is.
+    pub(crate) fn nothing(&self) -> Result<String, TransportError> {
+        self.subscription("msgkit.nothing")
+    }
+
     pub(crate) fn retry(&self, group: &Group, step: u32) -> Result<String, TransportError> {
         self.topic(&format!("msgkit.retry.{group}.{step}"))
     }

@@ -130,6 +130,7 @@ impl Core {
         parcels: Vec<Parcel>,
         room: OwnedSemaphorePermit,
     ) -> Result<Vec<(usize, TransportError)>, TransportError> {
+        let generation = self.clients.publishers();
         let mut lanes = HashMap::new();
         for (_, topic, _) in &parcels {
             if !lanes.contains_key(topic) {
@@ -160,6 +161,12 @@ impl Core {
                 refused.push((index, self.not_taken(error, &topic)));
                 failed.insert((topic, key));
             }
+        }
+        // Its connection may be silent, which the client would not notice.
+        let silent = refused.iter().any(|(_, error)| error.kind() == TransportErrorKind::Timeout);
+        if silent && self.clients.renew_publisher(generation) {
+            tracing::warn!("Pub/Sub did not answer publishes in time; another connection is opened");
+            self.sender.lanes.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
         for (topic, key) in failed {
             if let (Some(lane), false) = (lanes.get(&topic), key.is_empty()) {

@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use msgkit::envelope::{Clock, ContentType};
 use msgkit::transport::{
-    Declaration, Deliveries, Delivery, Operate as _, Outgoing, Publisher as _, Subscriber as _, Subscription,
-    Transport as _, TransportErrorKind,
+    Declaration, Deliveries, Delivery, Operate as _, Outgoing, PublishError, Publisher as _, Subscriber as _,
+    Subscription, Transport as _, TransportErrorKind,
 };
 use msgkit::{Envelope, Timestamp};
 use msgkit_testing::brokers::{BrokerErrorKind, FaultProxy, Pubsub as StandIn};
@@ -210,6 +210,139 @@ async fn a_key_that_failed_goes_on_and_a_full_buffer_says_so() {
         }
     };
     tokio::time::timeout(PATIENCE, read_on).await.expect("the last one");
+    pubsub.close().await.unwrap();
+}
+
+/// Nothing of HTTP/2 tells the client, and on a network that takes every byte no time-out of TCP does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_falls_silent_is_exchanged() {
+    let Some(stand_in) = stand_in() else { return };
+    let proxy = FaultProxy::start(stand_in.address()).await.unwrap();
+    let mut config = support::config(proxy.address());
+    config.connect_timeout = Duration::from_secs(1);
+    config.publish_timeout = Duration::from_secs(2);
+    let pubsub = pubsub("silent", config);
+    let mut reader = pubsub.subscribe(&group()).await.unwrap();
+    pubsub.publish(vec![message("a.b", "k", "1"), message("a.b", "l", "held")]).await.unwrap();
+    let mut held = take(&mut *reader, 2).await;
+    held.sort_by_key(text);
+    held.remove(0).ack();
+    reader.flush().await.unwrap();
+    // Those that are there; new ones work.
+    let silent = proxy.connections();
+    assert!(!silent.is_empty());
+    silent.iter().for_each(msgkit_testing::brokers::Connection::half_open);
+    let flowing = async {
+        while let Err(error) = pubsub.publish(vec![message("a.b", "k", "2")]).await {
+            assert!(error.kind().is_temporary(), "{error}");
+        }
+    };
+    tokio::time::timeout(PATIENCE, flowing).await.expect("it is published by another connection");
+    // A publish without an answer may have been taken, so the message may come more than once; what was in hand comes again.
+    let mut came = Vec::new();
+    while !["2", "held"].iter().all(|wanted| came.iter().any(|text| text == wanted)) {
+        let delivery = take(&mut *reader, 1).await.remove(0);
+        came.push(text(&delivery));
+        delivery.ack();
+    }
+    drop(held);
+    pubsub.close().await.unwrap();
+}
+
+fn given_back(error: PublishError) -> Vec<Outgoing> {
+    error.into_rejected().into_iter().map(|rejected| rejected.message).collect()
+}
+
+/// Publishes what is given back again: the client gives up before its time where much has failed of late.
+async fn until_taken(pubsub: &Pubsub, mut batch: Vec<Outgoing>) {
+    while let Err(error) = pubsub.publish(batch).await {
+        assert!(error.kind().is_temporary(), "{}", msgkit::Chain(&error));
+        batch = given_back(error);
+    }
+}
+
+/// `RESOURCE_EXHAUSTED` and `UNAVAILABLE`.
+const REFUSALS: [(u32, &str); 2] = [(8, "quota"), (14, "")];
+/// How often something may be tried in a second and a half.
+const NO_BUSY_LOOP: u64 = 50;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_service_refuses_for_now_is_tried_again_with_pauses() {
+    let Some(stand_in) = stand_in() else { return };
+    for (code, hint) in REFUSALS {
+        let mut config = support::config(stand_in.address());
+        config.publish_timeout = Duration::from_millis(1500);
+        let project = format!("quota-{code}");
+        let patient = pubsub(&project, support::config(stand_in.address()));
+        let hasty = pubsub(&project, config);
+        for method in ["CreateTopic", "CreateSubscription"] {
+            stand_in.refuse(method, code, 2).unwrap();
+        }
+        let mut reader = loop {
+            match patient.subscribe(&group()).await {
+                Ok(reader) => break reader,
+                Err(error) => assert!(error.is_temporary(), "{}", msgkit::Chain(&error)),
+            }
+        };
+        until_taken(&patient, vec![message("a.b", "k", "0")]).await;
+        assert_eq!(stand_in.refuse("CreateTopic", code, 0).unwrap(), 2, "both refusals were met");
+        assert_eq!(stand_in.refuse("CreateSubscription", code, 0).unwrap(), 2);
+        // A few refusals cost time alone.
+        stand_in.refuse("Publish", code, 3).unwrap();
+        let texts = ["1", "2", "3"];
+        until_taken(&patient, texts.iter().map(|text| message("a.b", "k", text)).collect()).await;
+        assert_eq!(stand_in.refuse("Publish", code, u32::MAX >> 1).unwrap(), 3);
+        // Many are an error that says so, and the message is given back.
+        let error = hasty.publish(vec![message("a.b", "k", "4")]).await.unwrap_err();
+        let told = msgkit::Chain(&error).to_string();
+        assert!(error.kind().is_temporary() && told.contains(hint), "{told}");
+        assert_eq!(error.rejected().len(), 1);
+        let tried = stand_in.refuse("Publish", code, 0).unwrap();
+        assert!((1..NO_BUSY_LOOP).contains(&tried), "{tried} tries");
+        hasty
+            .publish(error.into_rejected().into_iter().map(|rejected| rejected.message).collect())
+            .await
+            .unwrap();
+        // A settlement that is refused loses nothing: its message comes again.
+        let held = take(&mut *reader, 5).await;
+        assert_eq!(
+            held.iter().map(text).collect::<Vec<_>>(),
+            ["0", "1", "2", "3", "4"],
+            "each once, in order"
+        );
+        stand_in.refuse("Acknowledge", code, 1).unwrap();
+        held.into_iter().for_each(Delivery::ack);
+        while reader.flush().await.is_err() {
+            take(&mut *reader, 1).await.remove(0).ack();
+        }
+        assert_eq!(stand_in.refuse("Acknowledge", code, 0).unwrap(), 1);
+        // Whatever is unsettled would come again before it.
+        stand_in.expire(&project).unwrap();
+        until_taken(&patient, vec![message("a.b", "k", "last")]).await;
+        assert_eq!(text(&take(&mut *reader, 1).await[0]), "last", "all before it is settled for good");
+        patient.close().await.unwrap();
+        hasty.close().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_message_travels_and_a_larger_one_is_told_the_limit() {
+    let Some(stand_in) = stand_in() else { return };
+    let config = support::config(stand_in.address());
+    let largest = pubsub("large", config).capabilities().max_payload.unwrap();
+    let pubsub = pubsub("large", support::config(stand_in.address()));
+    let mut reader = pubsub.subscribe(&group()).await.unwrap();
+    // Two bytes are quotation marks.
+    pubsub.publish(vec![message("a.b", "k", &"x".repeat(largest - 2))]).await.unwrap();
+    let came = take(&mut *reader, 1).await.remove(0);
+    assert_eq!(came.message().envelope().unwrap().payload().len(), largest);
+    came.ack();
+    let error = pubsub.publish(vec![message("a.b", "k", &"x".repeat(10_000_000))]).await.unwrap_err();
+    let told = msgkit::Chain(&error).to_string();
+    assert!(!error.kind().is_temporary() && told.contains("max_message") && told.contains("10 MB"), "{told}");
+    // It has stopped nothing.
+    pubsub.publish(vec![message("a.b", "k", "small")]).await.unwrap();
+    assert_eq!(text(&take(&mut *reader, 1).await[0]), "small");
     pubsub.close().await.unwrap();
 }
 

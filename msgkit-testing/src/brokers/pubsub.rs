@@ -178,6 +178,22 @@ impl Pubsub {
         self.end(project, "&bury=1")
     }
 
+    /// Answers the next `times` calls of `method` (`Publish`, `Acknowledge`, `ModifyAckDeadline`, `CreateTopic`,
+    /// `CreateSubscription`) with `code` of gRPC, as the service does where a quota is used up (8) or a part of it is away (14).
+    /// How many were refused by the order before. Only the stand-in can.
+    ///
+    /// # Errors
+    /// [`BrokerError`] where it cannot.
+    pub fn refuse(&self, method: &str, code: u32, times: u32) -> Result<u64, BrokerError> {
+        let path = format!("/stand-in/refuse?method={method}&code={code}&times={times}");
+        let failed = |error| BrokerError::io(NAME, format!("it cannot refuse {method}"), error);
+        let answer = http::request(&self.address, ("", ""), "POST", &path, None).map_err(failed)?;
+        match (answer.status, answer.body.trim().parse()) {
+            (200, Ok(refused)) => Ok(refused),
+            (status, _) => Err(failed(io::Error::other(format!("it answers {status}: {}", answer.body)))),
+        }
+    }
+
     fn end(&self, project: &str, more: &str) -> Result<(), BrokerError> {
         let prefix = escape(&format!("projects/{project}/subscriptions/"));
         let path = format!("/stand-in/expire?prefix={prefix}{more}");

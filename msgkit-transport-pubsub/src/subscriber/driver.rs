@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::LEAVE;
-use super::member::{Member, Phase};
+use super::member::{Answer, Member, Phase};
 use super::source::Source;
 use crate::core::{Core, closing};
 use crate::names::Reader;
@@ -106,7 +106,7 @@ impl Driver {
                 () = closing(&self.core) => break,
                 () = self.member.reached(Phase::Left) => break,
                 () = self.member.settled.notified() => acks.extend(self.member.acks()),
-                Some((number, answer)) = acks.next() => self.member.answered(number, &answer),
+                Some(answer) = acks.next() => self.member.answered(answer),
                 found = async { looking.as_mut().map_or_else(|| std::future::pending().boxed(), |look| look.boxed()).await } => {
                     looking = None;
                     match found {
@@ -125,17 +125,13 @@ impl Driver {
     }
 
     /// Nothing more is fetched; what was settled is told, what is unsettled goes back.
-    async fn leave<A>(mut self, mut acks: FuturesUnordered<A>)
-    where
-        A: Future<Output = (u64, Result<(), google_cloud_pubsub::error::AckError>)>,
-        FuturesUnordered<A>: Extend<BoxFuture<'static, A::Output>>,
-    {
+    async fn leave(mut self, mut acks: FuturesUnordered<BoxFuture<'static, Answer>>) {
         self.member.enter(Phase::Stopped);
         self.member.unpark();
         acks.extend(self.member.acks());
         let confirming = async {
-            while let Some((number, answer)) = acks.next().await {
-                self.member.answered(number, &answer);
+            while let Some(answer) = acks.next().await {
+                self.member.answered(answer);
             }
         };
         if timeout(LEAVE, confirming).await.is_err() {

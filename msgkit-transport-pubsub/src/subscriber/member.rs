@@ -5,7 +5,6 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
-use google_cloud_pubsub::error::AckError;
 use google_cloud_pubsub::subscriber::handler::Handler;
 use msgkit::transport::{Incoming, Settle, Token, TransportError, TransportErrorKind};
 use tokio::sync::{Notify, watch};
@@ -16,14 +15,14 @@ use crate::error::closed;
 /// The most handles of superseded deliveries that are kept: dropping one would tell the service to hand the message out again.
 const MOST_STALE: usize = 10_000;
 
-/// What the two sides share. Everything in it is bounded by the prefetch, and by one message for each topic that is read.
+/// What the two sides share. Everything in it is bounded by what the service lets a stream have outstanding: so many messages
+/// as the prefetch and `fetch_ahead`, so many bytes as `fetch_buffer`, for each topic that is read. All of it is read at once:
+/// what waited in the connection would have no lease that is renewed, and come again before it was seen.
 pub(crate) struct Member {
     state: Mutex<State>,
     prefetch: usize,
     /// Something came for the receiver.
     pub(crate) arrived: Notify,
-    /// There is room for one more, or somebody has left.
-    room: Notify,
     /// Settlements wait to be confirmed.
     pub(crate) settled: Notify,
     /// The word on a settlement came.
@@ -93,6 +92,9 @@ pub(crate) struct Handed {
     pub(crate) position: String,
     pub(crate) message: Incoming,
 }
+
+/// The service's word on a settlement, by its number: `None`, or why it was not taken.
+pub(crate) type Answer = (u64, Option<String>);
 
 /// What a receiver finds.
 pub(crate) enum Found {
@@ -170,7 +172,6 @@ impl Member {
             state: Mutex::default(),
             prefetch: prefetch.max(1),
             arrived: Notify::new(),
-            room: Notify::new(),
             settled: Notify::new(),
             confirmed: Notify::new(),
             phase: watch::Sender::new(Phase::Reads),
@@ -224,7 +225,6 @@ impl Member {
             later
         });
         self.arrived.notify_one();
-        self.room.notify_waiters();
     }
 
     /// Resolves when it is so far.
@@ -235,22 +235,6 @@ impl Member {
     /// Resolves when its tasks are over.
     pub(crate) async fn gone(&self) {
         let _ = self.over.subscribe().wait_for(|over| *over).await;
-    }
-
-    /// For a reading task: resolves when there is room for one more message.
-    pub(crate) async fn has_room(&self) {
-        loop {
-            let changed = self.room.notified();
-            let mut changed = std::pin::pin!(changed);
-            changed.as_mut().enable();
-            {
-                let state = self.lock();
-                if state.held.len() + state.parked.len() < self.prefetch {
-                    return;
-                }
-            }
-            changed.await;
-        }
     }
 
     /// For a reading task: what came from the service.
@@ -300,21 +284,26 @@ impl Member {
             }
         }
         drop(state);
-        self.room.notify_waiters();
     }
 
     /// For the supervising task: what is to be confirmed.
-    pub(crate) fn acks(&self) -> Vec<BoxFuture<'static, (u64, Result<(), AckError>)>> {
+    pub(crate) fn acks(&self) -> Vec<BoxFuture<'static, Answer>> {
         let acks = std::mem::take(&mut self.lock().acks);
-        let confirming = |(number, handler)| -> BoxFuture<'static, _> {
+        // A settlement that goes into a silent connection has no answer ever, and no lease after so long.
+        let patience = self.core.config.lease * 2;
+        let confirming = |(number, handler)| -> BoxFuture<'static, Answer> {
             match handler {
-                Handler::ExactlyOnce(handler) => {
-                    Box::pin(async move { (number, handler.confirmed_ack().await) })
-                }
+                Handler::ExactlyOnce(handler) => Box::pin(async move {
+                    match tokio::time::timeout(patience, handler.confirmed_ack()).await {
+                        Ok(Ok(())) => (number, None),
+                        Ok(Err(error)) => (number, Some(msgkit::Chain(&error).to_string())),
+                        Err(_) => (number, Some("there was no answer to it".to_owned())),
+                    }
+                }),
                 // The service says nothing.
                 other => {
                     other.ack();
-                    Box::pin(async move { (number, Ok(())) })
+                    Box::pin(async move { (number, None) })
                 }
             }
         };
@@ -322,11 +311,11 @@ impl Member {
     }
 
     /// For the supervising task: the service's word on a settlement.
-    pub(crate) fn answered(&self, number: u64, answer: &Result<(), AckError>) {
+    pub(crate) fn answered(&self, (number, refused): Answer) {
         let mut state = self.lock();
         state.unconfirmed.remove(&number);
-        if let Err(error) = answer {
-            tracing::debug!(error = %msgkit::Chain(error), "a settlement was not taken; its message comes again");
+        if let Some(why) = refused {
+            tracing::debug!(%why, "a settlement was not taken; its message comes again");
             state.lost += 1;
             self.core.count_late(1);
         }
@@ -420,7 +409,6 @@ impl Settle for Member {
             self.core.count_late(late);
         }
         self.settled.notify_one();
-        self.room.notify_waiters();
         self.arrived.notify_one();
     }
 

@@ -60,6 +60,7 @@ impl Subscriber for Pubsub {
             PubsubDeliveries { settler: member.clone(), member: member.clone(), handed: Vec::new() };
         let driver = Driver::new(core, member, reader, subscription.clone(), reads);
         core.adopt(tokio::spawn(driver.run()));
+        core.watch();
         Ok(Box::new(deliveries))
     }
 }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::FutureExt as _;
 use google_cloud_gax::error::rpc::Code;
+use google_cloud_pubsub::model::Message;
+use google_cloud_pubsub::subscriber::handler::Handler;
 use google_cloud_pubsub::subscriber::{MessageStream, ShutdownBehavior};
 use msgkit::Topic;
 use msgkit::transport::{Incoming, Subscription, TransportError, TransportErrorKind};
@@ -37,8 +40,10 @@ impl Source {
     pub(super) async fn run(self) {
         let mut pause = PAUSE.0;
         while self.member.phase() == Phase::Reads {
+            // Asked for first: of a client that is exchanged meanwhile the stream is silent at once.
+            let generation = self.core.clients.subscribers();
             let error = match self.open().await {
-                Ok(stream) => match self.read(stream, &mut pause).await {
+                Ok(stream) => match self.read(stream, generation, &mut pause).await {
                     None => return,
                     Some(error) => error,
                 },
@@ -77,31 +82,34 @@ impl Source {
     }
 
     /// Reads until the subscription stops, then until what came is settled or given back; or until the stream is lost.
-    async fn read(&self, mut stream: MessageStream, pause: &mut Duration) -> Option<TransportError> {
+    async fn read(
+        &self,
+        mut stream: MessageStream,
+        generation: u64,
+        pause: &mut Duration,
+    ) -> Option<TransportError> {
         let ended = stream.shutdown_token();
+        let clients = &self.core.clients;
         let error = loop {
-            tokio::select! {
-                biased;
-                () = self.member.reached(Phase::Stopped) => break None,
-                () = self.member.has_room() => {}
-            }
             // Never dropped for anything but the end: the client opens another stream where it is.
             let next = tokio::select! {
                 biased;
                 () = self.member.reached(Phase::Stopped) => break None,
                 next = stream.next() => next,
+                () = clients.subscriber_renewed(generation) => {
+                    // What it has read already is handed out; no lease is lost unless the silence was longer.
+                    while let Some(Some(Ok((message, handler)))) = stream.next().now_or_never() {
+                        self.give(message, handler);
+                    }
+                    let text = format!("the stream of subscription `{}` is silent", self.name);
+                    return Some(TransportError::new(TransportErrorKind::Unavailable, text));
+                }
             };
             match next {
                 Some(Ok((message, handler))) => {
                     *pause = PAUSE.0;
-                    let raw = Raw::new(message, self.implied.clone());
-                    let (id, key) = (raw.id.clone(), raw.key.clone());
-                    let message = wire::read(raw, &self.subscription.ingest, self.core.clock.now());
-                    if self.is_ours(&message) {
-                        self.member.give(Came { source: self.number, id, key, message, handler });
-                    } else {
-                        self.member.skip(handler);
-                    }
+                    self.core.heard();
+                    self.give(message, handler);
                 }
                 Some(Err(error)) => break Some(self.lost(error)),
                 None => {
@@ -119,6 +127,17 @@ impl Source {
             ended.shutdown().await;
         }
         error
+    }
+
+    fn give(&self, message: Message, handler: Handler) {
+        let raw = Raw::new(message, self.implied.clone());
+        let (id, key) = (raw.id.clone(), raw.key.clone());
+        let message = wire::read(raw, &self.subscription.ingest, self.core.clock.now());
+        if self.is_ours(&message) {
+            self.member.give(Came { source: self.number, id, key, message, handler });
+        } else {
+            self.member.skip(handler);
+        }
     }
 
     /// A message of another topic in the same place is skipped; what cannot be read is not.

@@ -8,7 +8,7 @@ use crate::setup::{Apart, Setup};
 use crate::story::REPLAYED;
 
 pub(crate) fn tests() -> Vec<Trial> {
-    Setup { config: "pubsub", backbone: "pubsub", replayed: REPLAYED, apart }.tests()
+    Setup { config: "pubsub", backbone: "pubsub", replayed: REPLAYED / 3, apart }.tests()
 }
 
 fn apart(test: &str, launch: Launch) -> Result<Apart, BrokerError> {
