@@ -19,6 +19,9 @@ const URL: &str = "MSGKIT_PUBSUB_URL";
 const HOME: &str = "MSGKIT_PUBSUB_HOME";
 /// The jar of Google's emulator, where that is not the place of its Debian package.
 const EMULATOR: &str = "MSGKIT_PUBSUB_EMULATOR";
+/// What the stand-in is, and what it can show nothing of.
+const PATCHED: &str = "pstest 2.8.0, patched to keep the order that the service documents; not seen on the service: its order after a \
+                       nack, its quotas, its filters";
 const PROGRAM: &str = "pubsub-stand-in";
 const PROCESS: &str = "pubsub";
 /// The Java emulator takes a second on an idle machine.
@@ -151,7 +154,7 @@ impl Pubsub {
         match &self.place {
             Place::Theirs => format!("Pub/Sub of {URL}"),
             Place::Ours(ours) => match &ours.kind {
-                Kind::StandIn { .. } => "pstest 2.8.0 with the service's order".to_owned(),
+                Kind::StandIn { .. } => PATCHED.to_owned(),
                 Kind::Emulator { jar, .. } => {
                     let name = jar.file_stem().unwrap_or_default().to_string_lossy().into_owned();
                     name.replace("-all", "")
