@@ -1,5 +1,6 @@
 //! What the suite cannot see: a service that goes and comes back empty, leases that are kept over a broken network and lost without
 //! one, keys that fail and go on, limits, things that are missing; and Google's own emulator, where it is installed.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
 
 mod support;
 
@@ -184,11 +185,8 @@ async fn a_key_that_failed_goes_on_and_a_full_buffer_says_so() {
     let publisher = pubsub.clone();
     let second = tokio::spawn(async move { publisher.publish(vec![message("a.b", "k", &long)]).await });
     let (first, second) = (first.await.unwrap(), second.await.unwrap());
-    let kinds: Vec<_> = [&first, &second]
-        .iter()
-        .filter_map(|result| result.as_ref().err())
-        .map(|error| error.kind())
-        .collect();
+    let kinds: Vec<_> =
+        [&first, &second].iter().filter_map(|result| result.as_ref().err()).map(PublishError::kind).collect();
     assert_eq!(kinds.len(), 2, "nothing was taken: {first:?} {second:?}");
     assert!(kinds.iter().all(|kind| kind.is_temporary()), "{kinds:?}");
     proxy.heal();
