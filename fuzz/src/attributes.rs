@@ -20,7 +20,7 @@ pub fn check(bytes: &[u8]) {
     fastrand::seed(1);
     let (lines, payload) = split(bytes);
     let event = reader(&lines).is_event();
-    match reader(&lines).finish(&envelope::destination(), payload.clone()) {
+    match reader(&lines).finish(payload.clone()) {
         Ok(read) => {
             assert!(event, "finished, and yet no event");
             nothing_is_lost(&read, &lines);
@@ -41,7 +41,7 @@ pub fn check(bytes: &[u8]) {
 }
 
 fn reader(lines: &[Line]) -> Reader {
-    let mut reader = Reader::new();
+    let mut reader = Reader::new(&envelope::destination());
     for line in lines {
         match line {
             Line::Text(name, value) => reader.attribute(name, value),
@@ -114,6 +114,6 @@ fn the_first_counts(envelope: &Envelope, lines: &[Line], payload: Option<Bytes>)
     let same = |list: Vec<(String, String)>| {
         list.into_iter().filter(|(name, _)| name != "traceparent").collect::<Vec<_>>()
     };
-    let again = reader.finish(&envelope::destination(), payload).map(|read| same(attributes::list(&read)));
+    let again = reader.finish(payload).map(|read| same(attributes::list(&read)));
     assert_eq!(again.ok(), Some(same(written)), "what comes again counts");
 }

@@ -97,11 +97,11 @@ fn survives_every_wire(envelope: &Envelope) {
 
 /// By way of the list of attributes, as a transport with headers does it.
 fn through_attributes(envelope: &Envelope) -> Result<Envelope, msgkit::Error> {
-    let mut reader = Reader::new();
+    let mut reader = Reader::new(&destination());
     attributes::visit(envelope, |name, value| reader.attribute(name, value));
     for (name, value) in envelope.native().iter() {
         reader.native(name, value.clone());
     }
     assert!(reader.is_event());
-    reader.finish(&destination(), envelope.payload_bytes())
+    reader.finish(envelope.payload_bytes())
 }

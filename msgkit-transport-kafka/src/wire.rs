@@ -138,42 +138,44 @@ pub(crate) fn headers_of<H: Headers>(headers: Option<&H>) -> Vec<(String, Option
     all
 }
 
+/// A header or a key that is text.
+fn text(value: &Option<Bytes>) -> Option<&str> {
+    std::str::from_utf8(value.as_ref()?).ok()
+}
+
 /// Reads a record; what is no event is read by `ingest`, else malformed. Never panics, whatever came.
 pub(crate) fn read(raw: Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
-    let mut reader = Reader::new();
-    let text =
-        |value: &Option<Bytes>| value.as_ref().and_then(|value| String::from_utf8(value.to_vec()).ok());
+    let mut reader = Reader::new(&raw.implied);
     let find =
         |wanted: &str| raw.headers.iter().find(|(name, _)| name == wanted).and_then(|(_, value)| text(value));
     let carried = find("ce_nativeheaders");
     for (name, value) in &raw.headers {
         match (name.strip_prefix(PREFIX).filter(|rest| !rest.is_empty()), text(value)) {
-            (Some(attribute), Some(text)) => reader.attribute(attribute, &text),
+            (Some(attribute), Some(text)) => reader.attribute(attribute, text),
             // A null or unreadable attribute is kept among the foreign headers.
             (Some(_), None) => reader.native(name.as_str(), native_value(value)),
             _ => {}
         }
     }
-    let key =
-        raw.key.as_ref().and_then(|key| String::from_utf8(key.to_vec()).ok()).filter(|key| !key.is_empty());
+    let key = text(&raw.key).filter(|key| !key.is_empty());
     let bytes_as_key = binary_key(&raw);
     if reader.is_event() {
         if find("ce_datacontenttype").is_none()
             && let Some(content_type) = find(CONTENT_TYPE)
         {
-            reader.attribute("datacontenttype", &content_type);
+            reader.attribute("datacontenttype", content_type);
         }
         if find("ce_partitionkey").is_none()
-            && let Some(key) = &key
+            && let Some(key) = key
         {
             reader.attribute("partitionkey", key);
         }
-        for name in ["traceparent", "tracestate"] {
+        for (name, attribute) in [("traceparent", "ce_traceparent"), ("tracestate", "ce_tracestate")] {
             // Of a producer that knows tracing and no CloudEvents extension for it.
-            if find(&format!("{PREFIX}{name}")).is_none()
+            if find(attribute).is_none()
                 && let Some(value) = find(name)
             {
-                reader.attribute(name, &value);
+                reader.attribute(name, value);
             }
         }
         if carried.is_none() {
@@ -186,9 +188,9 @@ pub(crate) fn read(raw: Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
                 reader.native(KEY, NativeValue::Bytes(key));
             }
         }
-        return match reader.finish(&raw.implied, raw.value.clone()) {
+        return match reader.finish(raw.value.clone()) {
             Ok(envelope) => Incoming::Envelope(envelope),
-            Err(error) => malformed(raw, key, error.to_string()),
+            Err(error) => malformed(raw, error.to_string()),
         };
     }
     let structured = find(CONTENT_TYPE)
@@ -219,14 +221,15 @@ pub(crate) fn read(raw: Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
             }
             Incoming::Envelope(envelope)
         }
-        None => malformed(raw, key, error),
+        None => malformed(raw, error),
     }
 }
 
-fn malformed(raw: Raw, key: Option<String>, error: String) -> Incoming {
+fn malformed(raw: Raw, error: String) -> Incoming {
     let native = foreign(&raw);
+    let key = text(&raw.key).filter(|key| !key.is_empty()).map(Into::into);
     let mut malformed = Malformed::new(raw.implied, raw.value, native, error);
-    malformed.key = key.map(Into::into);
+    malformed.key = key;
     Incoming::Malformed(Box::new(malformed))
 }
 

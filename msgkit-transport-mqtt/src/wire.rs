@@ -111,7 +111,7 @@ impl Arrived {
             .content_type
             .as_deref()
             .is_some_and(|kind| kind.to_ascii_lowercase().starts_with("application/cloudevents"));
-        let mut reader = Reader::new();
+        let mut reader = Reader::new(&topic);
         if !announced {
             for (name, value) in &self.user {
                 reader.attribute(name, value);
@@ -121,7 +121,7 @@ impl Arrived {
             if let Some(kind) = &self.content_type {
                 reader.attribute("datacontenttype", kind);
             }
-            match reader.finish(&topic, Some(self.payload.clone())) {
+            match reader.finish(Some(self.payload.clone())) {
                 Ok(envelope) => return Incoming::Envelope(envelope),
                 Err(error) => error,
             }

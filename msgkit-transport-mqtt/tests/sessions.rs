@@ -122,11 +122,13 @@ async fn an_instance_takes_up_its_own_session() -> Tested {
 async fn members_come_and_go() -> Tested {
     let Some((url, prefix)) = shared("members") else { return Ok(()) };
     let wanted = group("g", "a.b").with_prefetch(4);
-    let publisher = mqtt(&url, &prefix, |_| {});
+    // Longer than all rounds take: who comes has its slot before `stays` thinks of taking it over.
+    let member = || mqtt(&url, &prefix, |config| config.takeover_after = Duration::from_secs(8));
+    let publisher = member();
     let mut stays = reader(&publisher, &wanted).await;
     let mut owed = Vec::new();
     for round in 0..4 {
-        let comes = mqtt(&url, &prefix, |_| {});
+        let comes = member();
         let mut deliveries = reader(&comes, &wanted).await;
         let sent: Vec<String> = numbered(20).iter().map(|text| format!("{round} {text}")).collect();
         publish(&publisher, "a.b", &sent).await;

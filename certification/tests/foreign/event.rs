@@ -112,12 +112,12 @@ impl Event {
 
     /// The same as msgkit has it; nothing of it is lost on the way.
     pub(crate) fn envelope(&self) -> Envelope {
-        let mut reader = Reader::new();
+        let topic: Topic = self.attributes["topic"].parse().unwrap();
+        let mut reader = Reader::new(&topic);
         for (name, value) in &self.attributes {
             reader.attribute(name, value);
         }
-        let topic: Topic = self.attributes["topic"].parse().unwrap();
-        let envelope = reader.finish(&topic, Some(Bytes::from(self.payload.clone()))).unwrap();
+        let envelope = reader.finish(Some(Bytes::from(self.payload.clone()))).unwrap();
         assert_same(&listed(&envelope), &self.attributes, &[], "the envelope itself");
         envelope
     }

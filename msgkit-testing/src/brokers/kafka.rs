@@ -3,7 +3,6 @@
 use std::fmt;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -13,8 +12,9 @@ use msgkit::transport::TransportUrl;
 
 use super::certificates::Certificates;
 use super::error::{BrokerError, BrokerErrorKind};
+use super::place::{Launched, Place, connect, credentials, on_free_ports};
 use super::sandbox::Sandbox;
-use super::system::{escape, find, free_ports, unique};
+use super::system::{find, free_ports, unique};
 
 const NAME: &str = "Kafka";
 const URL: &str = "MSGKIT_KAFKA_URL";
@@ -33,13 +33,8 @@ const CLUSTER: &str = "bXNna2l0bXNna2l0bXNnaw";
 /// [`kill`](Self::kill). Topics are not created by being used, groups begin without a delay, and a member may count as
 /// dead after 300 ms without a sign of life, where it asks for that.
 pub struct Kafka {
-    place: Place,
+    place: Place<Ours>,
     url: String,
-}
-
-enum Place {
-    Ours(Box<Ours>),
-    Theirs,
 }
 
 struct Ours {
@@ -129,15 +124,7 @@ impl KafkaOptions {
             .ok_or_else(|| BrokerError::missing(NAME, Path::new("kafka_*.jar (run `make brokers`)")))?;
         let java = find(Path::new("java"), &[], |_| true)
             .ok_or_else(|| BrokerError::missing(NAME, Path::new("java")))?;
-        // A port may be taken between our finding it free and the broker's listening on it.
-        let mut tries = 3;
-        loop {
-            tries -= 1;
-            match self.start_once(&jars, &java) {
-                Err(error) if tries > 0 && error.to_string().contains("Address already in use") => {}
-                other => return other,
-            }
-        }
+        on_free_ports("Address already in use", || self.start_once(&jars, &java))
     }
 
     fn start_once(&self, jars: &Path, java: &Path) -> Result<Kafka, BrokerError> {
@@ -318,7 +305,7 @@ impl Kafka {
     /// The address for another user of the options.
     #[must_use]
     pub fn url_as(&self, user: &str) -> Option<String> {
-        let ours = self.ours()?;
+        let ours = self.place.ours()?;
         let user = ours.users.iter().find(|(name, _)| name == user)?;
         Some(format!("kafka://{}127.0.0.1:{}", credentials(Some(user)), ours.ports.client))
     }
@@ -326,7 +313,7 @@ impl Kafka {
     /// `kafkas://user:password@localhost:port`, with the first of the users, where the options ask for TLS.
     #[must_use]
     pub fn tls_url(&self) -> Option<String> {
-        let ours = self.ours()?;
+        let ours = self.place.ours()?;
         let user = credentials(ours.users.first());
         ours.tls.then(|| format!("kafkas://{user}localhost:{}", ours.ports.tls))
     }
@@ -335,13 +322,13 @@ impl Kafka {
     /// lies beside it as `authority.key`.
     #[must_use]
     pub fn authority(&self) -> Option<&Path> {
-        self.ours()?.authority.as_deref()
+        self.place.ours()?.authority.as_deref()
     }
 
     /// The port on which it listens.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
-        Some(self.ours()?.ports.client)
+        Some(self.place.ours()?.ports.client)
     }
 
     /// A prefix of topics and groups that no other test uses: the name space of one test.
@@ -353,7 +340,7 @@ impl Kafka {
     /// What it is, for the table of guarantees: `Kafka 4.1.1`.
     #[must_use]
     pub fn version(&self) -> String {
-        match self.ours() {
+        match self.place.ours() {
             Some(ours) => ours.version.clone(),
             None => format!("{NAME} of {URL}"),
         }
@@ -362,7 +349,7 @@ impl Kafka {
     /// The directory of its configuration, data and log.
     #[must_use]
     pub fn directory(&self) -> Option<&Path> {
-        Some(self.ours()?.sandbox.path())
+        self.place.directory()
     }
 
     /// Asks it to end (SIGTERM), and waits for that.
@@ -370,14 +357,7 @@ impl Kafka {
     /// # Errors
     /// [`BrokerError`] where it is not ours, or had to be killed.
     pub fn stop(&mut self) -> Result<(), BrokerError> {
-        if self.ours_mut()?.sandbox.end(PROCESS, Some(STOP)) {
-            return Ok(());
-        }
-        Err(BrokerError::new(
-            NAME,
-            BrokerErrorKind::NotReady,
-            format!("did not end within {STOP:?} of SIGTERM, so it was killed"),
-        ))
+        self.place.stop()
     }
 
     /// Kills it (SIGKILL).
@@ -385,8 +365,7 @@ impl Kafka {
     /// # Errors
     /// [`BrokerError`] where it is not ours.
     pub fn kill(&mut self) -> Result<(), BrokerError> {
-        self.ours_mut()?.sandbox.end(PROCESS, None);
-        Ok(())
+        self.place.kill()
     }
 
     /// Starts it again on the same ports and data, after [`stop`](Self::stop) where it still runs.
@@ -394,22 +373,7 @@ impl Kafka {
     /// # Errors
     /// [`BrokerError`] where it is not ours, or does not come up.
     pub fn restart(&mut self) -> Result<(), BrokerError> {
-        self.stop()?;
-        self.ours_mut()?.run()
-    }
-
-    fn ours(&self) -> Option<&Ours> {
-        match &self.place {
-            Place::Ours(ours) => Some(ours),
-            Place::Theirs => None,
-        }
-    }
-
-    fn ours_mut(&mut self) -> Result<&mut Ours, BrokerError> {
-        match &mut self.place {
-            Place::Ours(ours) => Ok(ours),
-            Place::Theirs => Err(BrokerError::not_ours(NAME, URL)),
-        }
+        self.place.restart()
     }
 }
 
@@ -458,6 +422,21 @@ impl Ours {
             format!("`{FORMAT}` of its directory failed: {}", said.trim()),
         ))
     }
+}
+
+impl Launched for Ours {
+    const NAME: &'static str = NAME;
+    const URL: &'static str = URL;
+    const PROCESS: &'static str = PROCESS;
+    const STOP: Duration = STOP;
+
+    fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
+    }
+
+    fn sandbox_mut(&mut self) -> &mut Sandbox {
+        &mut self.sandbox
+    }
 
     fn run(&mut self) -> Result<(), BrokerError> {
         let mut command = self.java("kafka.Kafka");
@@ -473,9 +452,7 @@ impl Ours {
 /// An ApiVersions request of version 0, which every version answers, also to those who are not known yet.
 fn greet(address: &str) -> io::Result<()> {
     const REQUEST: &[u8] = b"\x00\x00\x00\x0a\x00\x12\x00\x00\x00\x00\x00\x07\xff\xff";
-    let address = address.to_socket_addrs()?.next().ok_or(io::ErrorKind::NotFound)?;
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut stream = connect(address, Duration::from_secs(10))?;
     stream.write_all(REQUEST)?;
     let mut answer = [0; 10];
     stream.read_exact(&mut answer)?;
@@ -515,8 +492,4 @@ fn version(libs: &Path) -> String {
 /// As it stands between quotation marks in a file in which every backslash is written twice.
 fn quoted(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\\', "\\\\")
-}
-
-fn credentials(user: Option<&(String, String)>) -> String {
-    user.map(|(name, password)| format!("{}:{}@", escape(name), escape(password))).unwrap_or_default()
 }

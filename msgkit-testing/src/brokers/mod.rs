@@ -40,6 +40,7 @@ mod kinesis;
 mod kinesis_faults;
 mod mosquitto;
 mod npm;
+mod place;
 mod proxy;
 mod pubsub;
 mod rabbitmq;

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -13,8 +12,9 @@ use msgkit::transport::TransportUrl;
 
 use super::certificates::Certificates;
 use super::error::{BrokerError, BrokerErrorKind};
+use super::place::{Launched, Place, connect, credentials, on_free_ports};
 use super::sandbox::Sandbox;
-use super::system::{escape, find, free_ports, unique};
+use super::system::{find, free_ports, unique};
 
 const NAME: &str = "Mosquitto";
 const URL: &str = "MSGKIT_MOSQUITTO_URL";
@@ -30,13 +30,8 @@ const STOP: Duration = Duration::from_secs(20);
 /// [`kill`](Self::kill). Mosquitto writes them after its ack, though: what it acked last before it is killed may be lost
 /// unless it has answered something else since, like a PINGREQ. A session that began with a clean start is not kept.
 pub struct Mosquitto {
-    place: Place,
+    place: Place<Ours>,
     url: String,
-}
-
-enum Place {
-    Ours(Box<Ours>),
-    Theirs,
 }
 
 struct Ours {
@@ -111,15 +106,7 @@ impl MosquittoOptions {
     pub fn start(self) -> Result<Mosquitto, BrokerError> {
         let program = find(&self.program, &PLACES, |_| true)
             .ok_or_else(|| BrokerError::missing(NAME, &self.program))?;
-        // A port may be taken between our finding it free and the broker's listening on it.
-        let mut tries = 3;
-        loop {
-            tries -= 1;
-            match self.start_once(&program) {
-                Err(error) if tries > 0 && error.to_string().contains("Address already in use") => {}
-                other => return other,
-            }
-        }
+        on_free_ports("Address already in use", || self.start_once(&program))
     }
 
     fn start_once(&self, program: &Path) -> Result<Mosquitto, BrokerError> {
@@ -260,7 +247,7 @@ impl Mosquitto {
     /// The address for another user of the options.
     #[must_use]
     pub fn url_as(&self, user: &str) -> Option<String> {
-        let ours = self.ours()?;
+        let ours = self.place.ours()?;
         let user = ours.users.iter().find(|(name, _)| name == user)?;
         Some(format!("mqtt://{}127.0.0.1:{}", credentials(Some(user)), ours.ports.plain))
     }
@@ -268,26 +255,26 @@ impl Mosquitto {
     /// The port of the plain listener.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
-        Some(self.ours()?.ports.plain)
+        Some(self.place.ours()?.ports.plain)
     }
 
     /// `mqtts://user:password@localhost:port`, where the options have [`tls`](MosquittoOptions::tls).
     #[must_use]
     pub fn tls_url(&self) -> Option<String> {
-        let ours = self.ours()?;
+        let ours = self.place.ours()?;
         Some(format!("mqtts://{}localhost:{}", credentials(ours.users.first()), ours.ports.tls?))
     }
 
     /// The PEM file of the authority that signed its certificate.
     #[must_use]
     pub fn authority(&self) -> Option<&Path> {
-        self.ours()?.authority.as_deref()
+        self.place.ours()?.authority.as_deref()
     }
 
     /// `ws://user:password@127.0.0.1:port/mqtt`, where the options have a WebSocket listener.
     #[must_use]
     pub fn websocket_url(&self) -> Option<String> {
-        let ours = self.ours()?;
+        let ours = self.place.ours()?;
         Some(format!("ws://{}127.0.0.1:{}/mqtt", credentials(ours.users.first()), ours.ports.websocket?))
     }
 
@@ -300,7 +287,7 @@ impl Mosquitto {
     /// What it is, for the table of guarantees: `Mosquitto 2.0.11`.
     #[must_use]
     pub fn version(&self) -> String {
-        match self.ours() {
+        match self.place.ours() {
             Some(ours) => ours.version.clone(),
             None => format!("{NAME} of {URL}"),
         }
@@ -309,7 +296,7 @@ impl Mosquitto {
     /// The directory of its configuration, data and log.
     #[must_use]
     pub fn directory(&self) -> Option<&Path> {
-        Some(self.ours()?.sandbox.path())
+        self.place.directory()
     }
 
     /// Asks it to end (SIGTERM), and waits for that.
@@ -317,14 +304,7 @@ impl Mosquitto {
     /// # Errors
     /// [`BrokerError`] where it is not ours, or had to be killed.
     pub fn stop(&mut self) -> Result<(), BrokerError> {
-        if self.ours_mut()?.sandbox.end(PROCESS, Some(STOP)) {
-            return Ok(());
-        }
-        Err(BrokerError::new(
-            NAME,
-            BrokerErrorKind::NotReady,
-            format!("did not end within {STOP:?} of SIGTERM, so it was killed"),
-        ))
+        self.place.stop()
     }
 
     /// Kills it (SIGKILL).
@@ -332,8 +312,7 @@ impl Mosquitto {
     /// # Errors
     /// [`BrokerError`] where it is not ours.
     pub fn kill(&mut self) -> Result<(), BrokerError> {
-        self.ours_mut()?.sandbox.end(PROCESS, None);
-        Ok(())
+        self.place.kill()
     }
 
     /// Starts it again on the same ports and data, after [`stop`](Self::stop) where it still runs.
@@ -341,22 +320,7 @@ impl Mosquitto {
     /// # Errors
     /// [`BrokerError`] where it is not ours, or does not come up.
     pub fn restart(&mut self) -> Result<(), BrokerError> {
-        self.stop()?;
-        self.ours_mut()?.run()
-    }
-
-    fn ours(&self) -> Option<&Ours> {
-        match &self.place {
-            Place::Ours(ours) => Some(ours),
-            Place::Theirs => None,
-        }
-    }
-
-    fn ours_mut(&mut self) -> Result<&mut Ours, BrokerError> {
-        match &mut self.place {
-            Place::Ours(ours) => Ok(ours),
-            Place::Theirs => Err(BrokerError::not_ours(NAME, URL)),
-        }
+        self.place.restart()
     }
 }
 
@@ -366,7 +330,20 @@ impl fmt::Debug for Mosquitto {
     }
 }
 
-impl Ours {
+impl Launched for Ours {
+    const NAME: &'static str = NAME;
+    const URL: &'static str = URL;
+    const PROCESS: &'static str = PROCESS;
+    const STOP: Duration = STOP;
+
+    fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
+    }
+
+    fn sandbox_mut(&mut self) -> &mut Sandbox {
+        &mut self.sandbox
+    }
+
     fn run(&mut self) -> Result<(), BrokerError> {
         let mut command = Command::new(&self.program);
         command.arg("-c").arg(self.sandbox.path().join("mosquitto.conf"));
@@ -380,11 +357,9 @@ impl Ours {
 
 /// A CONNECT of MQTT 3.1.1 without a user. Any CONNACK says that a broker is there.
 fn greet(address: &str) -> io::Result<()> {
-    let connect = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x0a\x00\x00";
-    let address = address.to_socket_addrs()?.next().ok_or(io::ErrorKind::NotFound)?;
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
-    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-    stream.write_all(connect)?;
+    let hello = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x0a\x00\x00";
+    let mut stream = connect(address, Duration::from_secs(2))?;
+    stream.write_all(hello)?;
     let mut answer = [0; 4];
     stream.read_exact(&mut answer)?;
     if answer[0] != 0x20 {
@@ -408,10 +383,6 @@ fn passwords(directory: &Path, broker: &Path, users: &[(String, String)]) -> io:
         }
     }
     Ok(file)
-}
-
-fn credentials(user: Option<&(String, String)>) -> String {
-    user.map(|(name, password)| format!("{}:{}@", escape(name), escape(password))).unwrap_or_default()
 }
 
 fn version(program: &Path) -> String {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::error::BrokerError;
 use super::http;
+use super::place::{Launched, Place, on_free_ports};
 use super::sandbox::Sandbox;
 use super::system::{find, free_ports};
 
@@ -43,13 +44,8 @@ pub trait StandsFor: Sized + 'static {
 
 /// A stand-in for a service of others, which ends when it is dropped. `S` says for which.
 pub struct StandIn<S: StandsFor> {
-    place: Place<S>,
+    place: Place<Ours<S>>,
     endpoint: String,
-}
-
-enum Place<S> {
-    Ours(Box<Ours<S>>),
-    Theirs,
 }
 
 struct Ours<S> {
@@ -86,15 +82,7 @@ impl<S: StandsFor> StandIn<S> {
     /// # Errors
     /// [`BrokerError`] where node or the package is not installed, or it does not come up; then with the end of its log.
     pub fn launch() -> Result<Self, BrokerError> {
-        // A port may be taken between our finding it free and its listening on it.
-        let mut tries = 3;
-        loop {
-            tries -= 1;
-            match Self::launch_once(Package::find(S::NAME, S::MAIN, S::HOME)?) {
-                Err(error) if tries > 0 && error.to_string().contains("EADDRINUSE") => {}
-                other => return other,
-            }
-        }
+        on_free_ports("EADDRINUSE", || Self::launch_once(Package::find(S::NAME, S::MAIN, S::HOME)?))
     }
 
     fn launch_once(package: Package) -> Result<Self, BrokerError> {
@@ -132,8 +120,7 @@ impl<S: StandsFor> StandIn<S> {
     /// # Errors
     /// [`BrokerError`] where it is not ours.
     pub fn kill(&mut self) -> Result<(), BrokerError> {
-        self.ours_mut()?.sandbox.end(S::NAME, None);
-        Ok(())
+        self.place.kill()
     }
 
     /// Starts it again on the same ports and directory, after it was ended in good order where it still runs.
@@ -141,22 +128,28 @@ impl<S: StandsFor> StandIn<S> {
     /// # Errors
     /// [`BrokerError`] where it is not ours, or does not come up.
     pub fn restart(&mut self) -> Result<(), BrokerError> {
-        let ours = self.ours_mut()?;
-        ours.sandbox.end(S::NAME, Some(STOP));
-        ours.run()
-    }
-
-    fn ours_mut(&mut self) -> Result<&mut Ours<S>, BrokerError> {
-        match &mut self.place {
-            Place::Ours(ours) => Ok(ours),
-            Place::Theirs => Err(BrokerError::not_ours(S::NAME, S::URL)),
-        }
+        self.place.restart()
     }
 }
 
 impl<S: StandsFor> Ours<S> {
     fn address(&self) -> String {
         format!("127.0.0.1:{}", self.ports[0])
+    }
+}
+
+impl<S: StandsFor> Launched for Ours<S> {
+    const NAME: &'static str = S::NAME;
+    const URL: &'static str = S::URL;
+    const PROCESS: &'static str = S::NAME;
+    const STOP: Duration = STOP;
+
+    fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
+    }
+
+    fn sandbox_mut(&mut self) -> &mut Sandbox {
+        &mut self.sandbox
     }
 
     fn run(&mut self) -> Result<(), BrokerError> {

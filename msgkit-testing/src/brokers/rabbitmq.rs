@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::certificates::Certificates;
 use super::error::{BrokerError, BrokerErrorKind};
 use super::http;
+use super::place::{Launched, Place, connect, on_free_ports};
 use super::sandbox::Sandbox;
 use super::system::{escape, find, free_ports, unique};
 
@@ -35,14 +36,9 @@ const STOP: Duration = Duration::from_secs(60);
 /// Starting one takes seconds: use [`shared`](Self::shared) with a [`vhost`](Self::vhost) for each test, and one of your
 /// own where the test kills it.
 pub struct RabbitMq {
-    place: Place,
+    place: Place<Ours>,
     url: String,
     api: Option<Api>,
-}
-
-enum Place {
-    Ours(Box<Ours>),
-    Theirs,
 }
 
 struct Ours {
@@ -110,15 +106,7 @@ impl RabbitMq {
             .ok_or_else(|| BrokerError::missing(NAME, program))?;
         let program = Path::new("epmd");
         let epmd = find(program, &[], |_| true).ok_or_else(|| BrokerError::missing(NAME, program))?;
-        // A port may be taken between our finding it free and the broker's listening on it.
-        let mut tries = 3;
-        loop {
-            tries -= 1;
-            match Self::launch_once(&server, &epmd) {
-                Err(error) if tries > 0 && error.to_string().contains("eaddrinuse") => {}
-                other => return other,
-            }
-        }
+        on_free_ports("eaddrinuse", || Self::launch_once(&server, &epmd))
     }
 
     fn launch_once(server: &Path, epmd: &Path) -> Result<Self, BrokerError> {
@@ -149,20 +137,20 @@ impl RabbitMq {
     /// `amqps://user:password@localhost:port`, where `openssl` is there to make a certificate.
     #[must_use]
     pub fn tls_url(&self) -> Option<String> {
-        let ours = self.ours()?;
+        let ours = self.place.ours()?;
         ours.certificates.as_ref().map(|_| format!("amqps://guest:guest@localhost:{}", ours.ports.tls))
     }
 
     /// The PEM file of the authority that signed its certificate.
     #[must_use]
     pub fn authority(&self) -> Option<&Path> {
-        Some(&self.ours()?.certificates.as_ref()?.authority)
+        Some(&self.place.ours()?.certificates.as_ref()?.authority)
     }
 
     /// The port that AMQP is spoken on.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
-        Some(self.ours()?.ports.amqp)
+        Some(self.place.ours()?.ports.amqp)
     }
 
     /// The management API's `http://user:password@host:port`, without a path.
@@ -185,7 +173,7 @@ impl RabbitMq {
     /// The directory of its configuration, data and log.
     #[must_use]
     pub fn directory(&self) -> Option<&Path> {
-        Some(self.ours()?.sandbox.path())
+        self.place.directory()
     }
 
     /// A new virtual host that nobody else uses, with `test` in its name: the name space of one test.
@@ -227,14 +215,7 @@ impl RabbitMq {
     /// # Errors
     /// [`BrokerError`] where it is not ours, or had to be killed.
     pub fn stop(&mut self) -> Result<(), BrokerError> {
-        if self.ours_mut()?.sandbox.end(NODE, Some(STOP)) {
-            return Ok(());
-        }
-        Err(BrokerError::new(
-            NAME,
-            BrokerErrorKind::NotReady,
-            format!("did not end within {STOP:?} of SIGTERM, so it was killed"),
-        ))
+        self.place.stop()
     }
 
     /// Kills it (SIGKILL).
@@ -245,8 +226,7 @@ impl RabbitMq {
     /// # Errors
     /// [`BrokerError`] where it is not ours.
     pub fn kill(&mut self) -> Result<(), BrokerError> {
-        self.ours_mut()?.sandbox.end(NODE, None);
-        Ok(())
+        self.place.kill()
     }
 
     /// Starts it again on the same ports and data, after [`stop`](Self::stop) where it still runs.
@@ -254,8 +234,7 @@ impl RabbitMq {
     /// # Errors
     /// [`BrokerError`] where it is not ours, or does not come up.
     pub fn restart(&mut self) -> Result<(), BrokerError> {
-        self.stop()?;
-        self.ours_mut()?.run()
+        self.place.restart()
     }
 
     fn management(&self) -> Result<&Api, BrokerError> {
@@ -266,20 +245,6 @@ impl RabbitMq {
                 format!("the broker of {URL} has no management API known; set {API_URL} as well"),
             )
         })
-    }
-
-    fn ours(&self) -> Option<&Ours> {
-        match &self.place {
-            Place::Ours(ours) => Some(ours),
-            Place::Theirs => None,
-        }
-    }
-
-    fn ours_mut(&mut self) -> Result<&mut Ours, BrokerError> {
-        match &mut self.place {
-            Place::Ours(ours) => Ok(ours),
-            Place::Theirs => Err(BrokerError::not_ours(NAME, URL)),
-        }
     }
 }
 
@@ -422,6 +387,21 @@ impl Ours {
             ),
         )
     }
+}
+
+impl Launched for Ours {
+    const NAME: &'static str = NAME;
+    const URL: &'static str = URL;
+    const PROCESS: &'static str = NODE;
+    const STOP: Duration = STOP;
+
+    fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
+    }
+
+    fn sandbox_mut(&mut self) -> &mut Sandbox {
+        &mut self.sandbox
+    }
 
     fn run(&mut self) -> Result<(), BrokerError> {
         let Ports { amqp, management, epmd, distribution, .. } = self.ports;
@@ -481,8 +461,7 @@ impl Ours {
 
 /// The protocol's header, which the broker answers with a method frame (AMQP 0-9-1, section 2.2.4).
 fn greet(address: &str) -> io::Result<()> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut stream = connect(address, Duration::from_secs(5))?;
     stream.write_all(b"AMQP\x00\x00\x09\x01")?;
     let mut answer = [0; 7];
     stream.read_exact(&mut answer)?;

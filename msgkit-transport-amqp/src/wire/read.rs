@@ -73,7 +73,7 @@ pub(crate) fn read(raw: Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
     let properties = &raw.properties;
     let empty = FieldTable::default();
     let headers = properties.headers().as_ref().unwrap_or(&empty);
-    let mut reader = Reader::new();
+    let mut reader = Reader::new(&topic);
     let came = read_attributes(headers, &mut reader);
     if reader.is_event() {
         if let (Some(content_type), false) = (properties.content_type(), came.content_type) {
@@ -82,10 +82,10 @@ pub(crate) fn read(raw: Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
         if came.others && !came.native {
             read_native(headers, true, &mut reader);
         }
-        return match reader.finish(&topic, Some(raw.payload.clone())) {
+        return match reader.finish(Some(raw.payload.clone())) {
             Ok(envelope) => Incoming::Envelope(envelope),
             Err(error) => {
-                let native = foreign(headers, properties);
+                let native = foreign(&topic, headers, properties);
                 Incoming::Malformed(Box::new(Malformed::new(
                     topic,
                     Some(raw.payload),
@@ -105,7 +105,7 @@ pub(crate) fn read(raw: Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
     };
     // AMQP gives no message a place of its own: only the producer's id tells two equal ones apart.
     let position = properties.message_id().as_ref().map(|id| id.as_str().to_owned());
-    let native = foreign(headers, properties);
+    let native = foreign(&topic, headers, properties);
     match ingest.envelope(SYSTEM, &topic, position.as_deref(), Some(raw.payload.clone()), native.clone(), now)
     {
         Some(envelope) => Incoming::Envelope(envelope),
@@ -114,8 +114,8 @@ pub(crate) fn read(raw: Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
 }
 
 /// Everything that came with a message that is no event.
-fn foreign(headers: &FieldTable, properties: &BasicProperties) -> NativeHeaders {
-    let mut reader = Reader::new();
+fn foreign(topic: &Topic, headers: &FieldTable, properties: &BasicProperties) -> NativeHeaders {
+    let mut reader = Reader::new(topic);
     let carried = headers.into_iter().find(|(name, _)| attribute(name.as_str()) == Some("nativeheaders"));
     match carried.and_then(|(_, value)| as_text(value)) {
         Some(json) => reader.attribute("nativeheaders", &json),

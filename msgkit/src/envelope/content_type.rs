@@ -20,6 +20,9 @@ impl ContentType {
     /// Reads a media type; names are compared without case, parameters kept in [`ContentType::Other`] only.
     #[must_use]
     pub fn parse(media_type: &str) -> Self {
+        if media_type == "application/json" {
+            return Self::Json;
+        }
         let essence = media_type.split(';').next().unwrap_or(media_type).trim();
         let plain = essence.len() == media_type.len();
         if plain && essence.eq_ignore_ascii_case("application/json") {

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use uuid::Uuid;
 
+use super::hex;
 use super::time::Timestamp;
 use crate::error::Error;
 use crate::text::Text;
@@ -91,10 +92,13 @@ impl MessageId {
 
 /// A UUID only where its text is the canonical one, so that the text survives the way through 16 bytes.
 fn canonical_uuid(id: &str) -> Option<Uuid> {
-    if id.len() != 36 || id.bytes().any(|byte| byte.is_ascii_uppercase()) {
+    let id: &[u8; 36] = id.as_bytes().try_into().ok()?;
+    if [id[8], id[13], id[18], id[23]] != *b"----" {
         return None;
     }
-    Uuid::try_parse(id).ok()
+    let field = |digits: &[u8]| hex::read(digits);
+    let high = field(&id[..8])? << 96 | field(&id[9..13])? << 80 | field(&id[14..18])? << 64;
+    Some(Uuid::from_u128(high | field(&id[19..23])? << 48 | field(&id[24..])?))
 }
 
 impl FromStr for MessageId {
@@ -126,5 +130,21 @@ mod tests {
         assert_eq!(MessageId::random(at, 0).to_string(), "01234567-89ab-7000-8000-000000000000");
         assert_eq!(MessageId::random(at, u128::MAX).to_string(), "01234567-89ab-7fff-bfff-ffffffffffff");
         assert_ne!(MessageId::new(at), MessageId::new(at));
+    }
+
+    #[test]
+    fn a_uuid_in_its_canonical_form_and_nothing_else_is_kept_as_one() {
+        let canonical = "01a20015-5978-747d-9c89-3e76818677b7";
+        assert_eq!(super::canonical_uuid(canonical), uuid::Uuid::try_parse(canonical).ok());
+        for other in [
+            "01A20015-5978-747d-9c89-3e76818677b7",
+            "01a200155978-747d-9c89-3e76818677b7-",
+            "01a20015-5978-747d-9c89-3e76818677b",
+            "01a20015-5978-747d-9c89-3e76818677bg",
+            "01a200155978747d9c893e76818677b7",
+        ] {
+            assert_eq!(super::canonical_uuid(other), None, "{other}");
+            assert_eq!(MessageId::parse(other).unwrap().to_string(), other);
+        }
     }
 }

@@ -7,6 +7,7 @@ pub mod attributes;
 mod content_type;
 mod dead_letter;
 mod headers;
+mod hex;
 mod id;
 pub mod ingest;
 mod native;

@@ -93,7 +93,7 @@ pub fn from_slice(bytes: &[u8], destination: &Topic) -> Result<Envelope, Error> 
         Error::new(ErrorKind::Decode, "the bytes are no JSON object of a CloudEvents event")
             .with_source(error)
     })?;
-    let mut reader = Reader::new();
+    let mut reader = Reader::new(destination);
     let mut data = None;
     for (name, value) in members.0 {
         match &*name {
@@ -124,7 +124,7 @@ pub fn from_slice(bytes: &[u8], destination: &Topic) -> Result<Envelope, Error> 
             Some(Bytes::from(decoded))
         }
     };
-    reader.finish(destination, payload)
+    reader.finish(payload)
 }
 
 fn reader_is_json(reader: &Reader) -> bool {

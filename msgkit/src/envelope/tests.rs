@@ -50,13 +50,13 @@ fn full(payload: Option<Bytes>, content_type: ContentType) -> Envelope {
 
 /// By way of the list of attributes, as a transport with headers does it.
 fn through_attributes(envelope: &Envelope) -> Envelope {
-    let mut reader = Reader::new();
+    let mut reader = Reader::new(&topic("elsewhere"));
     attributes::visit(envelope, |name, value| reader.attribute(name, value));
     for (name, value) in envelope.native().iter() {
         reader.native(name, value.clone());
     }
     assert!(reader.is_event());
-    reader.finish(&topic("elsewhere"), envelope.payload_bytes()).unwrap()
+    reader.finish(envelope.payload_bytes()).unwrap()
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn any_cloud_event_is_read_and_what_is_odd_is_kept() {
 
 /// The least that makes an event, and more.
 fn event(more: &[(&str, &str)]) -> Reader {
-    let mut reader = Reader::new();
+    let mut reader = Reader::new(&topic("t"));
     let least = [("specversion", "1.0"), ("id", "1"), ("source", "s"), ("type", "t")];
     for (name, value) in least.iter().chain(more) {
         reader.attribute(name, value);
@@ -124,7 +124,7 @@ fn event(more: &[(&str, &str)]) -> Reader {
 fn the_limits_of_a_dead_letter_hold_for_those_of_others() {
     let error = format!("a\nb\u{7f}{}", "ü".repeat(2000));
     let reader = event(&[("dlkind", "panic"), ("dlerror", &error)]);
-    let read = reader.finish(&topic("t"), None).unwrap();
+    let read = reader.finish(None).unwrap();
     let error = &read.dead_letter().unwrap().error;
     assert!(error.len() <= MAX_ERROR && error.starts_with("a\\nb\\u{7f}ü"), "{error}");
     assert_eq!(structured::from_slice(&structured::to_vec(&read), &topic("t")).unwrap(), read);
@@ -135,7 +135,7 @@ fn facts_without_what_makes_them_a_death_or_a_retry_are_kept() {
     let at = "2026-01-31T12:00:00Z";
     let sent =
         [("dlkind", "mystery"), ("dlerror", "why"), ("dlattempts", "3"), ("dlfirst", at), ("retryfirst", at)];
-    let read = event(&sent).finish(&topic("t"), None).unwrap();
+    let read = event(&sent).finish(None).unwrap();
     assert_eq!((read.dead_letter(), read.retry()), (None, None));
     for (name, value) in sent {
         assert_eq!(read.native().get(name).and_then(NativeValue::as_str), Some(value), "{name}");
@@ -145,7 +145,7 @@ fn facts_without_what_makes_them_a_death_or_a_retry_are_kept() {
 
 #[test]
 fn what_is_no_event_keeps_every_header() {
-    let mut reader = Reader::new();
+    let mut reader = Reader::new(&topic("t"));
     let sent =
         [("id", "7"), ("time", "2026-01-31T12:00:00Z"), ("tenant", "a"), ("traceparent", "x"), ("hop", "-1")];
     for (name, value) in sent {
@@ -156,6 +156,29 @@ fn what_is_no_event_keeps_every_header() {
     assert_eq!(native.len(), sent.len());
     for (name, value) in sent {
         assert_eq!(native.get(name).and_then(NativeValue::as_str), Some(value), "{name}");
+    }
+}
+
+#[test]
+fn what_is_no_event_keeps_its_traces_to_the_letter() {
+    let usual = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let later = "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more";
+    let flags = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-05";
+    for sent in
+        [&[usual][..], &[later], &[flags], &[usual, usual], &[usual, flags], &[later, usual], &["", usual]]
+    {
+        let mut reader = Reader::new(&topic("t"));
+        sent.iter().for_each(|value| reader.attribute("traceparent", value));
+        let native = reader.into_native();
+        let kept: Vec<_> = native.iter().filter_map(|(_, value)| value.as_str()).collect();
+        assert_eq!(kept, sent);
+        let more: Vec<_> = sent.iter().map(|value| ("traceparent", *value)).collect();
+        let trace = event(&more).finish(None).unwrap().trace().parent.trace_id().to_string();
+        assert_eq!(
+            trace == "0af7651916cd43dd8448eb211c80319c",
+            sent.len() == 1,
+            "{sent:?}: several are none"
+        );
     }
 }
 
@@ -171,7 +194,7 @@ fn the_first_of_a_repeated_attribute_counts() {
         ("subject", "a"),
         ("subject", "b"),
     ]);
-    let read = reader.finish(&topic("t"), Some(Bytes::new())).unwrap();
+    let read = reader.finish(Some(Bytes::new())).unwrap();
     assert!(read.is_null());
     assert_eq!(read.retry().map(|retry| (retry.round, retry.last_start)), Some((1, false)));
     assert_eq!(read.subject(), Some("a"));
@@ -181,7 +204,7 @@ fn the_first_of_a_repeated_attribute_counts() {
 fn counts_stop_at_the_largest_that_a_wire_carries() {
     let most = i32::MAX.to_string();
     let sent = [("hop", &*most), ("dlkind", "crash"), ("dlreplays", &most)];
-    let last = event(&sent).finish(&topic("t"), None).unwrap();
+    let last = event(&sent).finish(None).unwrap();
     let mut next = last.replayed();
     next.set_cause(&last);
     next.set_attempt(u32::MAX);
@@ -270,11 +293,11 @@ proptest! {
     fn no_attributes_make_the_reader_panic(
         pairs in proptest::collection::vec(("[a-z]{0,14}|id|type|source|specversion|time|hop|dlkind|nativeheaders", ".{0,40}"), 0..12)
     ) {
-        let mut reader = Reader::new();
+        let mut reader = Reader::new(&topic("t"));
         for (name, value) in &pairs {
             reader.attribute(name, value);
         }
-        let _ = reader.finish(&topic("t"), None);
+        let _ = reader.finish(None);
     }
 
     #[test]

@@ -159,3 +159,14 @@ fn namespaces_hold_whole_segments() {
     assert!(!namespace.contains("crm.customers"));
     assert!(namespace.pattern().matches(&topic("crm.customer.created")));
 }
+
+proptest::proptest! {
+    /// The short way takes nothing that the long one refuses, and of what has no escape all that it takes.
+    #[test]
+    fn both_ways_of_reading_a_name_agree(name in "([a-b_.~-]|[A-F0-9]|[ü/ ]){0,8}") {
+        let checked = name.split('.').all(|segment| super::check_segment(&name, segment, true).is_ok());
+        let plain = super::is_plain_name(&name);
+        proptest::prop_assert!(checked || !plain, "{name:?}");
+        proptest::prop_assert!(plain || !checked || name.contains('~'), "{name:?}");
+    }
+}

@@ -62,8 +62,12 @@ impl TraceContext {
             return None;
         };
         let parent = TraceParent::parse(value.trim_matches(OWS)).ok()?;
-        let state = TraceState::combine(tracestate).ok().flatten();
-        Some(Self { parent, state })
+        Some(Self::of(parent, tracestate))
+    }
+
+    /// With the values of all `tracestate` headers; faulty ones are none.
+    pub(super) fn of<'s>(parent: TraceParent, tracestate: impl IntoIterator<Item = &'s str>) -> Self {
+        Self { parent, state: TraceState::combine(tracestate).ok().flatten() }
     }
 
     /// The context of a message that is sent from within this one: [`TraceParent::child`], and the state

@@ -5,6 +5,7 @@ use std::num::NonZero;
 use std::ops::Range;
 use std::str::FromStr;
 
+use super::super::hex;
 use super::InvalidTraceContext;
 
 /// The caller may have recorded this step (Level 2, section "Sampled flag").
@@ -107,7 +108,7 @@ impl TraceParent {
         }
         let field = |at: Range<usize>| {
             let delimited = matches!(text.get(at.end), None | Some(b'-'));
-            hex(&text[at]).filter(|_| delimited)
+            hex::read(&text[at]).filter(|_| delimited)
         };
         let version = field(0..2).filter(|&version| version != 0xff).ok_or(InvalidTraceContext::Version)?;
         if version == 0 && text.len() > Self::LENGTH {
@@ -121,6 +122,14 @@ impl TraceParent {
             parent_id: SpanId(parent_id.ok_or(InvalidTraceContext::ParentId)?),
             flags: flags? as u8 & (SAMPLED | RANDOM),
         })
+    }
+
+    /// Reads only what [`write_to`](Self::write_to) writes, to the letter.
+    pub(in crate::envelope) fn read_written(text: &str) -> Option<Self> {
+        let written = text.len() == Self::LENGTH
+            && text.starts_with("00")
+            && matches!(text.as_bytes()[53..], [b'0', b'0'..=b'3']);
+        if written { Self::parse(text).ok() } else { None }
     }
 
     /// The id of the whole trace.
@@ -150,9 +159,9 @@ impl TraceParent {
     /// Writes the `traceparent` into a buffer, without an allocation, and gives it back as text.
     pub fn write_to<'b>(&self, buffer: &'b mut [u8; Self::LENGTH]) -> &'b str {
         *buffer = *b"00-00000000000000000000000000000000-0000000000000000-00";
-        write_hex(&mut buffer[3..35], &self.trace_id.get().to_be_bytes());
-        write_hex(&mut buffer[36..52], &self.parent_id.get().to_be_bytes());
-        write_hex(&mut buffer[53..55], &[self.flags]);
+        hex::write(&mut buffer[3..35], &self.trace_id.get().to_be_bytes());
+        hex::write(&mut buffer[36..52], &self.parent_id.get().to_be_bytes());
+        hex::write(&mut buffer[53..55], &[self.flags]);
         // Digits and dashes are UTF-8, so this is never the default.
         str::from_utf8(buffer).unwrap_or_default()
     }
@@ -200,25 +209,5 @@ impl fmt::Debug for TraceId {
 impl fmt::Debug for SpanId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SpanId({self})")
-    }
-}
-
-/// The number that at most 32 lower-case hex digits stand for. (`from_str_radix` would also take upper case and a sign.)
-fn hex(digits: &[u8]) -> Option<u128> {
-    digits.iter().try_fold(0, |number, digit| {
-        let value = match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'a'..=b'f' => digit - b'a' + 10,
-            _ => return None,
-        };
-        Some(number << 4 | u128::from(value))
-    })
-}
-
-/// Writes two lower-case hex digits for each byte.
-fn write_hex(digits: &mut [u8], bytes: &[u8]) {
-    const DIGITS: [u8; 16] = *b"0123456789abcdef";
-    for (pair, byte) in digits.as_chunks_mut().0.iter_mut().zip(bytes) {
-        *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 0xf)]];
     }
 }
