@@ -159,7 +159,7 @@ impl Raw {
 
 /// Reads a message; what is no event is read by `ingest`, else malformed. Never panics, whatever came.
 pub(crate) fn read(raw: Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
-    let mut reader = Reader::new();
+    let mut reader = Reader::new(&raw.implied);
     for (name, value) in &raw.attributes {
         if let Some(attribute) = name.strip_prefix(PREFIX).filter(|rest| !rest.is_empty()) {
             reader.attribute(attribute, value);
@@ -185,7 +185,7 @@ pub(crate) fn read(raw: Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
                 reader.native(name, value.clone());
             }
         }
-        return match reader.finish(&raw.implied, Some(raw.data.clone())) {
+        return match reader.finish(Some(raw.data.clone())) {
             Ok(envelope) => Incoming::Envelope(envelope),
             Err(error) => malformed(raw, error.to_string()),
         };
