@@ -7,7 +7,7 @@ RUN := $(CARGO) --locked
 
 # What the conformance suites find goes here; the table has these columns.
 VERDICTS := $(CURDIR)/target/guarantees
-SUBJECTS := memory memory_retry_topics sqlite files amqp mqtt mqtt_3_1_1 kafka kinesis
+SUBJECTS := memory memory_retry_topics sqlite files amqp mqtt mqtt_3_1_1 kafka kinesis pubsub
 TABLE := $(RUN) run -q -p msgkit-testing --profile $(PROFILE) --example guarantees --
 
 # What is fuzzed, and for how many minutes each.
@@ -80,7 +80,7 @@ tools:
 	@command -v chromium >/dev/null 2>&1 || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; }
 	@cd examples/device-platform/tests/dashboard && { [ -d node_modules ] || npm install --no-audit --no-fund --no-package-lock; }
 
-## The brokers that the tests start (Debian packages, Kafka by Maven, the stand-ins for Kinesis and DynamoDB by npm), without the services that come with them.
+## The brokers that the tests start (Debian packages, Kafka by Maven, the stand-ins for Kinesis and DynamoDB by npm, that for Pub/Sub by Go), without the services that come with them.
 brokers:
 	@.ci/brokers
 

@@ -42,5 +42,6 @@ pub fn registry() -> msgkit::Registry {
         .with(msgkit_transport_kafka::scheme())
         .with(msgkit_transport_kinesis::scheme())
         .with(msgkit_transport_mqtt::scheme())
+        .with(msgkit_transport_pubsub::scheme())
         .with(msgkit_transport_sqlite::scheme())
 }

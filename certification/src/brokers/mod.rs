@@ -3,6 +3,7 @@
 mod kafka;
 mod kinesis;
 mod mosquitto;
+mod pubsub;
 mod rabbitmq;
 
 use std::any::Any;
@@ -16,6 +17,7 @@ use msgkit_testing::brokers::FaultProxy;
 pub use self::kafka::KafkaBroker;
 pub use self::kinesis::KinesisBroker;
 pub use self::mosquitto::MosquittoBroker;
+pub use self::pubsub::PubsubBroker;
 pub use self::rabbitmq::RabbitMqBroker;
 use crate::{Failure, scenarios};
 
@@ -96,7 +98,7 @@ impl fmt::Debug for Place {
 }
 
 /// The names that [`named`] knows.
-pub const NAMES: [&str; 4] = ["mosquitto", "rabbitmq", "kafka", "kinesis"];
+pub const NAMES: [&str; 5] = ["mosquitto", "rabbitmq", "kafka", "kinesis", "pubsub"];
 
 /// The broker that keeps the dead letters of scenarios that want them apart.
 pub const LETTERS: &str = "rabbitmq";
@@ -111,6 +113,7 @@ pub fn named(name: &str) -> Result<Arc<dyn Broker>, Failure> {
         "rabbitmq" => Ok(Arc::new(RabbitMqBroker::start()?)),
         "kafka" => Ok(Arc::new(KafkaBroker::start()?)),
         "kinesis" => Ok(Arc::new(KinesisBroker::start()?)),
+        "pubsub" => Ok(Arc::new(PubsubBroker::start()?)),
         _ => Err(Failure::broken(format!("no broker is called `{name}`; there are {}", NAMES.join(", ")))),
     }
 }

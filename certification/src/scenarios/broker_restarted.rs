@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::Scenario;
+use super::{BROKER_RESTARTED, Scenario};
 use crate::{Failure, Run};
 
 #[derive(Debug)]
@@ -11,7 +11,7 @@ pub(super) struct BrokerRestarted;
 #[async_trait]
 impl Scenario for BrokerRestarted {
     fn name(&self) -> &'static str {
-        "broker_restarted"
+        BROKER_RESTARTED
     }
 
     fn members(&self) -> usize {

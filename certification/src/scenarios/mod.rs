@@ -19,6 +19,8 @@ use crate::{Failure, Run};
 
 /// The scenario that not every stand-in can have.
 pub(crate) const BROKER_KILLED: &str = "broker_killed";
+/// The same, in good order.
+pub(crate) const BROKER_RESTARTED: &str = "broker_restarted";
 /// The scenario that is for brokers with shards.
 pub(crate) const SHARDS_CHANGE: &str = "shards_change";
 

@@ -17,6 +17,7 @@ pub(crate) enum Client {
     Npm,
     Confluent,
     Boto,
+    Google,
 }
 
 /// What is missing.
@@ -35,16 +36,20 @@ impl Client {
         self == Self::Boto
     }
 
+    pub(crate) fn speaks_pubsub(self) -> bool {
+        self == Self::Google
+    }
+
     /// What msgkit does not write for it, because the destination's name says it.
     pub(crate) fn is_not_told(self) -> &'static [&'static str] {
-        if self.speaks_kafka() { &["topic"] } else { &[] }
+        if self.speaks_kafka() || self.speaks_pubsub() { &["topic"] } else { &[] }
     }
 
     /// All ways in which it can write an event.
     pub(crate) fn forms(self) -> Vec<Form> {
         let bindings: &[Option<&'static str>] = match self {
             Self::Pika => &[Some("amqp"), Some("rabbitmq")],
-            Self::Paho | Self::Npm | Self::Confluent | Self::Boto => &[None],
+            Self::Paho | Self::Npm | Self::Confluent | Self::Boto | Self::Google => &[None],
         };
         // A record of Kinesis has no headers.
         let modes: &[Mode] =
@@ -55,7 +60,9 @@ impl Client {
 
     pub(crate) fn installed(self) -> Result<(), NotInstalled> {
         let needed = match self {
-            Self::Pika | Self::Paho | Self::Confluent | Self::Boto => installed("python/bin/python"),
+            Self::Pika | Self::Paho | Self::Confluent | Self::Boto | Self::Google => {
+                installed("python/bin/python")
+            }
             Self::Npm => installed("node/node_modules/cloudevents"),
         };
         if needed.exists() { Ok(()) } else { Err(NotInstalled(needed.display().to_string())) }
@@ -64,7 +71,7 @@ impl Client {
     pub(crate) fn start(self, command: &str, address: &str, topic: &str) -> Process {
         let program = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("foreign").join(name);
         let mut process = match self {
-            Self::Pika | Self::Paho | Self::Confluent | Self::Boto => {
+            Self::Pika | Self::Paho | Self::Confluent | Self::Boto | Self::Google => {
                 Command::new(installed("python/bin/python"))
             }
             Self::Npm => Command::new("node"),
@@ -75,6 +82,7 @@ impl Client {
             Self::Npm => program("mqtt.cjs"),
             Self::Confluent => program("kafka.py"),
             Self::Boto => program("kinesis.py"),
+            Self::Google => program("pubsub.py"),
         });
         let mut child = process
             .args([command, address, topic])

@@ -17,7 +17,9 @@ use msgkit::codec::Json;
 use msgkit::handler::{HandlerSpec, closure};
 use msgkit::transport::{Declaration, Outgoing, TransportUrl};
 use msgkit::{Context, Envelope, Error, Group, Message, Service, Topic};
-use msgkit_testing::brokers::{BrokerError, BrokerErrorKind, Kafka, KinesisLocal, Mosquitto, RabbitMq};
+use msgkit_testing::brokers::{
+    BrokerError, BrokerErrorKind, Kafka, KinesisLocal, Mosquitto, Pubsub, RabbitMq,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -42,6 +44,8 @@ fn main() -> ExitCode {
         ("kafka::cloudevents_and_confluent_write", Case::writes(Client::Confluent)),
         ("kinesis::cloudevents_and_boto3_read", Case::reads(Client::Boto, "")),
         ("kinesis::cloudevents_and_boto3_write", Case::writes(Client::Boto)),
+        ("pubsub::cloudevents_and_google_read", Case::reads(Client::Google, "")),
+        ("pubsub::cloudevents_and_google_write", Case::writes(Client::Google)),
     ];
     let trials = all.into_iter().map(|(name, case)| Trial::ignorable_test(name, move || case.run()));
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
@@ -138,6 +142,17 @@ impl Place {
                 options: vec![format!("endpoint={endpoint}"), "leases=memory".to_owned()],
                 address: format!("{}/{account}", broker.address()),
                 topic: "foreign.certification".to_owned(),
+                _keeps: None,
+            });
+        }
+        if client.speaks_pubsub() {
+            let broker = Pubsub::shared()?;
+            let project = broker.project("foreign");
+            return Ok(Self {
+                url: format!("pubsub://{project}/foreign"),
+                options: vec![format!("endpoint=http:%2F%2F{}", broker.address())],
+                address: broker.address().to_owned(),
+                topic: format!("projects/{project}/topics/foreign.{}", AnyEvent::TOPIC),
                 _keeps: None,
             });
         }

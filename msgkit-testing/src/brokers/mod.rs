@@ -6,6 +6,7 @@
 //!   used in place of one of our own, and is never stopped.
 //! - [`KinesisLocal`] is a stand-in for Amazon Kinesis; [`KinesisFaults`] before it throttles and refuses as the service does.
 //!   [`Dynalite`] is one for Amazon DynamoDB.
+//! - [`Pubsub`] is Google's `pstest`, or Google's own emulator, in place of Google Cloud Pub/Sub.
 //! - One broker serves a whole test binary: [`Mosquitto::shared`], [`RabbitMq::shared`], [`Kafka::shared`]. Each test has a name space of
 //!   its own in it: [`Mosquitto::prefix`], [`RabbitMq::vhost`], [`Kafka::prefix`].
 //! - A broker that is not installed is a [`BrokerError`] of the kind [`Missing`](BrokerErrorKind::Missing), which becomes
@@ -41,6 +42,7 @@ mod mosquitto;
 mod npm;
 mod place;
 mod proxy;
+mod pubsub;
 mod rabbitmq;
 mod sandbox;
 mod system;
@@ -55,4 +57,5 @@ pub use self::kinesis_faults::{Call, HangUp, KinesisFaults};
 pub use self::mosquitto::{Mosquitto, MosquittoOptions};
 pub use self::npm::{StandIn, StandsFor};
 pub use self::proxy::{Connection, Direction, FaultProxy};
+pub use self::pubsub::Pubsub;
 pub use self::rabbitmq::{RabbitMq, VirtualHost};

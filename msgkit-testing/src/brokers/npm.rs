@@ -215,7 +215,7 @@ pub(super) fn status(address: &str, path: &str) -> io::Result<u16> {
 }
 
 /// `host:port` of an address with its scheme.
-fn host_of(endpoint: &str) -> &str {
+pub(super) fn host_of(endpoint: &str) -> &str {
     let rest = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
     rest.split('/').next().unwrap_or(rest)
 }

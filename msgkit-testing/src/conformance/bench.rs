@@ -150,9 +150,9 @@ impl<'a> Bench<'a> {
         envelope
     }
 
-    /// Publishes to their own topics, each text one message, in order.
+    /// Publishes to their own topics, each text one message, in order: they have one key, since nothing else has an order.
     pub async fn publish(&self, transport: &dyn Transport, topic: &str, texts: &[&str]) {
-        let batch = texts.iter().map(|text| Outgoing::to_topic(self.envelope(topic, text))).collect();
+        let batch = texts.iter().map(|text| Outgoing::to_topic(self.keyed(topic, "one", text))).collect();
         self.publish_all(transport, batch).await;
     }
 

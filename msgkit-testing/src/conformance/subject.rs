@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use msgkit::envelope::{Clock, NativeHeaders};
 use msgkit::transport::{Transport, TransportError};
 use msgkit::{Registry, Topic};
@@ -138,6 +139,16 @@ pub trait Broker: Send + Sync {
     /// Breaks every connection, as a network does. What was in hand comes again with its starts counted.
     async fn disconnect(&self) -> Fault {
         Fault::Impossible("the subject has no way to break a connection")
+    }
+
+    /// Ends a process as SIGKILL does: its connections break, and whatever `dying` still does is heard by nobody. What was in
+    /// hand comes again with its starts counted once.
+    async fn kill(&self, dying: BoxFuture<'_, ()>) -> Fault {
+        let fault = self.disconnect().await;
+        if fault == Fault::Done {
+            dying.await;
+        }
+        fault
     }
 
     /// Publishes bytes as a foreign producer does: no envelope, any headers.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use msgkit::envelope::NativeHeaders;
 use msgkit::transport::{Transport, TransportError};
 use msgkit::{Registry, Topic};
@@ -78,6 +79,10 @@ impl Broker for WrappedBroker {
 
     async fn disconnect(&self) -> Fault {
         self.0.disconnect().await
+    }
+
+    async fn kill(&self, dying: BoxFuture<'_, ()>) -> Fault {
+        self.0.kill(dying).await
     }
 
     async fn publish_foreign(&self, topic: &Topic, payload: Bytes, headers: &NativeHeaders) -> Fault {

@@ -12,10 +12,11 @@ use msgkit::{Registry, Service};
 use crate::settings::{Component, Run};
 
 /// The schemes of brokers, which only a program with the feature beside them knows.
-const BROKERS: [(&str, &[&str]); 3] = [
+const BROKERS: [(&str, &[&str]); 4] = [
     ("brokers", &["mqtt", "mqtts", "mqtt+ws", "mqtt+wss", "amqp", "amqps"]),
     ("kafka", &["kafka", "kafkas"]),
     ("kinesis", &["mqtt", "mqtts", "mqtt+ws", "mqtt+wss", "kinesis"]),
+    ("pubsub", &["pubsub"]),
 ];
 
 /// The transports, under their names, and how topics are spread over them.
@@ -36,6 +37,8 @@ fn registry() -> Registry {
     let registry = registry.with(msgkit_transport_kinesis::scheme());
     #[cfg(any(feature = "brokers", feature = "kinesis"))]
     let registry = registry.with(msgkit_transport_mqtt::scheme());
+    #[cfg(feature = "pubsub")]
+    let registry = registry.with(msgkit_transport_pubsub::scheme());
     registry
 }
 
@@ -150,7 +153,8 @@ mod tests {
         let brokers = (include_str!("../../config/mqtt-amqp.toml"), "brokers", cfg!(feature = "brokers"));
         let kafka = (include_str!("../../config/kafka.toml"), "kafka", cfg!(feature = "kafka"));
         let kinesis = (include_str!("../../config/mqtt-kinesis.toml"), "kinesis", cfg!(feature = "kinesis"));
-        for (text, feature, built) in [brokers, kafka, kinesis] {
+        let pubsub = (include_str!("../../config/pubsub.toml"), "pubsub", cfg!(feature = "pubsub"));
+        for (text, feature, built) in [brokers, kafka, kinesis, pubsub] {
             // As the program is without the feature, whether this test has it or not.
             let error = configured(text, &Registry::new()).unwrap_err();
             let fix = format!("--features {feature}");

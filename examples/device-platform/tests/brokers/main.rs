@@ -6,6 +6,7 @@ mod edge;
 mod kafka;
 mod mqtt_amqp;
 mod mqtt_kinesis;
+mod pubsub;
 mod setup;
 
 #[path = "../system/platform.rs"]
@@ -27,6 +28,9 @@ fn main() -> ExitCode {
     }
     if cfg!(feature = "kinesis") {
         tests.extend(mqtt_kinesis::tests());
+    }
+    if cfg!(feature = "pubsub") {
+        tests.extend(pubsub::tests());
     }
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }

@@ -176,11 +176,11 @@ pub(super) async fn run(
 /// Ends `running` as a killed process does: its connections break, so that nothing is given back in good order.
 /// `None` where that cannot be done here.
 pub(super) async fn crash(bench: &Bench<'_>, running: Box<dyn RunningPipeline>) -> Result<(), Proof> {
-    if let Fault::Impossible(why) = bench.broker().await.disconnect().await {
-        return Err(Proof::not_proven(why));
+    let dying = bench.soon("the crash", running.crash());
+    match bench.broker().await.kill(Box::pin(dying)).await {
+        Fault::Impossible(why) => Err(Proof::not_proven(why)),
+        Fault::Done => Ok(()),
     }
-    bench.soon("the crash", running.crash()).await;
-    Ok(())
 }
 
 /// Starts `job` on the bench's pipeline.

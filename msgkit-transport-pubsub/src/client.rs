@@ -1,0 +1,263 @@
+//! Where the service is and who we are there: the clients of the transport, made with their first use.
+//!
+//! Google's client does not notice a connection that has fallen silent without ending: nothing of HTTP/2 asks for a sign of
+//! life. So the client that reads is asked by a [pulse](Clients::pulse), the one that publishes by each publish, and whichever
+//! gets no answer is [exchanged](Renewed).
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use google_cloud_auth::credentials::{self, Credentials};
+use google_cloud_gax::retry_policy::RetryPolicyExt as _;
+use google_cloud_pubsub::client::{BasePublisher, Subscriber, SubscriptionAdmin, TopicAdmin};
+use google_cloud_pubsub::retry_policy::RetryableErrors;
+use msgkit::transport::{TransportError, TransportErrorKind};
+use msgkit::{Error, ErrorKind};
+use tokio::sync::{OnceCell, watch};
+
+use crate::config::PubsubConfig;
+
+/// What every emulator's clients look at.
+const EMULATOR: &str = "PUBSUB_EMULATOR_HOST";
+
+/// The clients of one transport; clones of what they give share its connections.
+pub(crate) struct Clients {
+    endpoint: Option<String>,
+    credentials: Option<Key>,
+    patience: Duration,
+    publish_timeout: Duration,
+    topics: OnceCell<TopicAdmin>,
+    subscriptions: OnceCell<SubscriptionAdmin>,
+    publisher: Renewed<BasePublisher>,
+    subscriber: Renewed<Subscriber>,
+}
+
+/// A client that is exchanged when its connection is silent.
+struct Renewed<C> {
+    now: Mutex<Option<C>>,
+    /// How often it was.
+    generation: watch::Sender<u64>,
+}
+
+impl<C: Clone> Renewed<C> {
+    fn new() -> Self {
+        Self { now: Mutex::new(None), generation: watch::Sender::new(0) }
+    }
+
+    fn generation(&self) -> u64 {
+        *self.generation.borrow()
+    }
+
+    async fn get(&self, make: impl Future<Output = Result<C, TransportError>>) -> Result<C, TransportError> {
+        let known = self.now.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(client) = known {
+            return Ok(client);
+        }
+        let new = make.await?;
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of several that were made at once the first stays.
+        Ok(now.get_or_insert(new).clone())
+    }
+
+    /// Exchanges the client of `generation`, which somebody else may have done already.
+    fn renew(&self, generation: u64) -> bool {
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        let renewed = self.generation.send_if_modified(|current| {
+            let is_current = *current == generation;
+            *current += u64::from(is_current);
+            is_current
+        });
+        if renewed {
+            *now = None;
+        }
+        renewed
+    }
+}
+
+/// The key of a service account, which is never printed.
+struct Key(serde_json::Value);
+
+impl fmt::Debug for Clients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clients").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}
+
+impl Clients {
+    /// By the options and the environment, in this order; connects to nothing.
+    pub(crate) fn new(config: &PubsubConfig) -> Result<Self, Error> {
+        let refuse = |text: String| Err(Error::new(ErrorKind::Config, text));
+        let emulator = std::env::var(EMULATOR).ok().filter(|host| !host.is_empty());
+        let endpoint = config.endpoint.clone().or_else(|| {
+            emulator.map(|host| if host.contains("://") { host } else { format!("http://{host}") })
+        });
+        let plain = endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+        if let Some(endpoint) = &endpoint
+            && !plain
+            && !endpoint.starts_with("https://")
+        {
+            return refuse(format!(
+                "`endpoint = \"{endpoint:.100}\"` of a Pub/Sub transport must begin with `http://` (an emulator) or `https://`"
+            ));
+        }
+        if !plain && !cfg!(feature = "tls") {
+            return refuse(
+                "Pub/Sub is spoken to by TLS, which is the feature `tls` of msgkit-transport-pubsub; add it, or set `endpoint` or \
+                 PUBSUB_EMULATOR_HOST to an emulator"
+                    .to_owned(),
+            );
+        }
+        let credentials = match &config.credentials_file {
+            Some(_) if plain => {
+                return refuse(
+                    "`credentials_file` of a Pub/Sub transport must not go to an `http://` endpoint, where everybody on the way \
+                     could read them; leave one of them out"
+                        .to_owned(),
+                );
+            }
+            Some(file) => {
+                let text = std::fs::read_to_string(file).map_err(|error| {
+                    Error::new(
+                        ErrorKind::Config,
+                        format!(
+                            "the `credentials_file` {} of a Pub/Sub transport cannot be read",
+                            file.display()
+                        ),
+                    )
+                    .with_source(error)
+                })?;
+                // What was read is not told: it is a secret.
+                let Ok(key) = serde_json::from_str(&text) else {
+                    return refuse(format!(
+                        "the `credentials_file` {} of a Pub/Sub transport is no JSON; it should be the key of a service account",
+                        file.display()
+                    ));
+                };
+                Some(Key(key))
+            }
+            None => None,
+        };
+        Ok(Self {
+            endpoint,
+            credentials,
+            patience: config.connect_timeout,
+            publish_timeout: config.publish_timeout,
+            topics: OnceCell::new(),
+            subscriptions: OnceCell::new(),
+            publisher: Renewed::new(),
+            subscriber: Renewed::new(),
+        })
+    }
+
+    fn credentials(&self) -> Result<Credentials, TransportError> {
+        if self.endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://")) {
+            return Ok(credentials::anonymous::Builder::new().build());
+        }
+        let (made, hint) = match &self.credentials {
+            Some(Key(key)) => (
+                credentials::service_account::Builder::new(key.clone()).build(),
+                "look at `credentials_file`, which should be the key of a service account",
+            ),
+            None => (
+                credentials::Builder::default().build(),
+                "set GOOGLE_APPLICATION_CREDENTIALS or `credentials_file`, or run `gcloud auth application-default login`",
+            ),
+        };
+        made.map_err(|error| {
+            let text = format!("there are no credentials for Pub/Sub; {hint}");
+            TransportError::new(TransportErrorKind::Refused, text).with_source(error)
+        })
+    }
+
+    pub(crate) async fn topics(&self) -> Result<&TopicAdmin, TransportError> {
+        let make = || async {
+            let mut builder = TopicAdmin::builder()
+                .with_credentials(self.credentials()?)
+                .with_retry_policy(RetryableErrors.with_time_limit(self.patience));
+            if let Some(endpoint) = &self.endpoint {
+                builder = builder.with_endpoint(endpoint);
+            }
+            builder.build().await.map_err(made)
+        };
+        self.topics.get_or_try_init(make).await
+    }
+
+    pub(crate) async fn subscriptions(&self) -> Result<&SubscriptionAdmin, TransportError> {
+        let make = || async {
+            let mut builder = SubscriptionAdmin::builder()
+                .with_credentials(self.credentials()?)
+                .with_retry_policy(RetryableErrors.with_time_limit(self.patience));
+            if let Some(endpoint) = &self.endpoint {
+                builder = builder.with_endpoint(endpoint);
+            }
+            builder.build().await.map_err(made)
+        };
+        self.subscriptions.get_or_try_init(make).await
+    }
+
+    pub(crate) async fn publisher(&self) -> Result<BasePublisher, TransportError> {
+        let make = async {
+            let mut builder = BasePublisher::builder()
+                .with_credentials(self.credentials()?)
+                .with_retry_policy(RetryableErrors.with_time_limit(self.publish_timeout));
+            if let Some(endpoint) = &self.endpoint {
+                builder = builder.with_endpoint(endpoint);
+            }
+            builder.build().await.map_err(made)
+        };
+        self.publisher.get(make).await
+    }
+
+    /// Which client publishes now, for [`renew_publisher`](Self::renew_publisher).
+    pub(crate) fn publishers(&self) -> u64 {
+        self.publisher.generation()
+    }
+
+    /// The client of `generation` got no answer: the next publish is by another one.
+    pub(crate) fn renew_publisher(&self, generation: u64) -> bool {
+        self.publisher.renew(generation)
+    }
+
+    pub(crate) async fn subscriber(&self) -> Result<Subscriber, TransportError> {
+        let make = async {
+            let mut builder = Subscriber::builder().with_credentials(self.credentials()?);
+            if let Some(endpoint) = &self.endpoint {
+                builder = builder.with_endpoint(endpoint);
+            }
+            builder.build().await.map_err(made)
+        };
+        self.subscriber.get(make).await
+    }
+
+    /// Which client reads now.
+    pub(crate) fn subscribers(&self) -> u64 {
+        self.subscriber.generation()
+    }
+
+    /// Resolves when the client of `generation` was exchanged: its streams are silent.
+    pub(crate) async fn subscriber_renewed(&self, generation: u64) {
+        let _ = self.subscriber.generation.subscribe().wait_for(|now| *now != generation).await;
+    }
+
+    /// Asks whether the connection by which messages come is alive, and exchanges the client where it is not. What is asked
+    /// for is `nothing`, a subscription that does not exist: the client can do nothing there but read, and any answer will do.
+    pub(crate) async fn pulse(&self, nothing: &str) {
+        let generation = self.subscribers();
+        let Ok(client) = self.subscriber().await else { return };
+        let mut stream = client.subscribe(nothing).build();
+        let silent = tokio::time::timeout(self.patience, stream.next()).await.is_err();
+        if silent && self.subscriber.renew(generation) {
+            tracing::warn!(
+                "the connection by which messages come from Pub/Sub has been silent for {:?}; another one is opened",
+                self.patience
+            );
+        }
+    }
+}
+
+/// A client that could not be made: its options cannot be.
+fn made(error: impl std::error::Error + Send + Sync + 'static) -> TransportError {
+    TransportError::new(TransportErrorKind::Refused, "making a client of Pub/Sub failed; look at `endpoint`")
+        .with_source(error)
+}

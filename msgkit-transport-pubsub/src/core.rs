@@ -1,0 +1,179 @@
+//! What everything of one transport shares.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use msgkit::envelope::Clock;
+use msgkit::transport::{Group, TransportError};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::client::Clients;
+use crate::config::PubsubConfig;
+use crate::error::{self, closed};
+use crate::names::Names;
+use crate::publisher::Sender;
+
+/// How long the service may take to see the end of a stream.
+const ROUND_TRIP: Duration = Duration::from_secs(2);
+
+/// The longest time in which nothing comes until the connection is asked for a sign of life.
+const PULSE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Core {
+    pub(crate) clients: Clients,
+    pub(crate) names: Names,
+    pub(crate) config: PubsubConfig,
+    pub(crate) clock: Clock,
+    pub(crate) sender: Sender,
+    /// Settlements that came after their lease was lost.
+    pub(crate) late: AtomicU64,
+    /// A topic was made here: wildcards look again.
+    pub(crate) made: watch::Sender<u64>,
+    /// One reader at a time looks into dead letters.
+    pub(crate) looking: tokio::sync::Mutex<()>,
+    pub(crate) closing: watch::Sender<bool>,
+    known: Mutex<Known>,
+    drivers: Mutex<Vec<JoinHandle<()>>>,
+    /// How many messages have come, so that nobody asks for a sign of life where there are some.
+    came: AtomicU64,
+    has_pulse: AtomicBool,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Topics and subscriptions that are there.
+    there: HashSet<String>,
+    /// How often the subscription of a group was gone and had to be made again.
+    broken_off: HashMap<Group, u64>,
+}
+
+impl Core {
+    pub(crate) fn new(clients: Clients, names: Names, config: PubsubConfig, clock: Clock) -> Self {
+        Self {
+            clients,
+            names,
+            sender: Sender::new(config.publish_buffer),
+            config,
+            clock,
+            late: AtomicU64::new(0),
+            made: watch::Sender::new(0),
+            looking: tokio::sync::Mutex::default(),
+            closing: watch::Sender::new(false),
+            known: Mutex::default(),
+            drivers: Mutex::default(),
+            came: AtomicU64::new(0),
+            has_pulse: AtomicBool::new(false),
+        }
+    }
+
+    /// A message has come.
+    pub(crate) fn heard(&self) {
+        self.came.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// From the first subscription on the connection is asked for signs of life, until the transport closes.
+    pub(crate) fn watch(self: &Arc<Self>) {
+        if !self.has_pulse.swap(true, Ordering::Relaxed) {
+            self.adopt(tokio::spawn(pulse(self.clone())));
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.closing.borrow()
+    }
+
+    pub(crate) fn open(&self) -> Result<(), TransportError> {
+        if self.is_closed() { Err(closed()) } else { Ok(()) }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_there(&self, name: &str) -> bool {
+        self.known().there.contains(name)
+    }
+
+    pub(crate) fn know(&self, name: &str) {
+        self.known().there.insert(name.to_owned());
+    }
+
+    /// Everything is looked for again before it is used: where one thing is gone, others may be.
+    pub(crate) fn forget(&self) {
+        self.known().there.clear();
+    }
+
+    pub(crate) fn count_broken_off(&self, group: Group) {
+        *self.known().broken_off.entry(group).or_default() += 1;
+    }
+
+    pub(crate) fn broken_off(&self, group: &Group) -> u64 {
+        self.known().broken_off.get(group).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn count_late(&self, late: u64) {
+        self.late.fetch_add(late, Ordering::Relaxed);
+    }
+
+    /// Waits for any answer of the service. A stream that was ended before is then over for it too; what goes back earlier may be
+    /// handed to that stream, and be seen by nobody until its lease runs out.
+    pub(crate) async fn round_trip(&self) {
+        let asking = async {
+            let client = self.clients.topics().await?;
+            let listing = client.list_topics().set_project(self.names.project()).set_page_size(1);
+            listing.send().await.map_err(|error| error::of(error, "asking for the topics"))
+        };
+        let _: Result<Result<_, TransportError>, _> = tokio::time::timeout(ROUND_TRIP, asking).await;
+    }
+
+    /// Owns a subscription's task from now on.
+    pub(crate) fn adopt(&self, driver: JoinHandle<()>) {
+        let mut drivers = self.drivers.lock().unwrap_or_else(PoisonError::into_inner);
+        drivers.retain(|driver| !driver.is_finished());
+        drivers.push(driver);
+    }
+
+    pub(crate) fn take_drivers(&self) -> Vec<JoinHandle<()>> {
+        std::mem::take(&mut *self.drivers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core")
+            .field("names", &self.names)
+            .field("clients", &self.clients)
+            .field("closed", &self.is_closed())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Asks for a sign of life whenever nothing came for half a lease.
+async fn pulse(core: Arc<Core>) {
+    let Ok(nothing) = core.names.nothing() else { return };
+    let pause = (core.config.lease / 2).min(PULSE);
+    let mut before = 0;
+    loop {
+        tokio::select! {
+            () = closing(&core) => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        let came = core.came.load(Ordering::Relaxed);
+        if std::mem::replace(&mut before, came) != came {
+            continue;
+        }
+        tokio::select! {
+            () = closing(&core) => return,
+            () = core.clients.pulse(&nothing) => {}
+        }
+    }
+}
+
+/// Resolves when the transport closes.
+pub(crate) async fn closing(core: &Arc<Core>) {
+    let _ = core.closing.subscribe().wait_for(|closed| *closed).await;
+}

@@ -1,0 +1,16 @@
+#![doc = include_str!("../README.md")]
+
+mod client;
+mod config;
+mod core;
+mod error;
+mod names;
+mod operate;
+mod places;
+mod publisher;
+mod subscriber;
+mod transport;
+mod wire;
+
+pub use self::config::PubsubConfig;
+pub use self::transport::{Pubsub, scheme};

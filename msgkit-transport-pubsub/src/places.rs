@@ -1,0 +1,342 @@
+//! Topics and subscriptions: made where they are missing, or only checked, and the entries that say which group takes what.
+//!
+//! A subscription gets what is published after it was made. So whoever publishes to a topic first makes the subscriptions of
+//! all groups that take it, which stand as entries at a topic of their own; and a group makes its entries before it looks for
+//! the topics that are there. Whichever comes first, one of them sees the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::stream::{StreamExt as _, TryStreamExt as _};
+use google_cloud_gax::error::rpc::Code;
+use google_cloud_gax::paginator::ItemPaginator as _;
+use google_cloud_pubsub::model::{DeadLetterPolicy, ExpirationPolicy, Subscription as Wanted};
+use msgkit::Pattern;
+use msgkit::transport::{Destination, Group, Subscription, TransportError, TransportErrorKind};
+
+use crate::core::Core;
+use crate::error::{self, code, invalid};
+use crate::names::Reader;
+
+/// How many questions are on their way at once.
+const AT_ONCE: usize = 8;
+/// The longest page of a listing.
+const PAGE: i32 = 1000;
+
+/// What a subscription is for, which decides how it is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A reader's, of a topic.
+    Reads(Reader),
+    /// Copies of a group that wait until they are due.
+    Copies(Group),
+    /// A group's dead letters.
+    Letters,
+    /// The name is all there is to it.
+    Entry(Reader),
+}
+
+impl Core {
+    /// The topic `name`.
+    async fn ensure_topic(&self, name: &str) -> Result<(), TransportError> {
+        let client = self.clients.topics().await?;
+        if !self.config.create {
+            return match client.get_topic().set_topic(name).send().await {
+                Ok(_) => Ok(()),
+                Err(error) if code(&error) == Some(Code::NotFound) => Err(missing("topic", name)),
+                Err(error) => Err(error::of(error, &format!("looking for topic `{name}`"))),
+            };
+        }
+        match client.create_topic().set_name(name).send().await {
+            Ok(_) => Ok(()),
+            Err(error) if code(&error) == Some(Code::AlreadyExists) => Ok(()),
+            Err(error) => Err(error::of(error, &format!("creating topic `{name}`"))),
+        }
+    }
+
+    fn wanted(&self, name: &str, topic: &str, kind: &Kind) -> Result<Wanted, TransportError> {
+        let duration = |duration| google_cloud_wkt::Duration::try_from(duration).unwrap_or_default();
+        let config = &self.config;
+        let mut wanted = Wanted::new()
+            .set_name(name)
+            .set_topic(topic)
+            .set_ack_deadline_seconds(i32::try_from(config.lease.as_secs()).unwrap_or(600))
+            .set_enable_message_ordering(true)
+            .set_enable_exactly_once_delivery(config.exactly_once)
+            .set_message_retention_duration(duration(config.retention))
+            // Never by itself: a group that is away is owed its messages.
+            .set_expiration_policy(ExpirationPolicy::new());
+        let bound = |topic: String| {
+            DeadLetterPolicy::new()
+                .set_dead_letter_topic(topic)
+                .set_max_delivery_attempts(i32::from(config.delivery_attempts))
+        };
+        match kind {
+            Kind::Reads(reader) => match reader.as_group() {
+                Some(group) => wanted = wanted.set_dead_letter_policy(bound(self.names.retry(&group, 1)?)),
+                None => {
+                    let expiry = ExpirationPolicy::new().set_ttl(duration(config.ephemeral_expiry));
+                    wanted = wanted.set_expiration_policy(expiry);
+                }
+            },
+            Kind::Copies(group) => {
+                wanted = wanted.set_dead_letter_policy(bound(self.names.dead_letter(group)?));
+            }
+            // One that is removed must not come again.
+            Kind::Letters => {
+                wanted = wanted
+                    .set_enable_exactly_once_delivery(true)
+                    .set_message_retention_duration(duration(config.dead_letter_retention));
+            }
+            Kind::Entry(reader) => {
+                wanted = wanted.set_enable_message_ordering(false).set_enable_exactly_once_delivery(false);
+                if reader.as_group().is_none() {
+                    let expiry = ExpirationPolicy::new().set_ttl(duration(config.ephemeral_expiry));
+                    wanted = wanted.set_expiration_policy(expiry);
+                }
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// The subscription `name` of `topic`.
+    async fn ensure_subscription(&self, name: &str, topic: &str, kind: &Kind) -> Result<(), TransportError> {
+        if self.is_there(name) {
+            return Ok(());
+        }
+        let client = self.clients.subscriptions().await?;
+        if self.config.create {
+            let wanted = self.wanted(name, topic, kind)?;
+            match client.create_subscription().with_request(wanted).send().await {
+                Ok(_) => {
+                    self.know(name);
+                    return Ok(());
+                }
+                Err(error) if code(&error) == Some(Code::AlreadyExists) => {}
+                Err(error) => return Err(error::of(error, &format!("creating subscription `{name}`"))),
+            }
+        }
+        let there = match client.get_subscription().set_subscription(name).send().await {
+            Ok(there) => there,
+            Err(error) if code(&error) == Some(Code::NotFound) => return Err(missing("subscription", name)),
+            Err(error) => return Err(error::of(error, &format!("looking for subscription `{name}`"))),
+        };
+        // A topic that is deleted and made again is another one, from which its old subscriptions get nothing.
+        if there.topic != topic {
+            return Err(TransportError::new(
+                TransportErrorKind::Refused,
+                format!(
+                    "subscription `{name}` belongs to `{}` and not to `{topic}`, which was deleted and made again; take what \
+                     it holds, then delete it",
+                    there.topic
+                ),
+            ));
+        }
+        self.know(name);
+        Ok(())
+    }
+
+    /// The topic and the subscription of a group's dead letters.
+    pub(crate) async fn ensure_letters(&self, group: &Group) -> Result<String, TransportError> {
+        self.ensure_only(&self.names.dead_letter(group)?, &Kind::Letters).await
+    }
+
+    /// The same of one of its delay steps, and of its suspects.
+    pub(crate) async fn ensure_copies(&self, group: &Group, step: u32) -> Result<String, TransportError> {
+        self.ensure_letters(group).await?;
+        self.ensure_suspects(group).await?;
+        self.ensure_only(&self.names.retry(group, step)?, &Kind::Copies(group.clone())).await
+    }
+
+    /// The same of its suspects.
+    pub(crate) async fn ensure_suspects(&self, group: &Group) -> Result<String, TransportError> {
+        self.ensure_only(&self.names.suspects(group)?, &Kind::Copies(group.clone())).await
+    }
+
+    /// A topic and its only subscription.
+    async fn ensure_only(&self, topic: &str, kind: &Kind) -> Result<String, TransportError> {
+        let subscription = self.names.only_subscription(topic)?;
+        if !self.is_there(&subscription) {
+            self.ensure_topic(topic).await?;
+            self.ensure_subscription(&subscription, topic, kind).await?;
+        }
+        Ok(subscription)
+    }
+
+    /// Everything that `destinations` need, before the first publish to each.
+    pub(crate) async fn ensure_all(
+        &self,
+        destinations: impl IntoIterator<Item = &Destination>,
+    ) -> Result<(), TransportError> {
+        let mut topics = BTreeSet::new();
+        let mut copies = BTreeMap::new();
+        for destination in destinations {
+            let name = self.names.of(destination)?;
+            if !self.is_there(&name) {
+                match destination {
+                    Destination::Retry { group, step, .. } => drop(copies.insert(name, (group, Some(*step)))),
+                    Destination::DeadLetter(group) => drop(copies.insert(name, (group, None))),
+                    _ => drop(topics.insert(name)),
+                }
+            }
+        }
+        for (name, (group, step)) in copies {
+            match step {
+                Some(step) => self.ensure_copies(group, step).await?,
+                None => self.ensure_letters(group).await?,
+            };
+            self.know(&name);
+        }
+        self.ensure_topics(topics).await
+    }
+
+    /// Topics of user data, with the subscriptions of everybody who takes them.
+    pub(crate) async fn ensure_topics(&self, topics: BTreeSet<String>) -> Result<(), TransportError> {
+        let missing: Vec<String> = topics.into_iter().filter(|topic| !self.is_there(topic)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        together(missing.iter().map(|topic| self.ensure_topic(topic).boxed()).collect()).await?;
+        let entries = if self.config.create { self.entries().await? } else { BTreeMap::new() };
+        let mut wanted = Vec::new();
+        for topic in &missing {
+            for (reader, patterns) in &entries {
+                if self.names.may_hold(topic, patterns) {
+                    wanted.push((
+                        self.names.reads(reader, topic)?,
+                        topic.as_str(),
+                        Kind::Reads(reader.clone()),
+                    ));
+                }
+            }
+        }
+        let making =
+            wanted.iter().map(|(name, topic, kind)| self.ensure_subscription(name, topic, kind).boxed());
+        together(making.collect()).await?;
+        for topic in &missing {
+            self.know(topic);
+        }
+        self.made.send_modify(|made| *made += 1);
+        Ok(())
+    }
+
+    /// What each reader takes.
+    pub(crate) async fn entries(&self) -> Result<BTreeMap<Reader, Vec<Pattern>>, TransportError> {
+        let topic = self.names.groups()?;
+        let client = self.clients.topics().await?;
+        let mut all: BTreeMap<Reader, Vec<Pattern>> = BTreeMap::new();
+        let mut page = String::new();
+        loop {
+            let listing =
+                client.list_topic_subscriptions().set_topic(&topic).set_page_size(PAGE).set_page_token(page);
+            let listed = match listing.send().await {
+                Ok(listed) => listed,
+                Err(error) if code(&error) == Some(Code::NotFound) => return Ok(all),
+                Err(error) => return Err(error::of(error, "asking for the groups")),
+            };
+            for (reader, pattern) in
+                listed.subscriptions.iter().filter_map(|name| self.names.read_entry(name))
+            {
+                all.entry(reader).or_default().push(pattern);
+            }
+            page = listed.next_page_token;
+            if page.is_empty() {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// The topics that are there and may hold messages of `patterns`.
+    pub(crate) async fn topics_of(&self, patterns: &[Pattern]) -> Result<BTreeSet<String>, TransportError> {
+        let listing = self.clients.topics().await?.list_topics().set_project(self.names.project());
+        let mut items = listing.set_page_size(PAGE).by_item();
+        let mut all = BTreeSet::new();
+        while let Some(topic) = items.next().await {
+            let topic = topic.map_err(|error| error::of(error, "asking for the topics"))?;
+            if self.names.may_hold(&topic.name, patterns) {
+                all.insert(topic.name);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Makes `reader` one that takes `subscription`; answers the subscriptions that it reads, and their topics.
+    pub(crate) async fn ensure_reader(
+        &self,
+        reader: &Reader,
+        subscription: &Subscription,
+    ) -> Result<BTreeMap<String, String>, TransportError> {
+        if self.config.create {
+            let entries = self.names.groups()?;
+            if !self.is_there(&entries) {
+                self.ensure_topic(&entries).await?;
+                self.know(&entries);
+            }
+            let names: Vec<String> = subscription
+                .patterns
+                .iter()
+                .map(|pattern| self.names.entry(reader, pattern))
+                .collect::<Result<_, _>>()?;
+            let kind = Kind::Entry(reader.clone());
+            let making = names.iter().map(|name| self.ensure_subscription(name, &entries, &kind).boxed());
+            together(making.collect()).await?;
+        }
+        if let Some(group) = reader.as_group() {
+            self.ensure_copies(&group, 1).await?;
+        }
+        let mut topics = BTreeSet::new();
+        for place in &subscription.places {
+            topics.insert(self.names.topic_of(place.as_str())?);
+        }
+        for topic in subscription.patterns.iter().filter_map(Pattern::as_topic) {
+            // One value of a dynamic segment is a place of its own only where nobody has told its place.
+            if !subscription
+                .places
+                .iter()
+                .any(|place| Pattern::exact(&topic).may_match_destination(place.as_str()))
+            {
+                topics.insert(self.names.topic_of(topic.as_str())?);
+            }
+        }
+        self.ensure_topics(topics.clone()).await?;
+        self.ensure_reads(reader, &subscription.patterns, topics).await
+    }
+
+    /// The subscriptions of `reader` to `topics`, and to all others that are there and may hold what it takes.
+    pub(crate) async fn ensure_reads(
+        &self,
+        reader: &Reader,
+        patterns: &[Pattern],
+        topics: BTreeSet<String>,
+    ) -> Result<BTreeMap<String, String>, TransportError> {
+        let mut all = BTreeMap::new();
+        for topic in topics.into_iter().chain(self.topics_of(patterns).await?) {
+            all.insert(self.names.reads(reader, &topic)?, topic);
+        }
+        let kind = Kind::Reads(reader.clone());
+        let making = all.iter().map(|(name, topic)| self.ensure_subscription(name, topic, &kind).boxed());
+        together(making.collect()).await?;
+        Ok(all)
+    }
+
+    /// Removes what a reader without a group has left.
+    pub(crate) async fn remove(&self, names: impl IntoIterator<Item = String>) {
+        let Ok(client) = self.clients.subscriptions().await else { return };
+        for name in names {
+            // What cannot be removed now expires.
+            let _ = client.delete_subscription().set_subscription(name).send().await;
+        }
+    }
+}
+
+/// Asks several things, a few at once.
+async fn together<T>(asking: Vec<BoxFuture<'_, Result<T, TransportError>>>) -> Result<(), TransportError> {
+    futures_util::stream::iter(asking)
+        .buffer_unordered(AT_ONCE)
+        .try_for_each(|_| std::future::ready(Ok(())))
+        .await
+}
+
+fn missing(what: &str, name: &str) -> TransportError {
+    invalid(format!("there is no {what} `{name}`, and `create` is off; create it by hand, or turn that on"))
+}

@@ -1,0 +1,160 @@
+//! The task of one subscription: owns those that read for it, looks for new topics, hears the service's word on settlements.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::stream::FuturesUnordered;
+use msgkit::transport::{Subscription, TransportError};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+
+use super::LEAVE;
+use super::member::{Answer, Member, Phase};
+use super::source::Source;
+use crate::core::{Core, closing};
+use crate::names::Reader;
+
+/// The most copies of a delay step that are fetched beyond those in hand.
+const COPIES_AHEAD: u32 = 100;
+
+type Reads = BTreeMap<String, String>;
+
+/// The task of one subscription.
+pub(super) struct Driver {
+    core: Arc<Core>,
+    member: Arc<Member>,
+    /// `None` where it reads copies.
+    reader: Option<Reader>,
+    subscription: Arc<Subscription>,
+    /// What is read, with the topic of each.
+    reads: Reads,
+    tasks: JoinSet<()>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        core: &Arc<Core>,
+        member: Arc<Member>,
+        reader: Option<Reader>,
+        subscription: Subscription,
+        reads: Reads,
+    ) -> Self {
+        let mut driver = Self {
+            core: core.clone(),
+            member,
+            reader,
+            subscription: Arc::new(subscription),
+            reads: Reads::new(),
+            tasks: JoinSet::new(),
+        };
+        driver.read_also(reads);
+        driver
+    }
+
+    /// Begins to read what is not read yet.
+    fn read_also(&mut self, reads: Reads) {
+        let ahead = self.core.config.fetch_ahead;
+        for (name, topic) in reads {
+            if self.reads.contains_key(&name) {
+                continue;
+            }
+            let source = Source {
+                core: self.core.clone(),
+                member: self.member.clone(),
+                number: self.reads.len(),
+                implied: self.core.names.implied(&topic),
+                reader: self.reader.clone(),
+                ahead: match &self.subscription.group {
+                    // Whoever dies with a suspect fetched and not begun would condemn it.
+                    Some(group)
+                        if self.core.names.suspects(group).is_ok_and(|suspects| suspects == topic) =>
+                    {
+                        0
+                    }
+                    _ if self.reader.is_some() => ahead,
+                    _ => ahead.min(COPIES_AHEAD),
+                },
+                subscription: self.subscription.clone(),
+                name: name.clone(),
+            };
+            self.tasks.spawn(source.run());
+            self.reads.insert(name, topic);
+        }
+    }
+
+    /// Looks for topics that have come since; wildcards and dynamic segments may match them.
+    fn look(&self) -> Option<BoxFuture<'static, Result<Reads, TransportError>>> {
+        let reader = self.reader.clone()?;
+        let (core, subscription) = (self.core.clone(), self.subscription.clone());
+        Some(async move { core.ensure_reads(&reader, &subscription.patterns, [].into()).await }.boxed())
+    }
+
+    /// Until the receiver leaves or the transport closes.
+    pub(super) async fn run(mut self) {
+        let mut acks = FuturesUnordered::new();
+        let mut made = self.core.made.subscribe();
+        let refresh = self.core.config.topic_refresh;
+        let mut looks = interval_at(Instant::now() + refresh, refresh);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looking: Option<BoxFuture<'static, Result<Reads, TransportError>>> = None;
+        let wild = self.reader.is_some() && !self.subscription.patterns.iter().all(msgkit::Pattern::is_exact);
+        loop {
+            tokio::select! {
+                biased;
+                () = closing(&self.core) => break,
+                () = self.member.reached(Phase::Left) => break,
+                () = self.member.settled.notified() => acks.extend(self.member.acks()),
+                Some(answer) = acks.next() => self.member.answered(answer),
+                found = async { looking.as_mut().map_or_else(|| std::future::pending().boxed(), |look| look.boxed()).await } => {
+                    looking = None;
+                    match found {
+                        Ok(found) if self.member.phase() == Phase::Reads => self.read_also(found),
+                        Ok(_) => {}
+                        Err(error) => {
+                            tracing::warn!(error = %msgkit::Chain(&error), "looking for new topics failed; they are looked for again");
+                        }
+                    }
+                }
+                Ok(()) = made.changed(), if wild => looking = self.look(),
+                _ = looks.tick(), if wild && looking.is_none() => looking = self.look(),
+            }
+        }
+        self.leave(acks).await;
+    }
+
+    /// Nothing more is fetched; what was settled is told, what is unsettled goes back.
+    async fn leave(mut self, mut acks: FuturesUnordered<BoxFuture<'static, Answer>>) {
+        self.member.enter(Phase::Stopped);
+        self.member.unpark();
+        acks.extend(self.member.acks());
+        let confirming = async {
+            while let Some(answer) = acks.next().await {
+                self.member.answered(answer);
+            }
+        };
+        if timeout(LEAVE, confirming).await.is_err() {
+            tracing::warn!(
+                "Pub/Sub did not confirm every settlement in time; what it has not taken comes again"
+            );
+        }
+        self.core.round_trip().await;
+        self.member.enter(Phase::Left);
+        self.member.give_back();
+        let leaving = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(LEAVE / 2, leaving).await.is_err() {
+            tracing::warn!("Pub/Sub could not be told what goes back; its leases run out by themselves");
+        }
+        if let Some(reader) = self.reader.as_ref().filter(|reader| reader.as_group().is_none()) {
+            let entries = self
+                .subscription
+                .patterns
+                .iter()
+                .filter_map(|pattern| self.core.names.entry(reader, pattern).ok());
+            let all: Vec<String> = entries.chain(self.reads.keys().cloned()).collect();
+            let _ = timeout(LEAVE / 4, self.core.remove(all)).await;
+        }
+        self.member.end(None);
+    }
+}

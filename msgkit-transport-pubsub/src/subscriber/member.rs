@@ -1,0 +1,433 @@
+//! A subscription as both sides see it: the deliveries that a service holds, and the tasks that read for it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::future::BoxFuture;
+use google_cloud_pubsub::subscriber::handler::Handler;
+use msgkit::transport::{Incoming, Settle, Token, TransportError, TransportErrorKind};
+use tokio::sync::{Notify, watch};
+
+use crate::core::Core;
+use crate::error::closed;
+
+/// The most handles of superseded deliveries that are kept: dropping one would tell the service to hand the message out again.
+const MOST_STALE: usize = 10_000;
+
+/// What the two sides share. Everything in it is bounded by what the service lets a stream have outstanding: so many messages
+/// as the prefetch and `fetch_ahead`, so many bytes as `fetch_buffer`, for each topic that is read. All of it is read at once:
+/// what waited in the connection would have no lease that is renewed, and come again before it was seen.
+pub(crate) struct Member {
+    state: Mutex<State>,
+    prefetch: usize,
+    /// Something came for the receiver.
+    pub(crate) arrived: Notify,
+    /// Settlements wait to be confirmed.
+    pub(crate) settled: Notify,
+    /// The word on a settlement came.
+    confirmed: Notify,
+    phase: watch::Sender<Phase>,
+    over: watch::Sender<bool>,
+    core: Arc<Core>,
+}
+
+/// How far a subscription is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Reads,
+    /// Fetches no more; what is in hand can be settled.
+    Stopped,
+    /// What is unsettled goes back.
+    Left,
+}
+
+#[derive(Default)]
+struct State {
+    next: u64,
+    /// What was fetched, or given back, and not handed out, by the order in which it came.
+    buffer: BTreeMap<u64, Incoming>,
+    /// Everything that is unsettled, fetched or in hand.
+    held: HashMap<u64, Held>,
+    /// What was settled, while an earlier message of its key is not: the service takes settlements of a key in order.
+    parked: HashMap<u64, Held>,
+    ids: HashMap<(usize, String), u64>,
+    /// The unsettled and parked messages of each key, by topic.
+    keys: HashMap<(usize, String), BTreeSet<u64>>,
+    in_hand: usize,
+    /// Those of deliveries that have come again since.
+    stale: VecDeque<Handler>,
+    /// To be confirmed.
+    acks: Vec<(u64, Handler)>,
+    unconfirmed: BTreeSet<u64>,
+    told: u64,
+    lost: u64,
+    failure: Option<TransportError>,
+    over: bool,
+}
+
+struct Held {
+    source: usize,
+    message: String,
+    key: String,
+    count: u32,
+    handler: Handler,
+}
+
+/// A message as it came from the service.
+pub(crate) struct Came {
+    /// Which of those that read for the subscription it came to.
+    pub(crate) source: usize,
+    pub(crate) id: String,
+    pub(crate) key: String,
+    pub(crate) message: Incoming,
+    pub(crate) handler: Handler,
+}
+
+/// A message that is being handed out.
+#[derive(Debug)]
+pub(crate) struct Handed {
+    pub(crate) token: Token,
+    pub(crate) count: u32,
+    pub(crate) position: String,
+    pub(crate) message: Incoming,
+}
+
+/// The service's word on a settlement, by its number: `None`, or why it was not taken.
+pub(crate) type Answer = (u64, Option<String>);
+
+/// What a receiver finds.
+pub(crate) enum Found {
+    Messages,
+    Nothing,
+    End,
+}
+
+impl State {
+    /// A message is nobody's any more.
+    fn take(&mut self, id: u64) -> Option<Held> {
+        let held = self.held.remove(&id)?;
+        self.ids.remove(&(held.source, held.message.clone()));
+        if self.buffer.remove(&id).is_none() {
+            self.in_hand = self.in_hand.saturating_sub(1);
+        }
+        Some(held)
+    }
+
+    fn leaves_key(&mut self, source: usize, key: &str, id: u64) {
+        if !key.is_empty() {
+            let key = (source, key.to_owned());
+            if let Some(ids) = self.keys.get_mut(&key) {
+                ids.remove(&id);
+                if ids.is_empty() {
+                    self.keys.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// Keeps the handle of a delivery that is superseded: dropped, it would tell the service to hand the message out again.
+    fn keep_stale(&mut self, held: Held, id: u64) {
+        self.leaves_key(held.source, &held.key, id);
+        if self.stale.len() >= MOST_STALE {
+            self.stale.pop_front();
+        }
+        self.stale.push_back(held.handler);
+    }
+
+    fn tell(&mut self, held: Held) {
+        self.told += 1;
+        self.unconfirmed.insert(self.told);
+        self.acks.push((self.told, held.handler));
+    }
+
+    /// Settles `held`, and what was parked behind it; or parks it behind an earlier message of its key.
+    fn settle(&mut self, id: u64, held: Held) {
+        if held.key.is_empty() {
+            return self.tell(held);
+        }
+        let key = (held.source, held.key.clone());
+        self.parked.insert(id, held);
+        while let Some(first) = self.keys.get(&key).and_then(|ids| ids.first().copied()) {
+            let Some(held) = self.parked.remove(&first) else { return };
+            self.leaves_key(held.source, &held.key, first);
+            self.tell(held);
+        }
+    }
+
+    /// Settles what is parked, whatever stands before it.
+    fn unpark(&mut self) {
+        let mut parked: Vec<(u64, Held)> = self.parked.drain().collect();
+        parked.sort_unstable_by_key(|(id, _)| *id);
+        for (id, held) in parked {
+            self.leaves_key(held.source, &held.key, id);
+            self.tell(held);
+        }
+    }
+}
+
+impl Member {
+    pub(crate) fn new(core: &Arc<Core>, prefetch: usize) -> Self {
+        Self {
+            state: Mutex::default(),
+            prefetch: prefetch.max(1),
+            arrived: Notify::new(),
+            settled: Notify::new(),
+            confirmed: Notify::new(),
+            phase: watch::Sender::new(Phase::Reads),
+            over: watch::Sender::new(false),
+            core: core.clone(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For the receiver: at most `max` of what was fetched.
+    pub(crate) fn take(&self, max: usize, into: &mut Vec<Handed>) -> Result<Found, TransportError> {
+        let mut state = self.lock();
+        if let Some(failure) = state.failure.take() {
+            return Err(failure);
+        }
+        if *self.phase.borrow() >= Phase::Stopped {
+            return Ok(Found::End);
+        }
+        if state.over {
+            return Err(closed());
+        }
+        let mut room = max.min(self.prefetch.saturating_sub(state.in_hand));
+        while room > 0
+            && let Some((id, message)) = state.buffer.pop_first()
+        {
+            state.in_hand += 1;
+            room -= 1;
+            let Some(held) = state.held.get(&id) else { continue };
+            into.push(Handed {
+                token: Token { id, epoch: 0 },
+                count: held.count,
+                position: held.message.clone(),
+                message,
+            });
+        }
+        Ok(if into.is_empty() { Found::Nothing } else { Found::Messages })
+    }
+
+    /// How far it is, for those who read for it.
+    pub(crate) fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.phase.send_if_modified(|now| {
+            let later = *now < phase;
+            *now = (*now).max(phase);
+            later
+        });
+        self.arrived.notify_one();
+    }
+
+    /// Resolves when it is so far.
+    pub(crate) async fn reached(&self, phase: Phase) {
+        let _ = self.phase.subscribe().wait_for(|now| *now >= phase).await;
+    }
+
+    /// Resolves when its tasks are over.
+    pub(crate) async fn gone(&self) {
+        let _ = self.over.subscribe().wait_for(|over| *over).await;
+    }
+
+    /// For a reading task: what came from the service.
+    pub(crate) fn give(&self, came: Came) {
+        let Came { source, id: message_id, key, message, handler } = came;
+        let count =
+            handler.delivery_attempt().and_then(|count| u32::try_from(count).ok()).unwrap_or(1).max(1);
+        let mut state = self.lock();
+        let known = (source, message_id.clone());
+        // It comes again while it is held here: its lease was lost, or the service hands it out twice.
+        if let Some(id) = state.ids.get(&known).copied()
+            && let Some(held) = state.take(id)
+        {
+            state.keep_stale(held, id);
+        }
+        let id = state.next;
+        state.next += 1;
+        state.ids.insert(known, id);
+        if !key.is_empty() {
+            state.keys.entry((source, key.clone())).or_default().insert(id);
+        }
+        state.held.insert(id, Held { source, message: message_id, key, count, handler });
+        state.buffer.insert(id, message);
+        drop(state);
+        self.arrived.notify_one();
+    }
+
+    /// For a reading task: a message that does not belong to the subscription.
+    pub(crate) fn skip(&self, handler: Handler) {
+        let mut state = self.lock();
+        state.told += 1;
+        let told = state.told;
+        state.unconfirmed.insert(told);
+        state.acks.push((told, handler));
+        drop(state);
+        self.settled.notify_one();
+    }
+
+    /// For a reading task: its stream is gone, and everything that came with it comes again.
+    pub(crate) fn lose(&self, source: usize) {
+        let mut state = self.lock();
+        let all = state.held.iter().chain(&state.parked).filter(|(_, held)| held.source == source);
+        let ids: Vec<u64> = all.map(|(id, _)| *id).collect();
+        for id in ids {
+            if let Some(held) = state.take(id).or_else(|| state.parked.remove(&id)) {
+                state.keep_stale(held, id);
+            }
+        }
+        drop(state);
+    }
+
+    /// For the supervising task: what is to be confirmed.
+    pub(crate) fn acks(&self) -> Vec<BoxFuture<'static, Answer>> {
+        let acks = std::mem::take(&mut self.lock().acks);
+        // A settlement that goes into a silent connection has no answer ever, and no lease after so long.
+        let patience = self.core.config.lease * 2;
+        let confirming = |(number, handler)| -> BoxFuture<'static, Answer> {
+            match handler {
+                Handler::ExactlyOnce(handler) => Box::pin(async move {
+                    match tokio::time::timeout(patience, handler.confirmed_ack()).await {
+                        Ok(Ok(())) => (number, None),
+                        Ok(Err(error)) => (number, Some(msgkit::Chain(&error).to_string())),
+                        Err(_) => (number, Some("there was no answer to it".to_owned())),
+                    }
+                }),
+                // The service says nothing.
+                other => {
+                    other.ack();
+                    Box::pin(async move { (number, None) })
+                }
+            }
+        };
+        acks.into_iter().map(confirming).collect()
+    }
+
+    /// For the supervising task: the service's word on a settlement.
+    pub(crate) fn answered(&self, (number, refused): Answer) {
+        let mut state = self.lock();
+        state.unconfirmed.remove(&number);
+        if let Some(why) = refused {
+            tracing::debug!(%why, "a settlement was not taken; its message comes again");
+            state.lost += 1;
+            self.core.count_late(1);
+        }
+        drop(state);
+        self.confirmed.notify_waiters();
+    }
+
+    /// What is parked is settled now, whatever stands before it.
+    pub(crate) fn unpark(&self) -> u64 {
+        let mut state = self.lock();
+        state.unpark();
+        state.told
+    }
+
+    /// Resolves when the service has answered for everything that was settled before.
+    pub(crate) async fn flush(&self) -> Result<(), TransportError> {
+        let until = self.unpark();
+        self.settled.notify_one();
+        loop {
+            let changed = self.confirmed.notified();
+            let mut changed = std::pin::pin!(changed);
+            changed.as_mut().enable();
+            {
+                let mut state = self.lock();
+                if state.over || state.unconfirmed.first().is_none_or(|first| *first > until) {
+                    return match std::mem::take(&mut state.lost) {
+                        0 => Ok(()),
+                        lost => Err(TransportError::new(
+                            TransportErrorKind::Unavailable,
+                            format!(
+                                "the leases of {lost} messages were lost before they were settled; they come again"
+                            ),
+                        )),
+                    };
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// Everything that is unsettled goes back, the oldest first.
+    pub(crate) fn give_back(&self) {
+        let mut state = self.lock();
+        let mut held: Vec<(u64, Held)> = state.held.drain().collect();
+        held.sort_unstable_by_key(|(id, _)| *id);
+        state.buffer.clear();
+        state.ids.clear();
+        state.keys.clear();
+        state.in_hand = 0;
+        let stale = std::mem::take(&mut state.stale);
+        drop(state);
+        // Dropping them tells the service.
+        drop(stale);
+        drop(held);
+    }
+
+    /// For the supervising task: it is over, with an error for the receiver where there is one.
+    pub(crate) fn end(&self, failure: Option<TransportError>) {
+        self.give_back();
+        let mut state = self.lock();
+        state.over = true;
+        if state.failure.is_none() {
+            state.failure = failure;
+        }
+        drop(state);
+        self.over.send_replace(true);
+        self.arrived.notify_one();
+        self.confirmed.notify_waiters();
+    }
+
+    /// For a reading task: the receiver is told, once.
+    pub(crate) fn fail(&self, failure: TransportError) {
+        self.lock().failure = Some(failure);
+        self.arrived.notify_one();
+    }
+}
+
+impl Settle for Member {
+    fn done(&self, tokens: &mut Vec<Token>) {
+        let mut state = self.lock();
+        let mut late = 0;
+        for token in tokens.drain(..) {
+            match state.take(token.id) {
+                Some(held) => state.settle(token.id, held),
+                // It has come again since, or the subscription is over.
+                None => late += 1,
+            }
+        }
+        drop(state);
+        if late > 0 {
+            self.core.count_late(late);
+        }
+        self.settled.notify_one();
+        self.arrived.notify_one();
+    }
+
+    /// The message waits here for the next receive, at its old place; its lease is renewed meanwhile. Nothing is told to the
+    /// service, which would count a start.
+    fn returned(&self, token: Token, message: Incoming) {
+        let mut state = self.lock();
+        if !state.held.contains_key(&token.id) {
+            return;
+        }
+        state.in_hand = state.in_hand.saturating_sub(1);
+        state.buffer.insert(token.id, message);
+        drop(state);
+        self.arrived.notify_one();
+    }
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Member").finish_non_exhaustive()
+    }
+}

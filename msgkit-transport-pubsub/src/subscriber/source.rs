@@ -1,0 +1,173 @@
+//! What reads one subscription of Pub/Sub: a stream, made again when it is lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::FutureExt as _;
+use google_cloud_gax::error::rpc::Code;
+use google_cloud_pubsub::model::Message;
+use google_cloud_pubsub::subscriber::handler::Handler;
+use google_cloud_pubsub::subscriber::{MessageStream, ShutdownBehavior};
+use msgkit::Topic;
+use msgkit::transport::{Incoming, Subscription, TransportError, TransportErrorKind};
+
+use super::member::{Came, Member, Phase};
+use crate::core::Core;
+use crate::error::{self, code};
+use crate::names::Reader;
+use crate::wire::{self, Raw};
+
+/// The shortest and the longest pause between two streams.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// What reads one subscription of Pub/Sub.
+pub(super) struct Source {
+    pub(super) core: Arc<Core>,
+    pub(super) member: Arc<Member>,
+    pub(super) number: usize,
+    pub(super) name: String,
+    /// The topic of what names none.
+    pub(super) implied: Topic,
+    /// `None` where it reads copies, which all belong to the group.
+    pub(super) reader: Option<Reader>,
+    pub(super) subscription: Arc<Subscription>,
+    /// How many may be fetched beyond those in hand.
+    pub(super) ahead: u32,
+}
+
+impl Source {
+    /// Until the subscription is left, or the service refuses for good.
+    pub(super) async fn run(self) {
+        let mut pause = PAUSE.0;
+        while self.member.phase() == Phase::Reads {
+            // Asked for first: of a client that is exchanged meanwhile the stream is silent at once.
+            let generation = self.core.clients.subscribers();
+            let error = match self.open().await {
+                Ok(stream) => match self.read(stream, generation, &mut pause).await {
+                    None => return,
+                    Some(error) => error,
+                },
+                Err(error) => error,
+            };
+            if !error.is_temporary() {
+                return self.member.fail(error);
+            }
+            tracing::warn!(subscription = %self.name, error = %msgkit::Chain(&error), "a stream was lost; it is opened again in {pause:?}");
+            tokio::select! {
+                () = self.member.reached(Phase::Stopped) => return,
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE.1),
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<MessageStream, TransportError> {
+        if !self.core.is_there(&self.name) {
+            self.make_again().await?;
+        }
+        let config = &self.core.config;
+        let most = u32::try_from(self.subscription.prefetch).unwrap_or(u32::MAX).saturating_add(self.ahead);
+        let reads = self
+            .core
+            .clients
+            .subscriber()
+            .await?
+            .subscribe(&self.name)
+            .set_max_outstanding_messages(i64::from(most))
+            .set_max_outstanding_bytes(i64::try_from(config.fetch_buffer).unwrap_or(i64::MAX))
+            .set_max_lease_extension(config.lease)
+            .set_max_lease(config.max_hold)
+            // What is in hand can be settled after the stream has ended.
+            .set_shutdown_behavior(ShutdownBehavior::WaitForProcessing);
+        Ok(reads.build())
+    }
+
+    /// Reads until the subscription stops, then until what came is settled or given back; or until the stream is lost.
+    async fn read(
+        &self,
+        mut stream: MessageStream,
+        generation: u64,
+        pause: &mut Duration,
+    ) -> Option<TransportError> {
+        let ended = stream.shutdown_token();
+        let clients = &self.core.clients;
+        let error = loop {
+            // Never dropped for anything but the end: the client opens another stream where it is.
+            let next = tokio::select! {
+                biased;
+                () = self.member.reached(Phase::Stopped) => break None,
+                next = stream.next() => next,
+                () = clients.subscriber_renewed(generation) => {
+                    // What it has read already is handed out; no lease is lost unless the silence was longer.
+                    while let Some(Some(Ok((message, handler)))) = stream.next().now_or_never() {
+                        self.give(message, handler);
+                    }
+                    let text = format!("the stream of subscription `{}` is silent", self.name);
+                    return Some(TransportError::new(TransportErrorKind::Unavailable, text));
+                }
+            };
+            match next {
+                Some(Ok((message, handler))) => {
+                    *pause = PAUSE.0;
+                    self.core.heard();
+                    self.give(message, handler);
+                }
+                Some(Err(error)) => break Some(self.lost(error)),
+                None => {
+                    let text = format!("the stream of subscription `{}` has ended", self.name);
+                    break Some(TransportError::new(TransportErrorKind::Unavailable, text));
+                }
+            }
+        };
+        // First the stream, so that what goes back goes to others.
+        drop(stream);
+        if error.is_some() {
+            self.member.lose(self.number);
+        } else {
+            self.member.reached(Phase::Left).await;
+            ended.shutdown().await;
+        }
+        error
+    }
+
+    fn give(&self, message: Message, handler: Handler) {
+        let raw = Raw::new(message, self.implied.clone());
+        let (id, key) = (raw.id.clone(), raw.key.clone());
+        let message = wire::read(raw, &self.subscription.ingest, self.core.clock.now());
+        if self.is_ours(&message) {
+            self.member.give(Came { source: self.number, id, key, message, handler });
+        } else {
+            self.member.skip(handler);
+        }
+    }
+
+    /// A message of another topic in the same place is skipped; what cannot be read is not.
+    fn is_ours(&self, message: &Incoming) -> bool {
+        match (message, &self.reader) {
+            (Incoming::Envelope(envelope), Some(_)) => self.subscription.matches(envelope.topic()),
+            _ => true,
+        }
+    }
+
+    fn lost(&self, error: google_cloud_pubsub::Error) -> TransportError {
+        if code(&error) == Some(Code::NotFound) {
+            tracing::warn!(
+                subscription = %self.name,
+                "the subscription is gone: somebody has deleted it, or it has expired. What it held is gone, and so is what is \
+                 published before it is there again"
+            );
+            self.core.forget();
+            if let Some(group) = &self.subscription.group {
+                self.core.count_broken_off(group.clone());
+            }
+        }
+        error::of(error, &format!("reading subscription `{}`", self.name))
+    }
+
+    async fn make_again(&self) -> Result<(), TransportError> {
+        match (&self.reader, &self.subscription.group, self.subscription.retry_step) {
+            (None, Some(group), Some(step)) => self.core.ensure_copies(group, step).await.map(drop),
+            (Some(reader), _, _) => self.core.ensure_reader(reader, &self.subscription).await.map(drop),
+            _ => Ok(()),
+        }
+    }
+}

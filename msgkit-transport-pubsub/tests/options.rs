@@ -1,0 +1,9 @@
+//! The README tells every option, as its config type does.
+
+#[test]
+fn the_options_in_the_readme_are_those_of_the_config() {
+    let source = include_str!("../src/config.rs");
+    let defaults = msgkit_transport_pubsub::PubsubConfig::default();
+    let table = msgkit_testing::options::table(source, "PubsubConfig", &defaults);
+    msgkit_testing::options::check(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"), &table);
+}
