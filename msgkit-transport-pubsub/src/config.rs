@@ -36,6 +36,10 @@ pub struct PubsubConfig {
     /// Whether subscriptions that are created deliver exactly once: the service then confirms each settlement, and refuses one
     /// whose lease was lost. `false` is faster; the service then says nothing, and now and then hands out again what was settled.
     pub exactly_once: bool,
+    /// Whether subscriptions that are created let the service sort out what their group does not take, where several topics share
+    /// a Pub/Sub topic (one device of `device.{id}.raw`). A filter cannot be changed: a group that takes more later is refused
+    /// until its subscription was taken empty and deleted. `false`: members get it all, and skip what is not theirs.
+    pub filters: bool,
     /// How often the service may hand out a message before it moves it by itself, 5 to 100, as a last resort: to the group's
     /// first retry topic, from there to its dead letters. The service counts starts only where there is such a bound.
     pub delivery_attempts: u8,
@@ -86,6 +90,7 @@ impl Default for PubsubConfig {
             credentials_file: None,
             create: true,
             exactly_once: true,
+            filters: false,
             delivery_attempts: 100,
             lease: Duration::from_secs(60),
             max_hold: Duration::from_secs(3600),

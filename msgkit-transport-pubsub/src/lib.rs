@@ -4,6 +4,7 @@ mod client;
 mod config;
 mod core;
 mod error;
+mod filter;
 mod names;
 mod operate;
 mod places;

@@ -131,14 +131,19 @@ impl Names {
         self.topic(&format!("msgkit.dead_letter.{group}"))
     }
 
+    /// What the Pub/Sub topic `topic` is called here.
+    pub(crate) fn place<'a>(&self, topic: &'a str) -> &'a str {
+        self.name(topic).unwrap_or(topic)
+    }
+
     /// The subscription of a topic that has only one: of copies, and of dead letters.
     pub(crate) fn only_subscription(&self, topic: &str) -> Result<String, TransportError> {
-        self.subscription(self.name(topic).unwrap_or(topic))
+        self.subscription(self.place(topic))
     }
 
     /// The subscription of `reader` to the topic `topic`.
     pub(crate) fn reads(&self, reader: &Reader, topic: &str) -> Result<String, TransportError> {
-        self.subscription(&format!("{}~{}", reader.0, self.name(topic).unwrap_or(topic)))
+        self.subscription(&format!("{}~{}", reader.0, self.place(topic)))
     }
 
     /// The entry that says that `reader` takes `pattern`: a subscription by its name alone, to which nothing is published.

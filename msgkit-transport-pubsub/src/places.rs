@@ -16,6 +16,7 @@ use msgkit::transport::{Destination, Group, Subscription, TransportError, Transp
 
 use crate::core::Core;
 use crate::error::{self, code, invalid};
+use crate::filter;
 use crate::names::Reader;
 
 /// How many questions are on their way at once.
@@ -26,8 +27,8 @@ const PAGE: i32 = 1000;
 /// What a subscription is for, which decides how it is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// A reader's, of a topic.
-    Reads(Reader),
+    /// What a reader takes of a topic. Another's is made for it where it is missing, and its filter is not looked at.
+    Reads { reader: Reader, patterns: Vec<Pattern>, own: bool },
     /// Copies of a group that wait until they are due.
     Copies(Group),
     /// A group's dead letters.
@@ -72,13 +73,21 @@ impl Core {
                 .set_max_delivery_attempts(i32::from(config.delivery_attempts))
         };
         match kind {
-            Kind::Reads(reader) => match reader.as_group() {
-                Some(group) => wanted = wanted.set_dead_letter_policy(bound(self.names.retry(&group, 1)?)),
-                None => {
-                    let expiry = ExpirationPolicy::new().set_ttl(duration(config.ephemeral_expiry));
-                    wanted = wanted.set_expiration_policy(expiry);
+            Kind::Reads { reader, patterns, .. } => {
+                match reader.as_group() {
+                    Some(group) => {
+                        wanted = wanted.set_dead_letter_policy(bound(self.names.retry(&group, 1)?));
+                    }
+                    None => {
+                        let expiry = ExpirationPolicy::new().set_ttl(duration(config.ephemeral_expiry));
+                        wanted = wanted.set_expiration_policy(expiry);
+                    }
                 }
-            },
+                if config.filters {
+                    let filter = filter::of(patterns, self.names.place(topic));
+                    wanted = wanted.set_filter(filter.unwrap_or_default());
+                }
+            }
             Kind::Copies(group) => {
                 wanted = wanted.set_dead_letter_policy(bound(self.names.dead_letter(group)?));
             }
@@ -101,7 +110,12 @@ impl Core {
 
     /// The subscription `name` of `topic`.
     async fn ensure_subscription(&self, name: &str, topic: &str, kind: &Kind) -> Result<(), TransportError> {
-        if self.is_there(name) {
+        // One that is there for some patterns may have a filter that sorts out others.
+        let known = match kind {
+            Kind::Reads { patterns, own: true, .. } => format!("{name} for {patterns:?}"),
+            _ => name.to_owned(),
+        };
+        if self.is_there(&known) {
             return Ok(());
         }
         let client = self.clients.subscriptions().await?;
@@ -110,6 +124,7 @@ impl Core {
             match client.create_subscription().with_request(wanted).send().await {
                 Ok(_) => {
                     self.know(name);
+                    self.know(&known);
                     return Ok(());
                 }
                 Err(error) if code(&error) == Some(Code::AlreadyExists) => {}
@@ -132,7 +147,11 @@ impl Core {
                 ),
             ));
         }
+        if let Kind::Reads { patterns, own: true, .. } = kind {
+            check_filter(name, &there.filter, patterns)?;
+        }
         self.know(name);
+        self.know(&known);
         Ok(())
     }
 
@@ -205,7 +224,7 @@ impl Core {
                     wanted.push((
                         self.names.reads(reader, topic)?,
                         topic.as_str(),
-                        Kind::Reads(reader.clone()),
+                        Kind::Reads { reader: reader.clone(), patterns: patterns.clone(), own: false },
                     ));
                 }
             }
@@ -313,7 +332,7 @@ impl Core {
         for topic in topics.into_iter().chain(self.topics_of(patterns).await?) {
             all.insert(self.names.reads(reader, &topic)?, topic);
         }
-        let kind = Kind::Reads(reader.clone());
+        let kind = Kind::Reads { reader: reader.clone(), patterns: patterns.to_vec(), own: true };
         let making = all.iter().map(|(name, topic)| self.ensure_subscription(name, topic, &kind).boxed());
         together(making.collect()).await?;
         Ok(all)
@@ -335,6 +354,29 @@ async fn together<T>(asking: Vec<BoxFuture<'_, Result<T, TransportError>>>) -> R
         .buffer_unordered(AT_ONCE)
         .try_for_each(|_| std::future::ready(Ok(())))
         .await
+}
+
+/// Refuses a filter that is there and sorts out what is wanted: nobody would ever see that again.
+fn check_filter(name: &str, filter: &str, patterns: &[Pattern]) -> Result<(), TransportError> {
+    match filter::passes(filter, patterns) {
+        Some(true) => Ok(()),
+        Some(false) => {
+            let wanted: Vec<&str> = patterns.iter().map(Pattern::as_str).collect();
+            Err(invalid(format!(
+                "subscription `{name}` has the filter `{filter}`, which does not let pass all of `{}`, and a filter cannot be \
+                 changed; take what the subscription holds, then delete it",
+                wanted.join("`, `")
+            )))
+        }
+        None => {
+            tracing::warn!(
+                subscription = name,
+                filter,
+                "the subscription has a filter that was not made here: what that sorts out, nobody gets"
+            );
+            Ok(())
+        }
+    }
 }
 
 fn missing(what: &str, name: &str) -> TransportError {

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use msgkit::envelope::{Clock, ContentType};
+use msgkit::envelope::{Clock, ContentType, NativeHeaders};
 use msgkit::transport::{
-    Declaration, Deliveries, Delivery, Operate as _, Outgoing, PublishError, Publisher as _, Subscriber as _,
-    Subscription, Transport as _, TransportErrorKind,
+    Declaration, Deliveries, Delivery, Incoming, Operate as _, Outgoing, PublishError, Publisher as _,
+    Subscriber as _, Subscription, Transport as _, TransportErrorKind,
 };
 use msgkit::{Envelope, Timestamp};
 use msgkit_testing::brokers::{BrokerErrorKind, FaultProxy, Pubsub as StandIn};
@@ -134,6 +134,33 @@ async fn a_broken_network_loses_no_lease() {
     rest.into_iter().for_each(Delivery::ack);
     reader.flush().await.unwrap();
     assert_eq!(came, sent, "each once, in order");
+    assert_eq!(pubsub.lost_leases(), 0);
+    pubsub.close().await.unwrap();
+}
+
+/// The service sends more than the prefetch, and what it has sent has a lease that somebody must renew.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_behind_a_slow_handler_keeps_its_lease() {
+    let Some(stand_in) = stand_in() else { return };
+    let config = support::config(stand_in.address());
+    let lease = config.lease;
+    let pubsub = pubsub("slow", config);
+    let mut reader = pubsub.subscribe(&group().with_prefetch(1)).await.unwrap();
+    let sent: Vec<String> = (0..30).map(|n| format!("{n:02}")).collect();
+    pubsub.publish(sent.iter().map(|text| message("a.b", "k", text)).collect()).await.unwrap();
+    let slow = take(&mut *reader, 1).await.remove(0);
+    // The handler's time. Leases run by the clock of the service, which no test can turn.
+    tokio::time::sleep(lease * 2).await;
+    let mut came = vec![(text(&slow), slow.count())];
+    slow.ack();
+    while came.len() < sent.len() {
+        let next = take(&mut *reader, 1).await.remove(0);
+        came.push((text(&next), next.count()));
+        next.ack();
+    }
+    let wanted: Vec<(String, u32)> = sent.into_iter().map(|text| (text, 1)).collect();
+    assert_eq!(came, wanted, "each once, in order, at its first start");
+    reader.flush().await.unwrap();
     assert_eq!(pubsub.lost_leases(), 0);
     pubsub.close().await.unwrap();
 }
@@ -342,6 +369,50 @@ async fn the_largest_message_travels_and_a_larger_one_is_told_the_limit() {
     pubsub.publish(vec![message("a.b", "k", "small")]).await.unwrap();
     assert_eq!(text(&take(&mut *reader, 1).await[0]), "small");
     pubsub.close().await.unwrap();
+}
+
+/// One device of a Pub/Sub topic that many share: the service sorts out the others, and never what somebody asks for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_sorts_out_what_nobody_asked_for_and_nothing_else() {
+    let Some(stand_in) = stand_in() else { return };
+    let mut config = support::config(stand_in.address());
+    config.filters = true;
+    let filtered = pubsub("filters", config.clone());
+    config.filters = false;
+    let plain = pubsub("filters", config);
+    let reads =
+        |group: &str, pattern: &str| Subscription::group(group.parse().unwrap(), [pattern.parse().unwrap()]);
+    let (one, other) = ("device.AA~3A01.raw", "device.AA~3A02.raw");
+    let mut sorted = filtered.subscribe(&reads("g", one)).await.unwrap();
+    let mut skipping = plain.subscribe(&reads("all", "device.*.raw")).await.unwrap();
+    let sent = |n: usize| if n.is_multiple_of(2) { one } else { other };
+    plain.publish((0..20).map(|n| message(sent(n), "k", &n.to_string())).collect()).await.unwrap();
+    // It names no topic, so only its reader can say whether it is for it.
+    let foreign = Bytes::from_static(b"from a device");
+    plain.publish_foreign(&one.parse().unwrap(), foreign.clone(), &NativeHeaders::new()).await.unwrap();
+    let came = take(&mut *sorted, 11).await;
+    let own: Vec<String> = came.iter().filter(|came| came.message().envelope().is_some()).map(text).collect();
+    assert_eq!(own, (0..20).step_by(2).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert!(came.iter().any(|came| matches!(came.message(), Incoming::Malformed(one) if one.payload.as_ref() == Some(&foreign))), "the foreign one");
+    came.into_iter().for_each(Delivery::ack);
+    take(&mut *skipping, 21).await.into_iter().for_each(Delivery::ack);
+    // Whether members have filters or not: what one of them asks for and the filter sorts out would never come to it.
+    for member in [&filtered, &plain] {
+        assert!(member.subscribe(&reads("g", one)).await.is_ok(), "the same is let pass");
+        let Err(error) = member.subscribe(&reads("g", other)).await else { panic!("another is not") };
+        for word in ["filter", one, other, "delete"] {
+            assert!(error.to_string().contains(word), "{word}: {error}");
+        }
+    }
+    // Who publishes is not held up by what a reader was refused.
+    let newcomer = pubsub("filters", support::config(stand_in.address()));
+    newcomer.publish(vec![message(one, "k", "after all")]).await.unwrap();
+    assert_eq!(text(&take(&mut *sorted, 1).await[0]), "after all");
+    newcomer.close().await.unwrap();
+    // What has no filter lets pass everything.
+    assert!(filtered.subscribe(&reads("all", one)).await.is_ok());
+    filtered.close().await.unwrap();
+    plain.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

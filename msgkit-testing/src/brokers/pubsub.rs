@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::error::{BrokerError, BrokerErrorKind};
 use super::http;
 use super::npm::host_of;
+use super::place::{Launched, Place, on_free_ports};
 use super::sandbox::Sandbox;
 use super::system::{escape, find, free_ports, unique};
 
@@ -35,13 +36,8 @@ const STOP: Duration = Duration::from_secs(10);
 /// own emulator, which forgets the order of a key when messages come again, and ignores filters. Neither keeps anything over
 /// a restart. Each test has a [project](Self::project) of its own.
 pub struct Pubsub {
-    place: Place,
+    place: Place<Ours>,
     address: String,
-}
-
-enum Place {
-    Ours(Box<Ours>),
-    Theirs,
 }
 
 struct Ours {
@@ -118,22 +114,14 @@ impl Pubsub {
     }
 
     fn run(kind: &Kind) -> Result<Self, BrokerError> {
-        // A port may be taken between our finding it free and its listening on it.
-        let mut tries = 3;
-        loop {
-            tries -= 1;
+        on_free_ports("in use", || {
             let sandbox = Sandbox::new(NAME)
                 .map_err(|error| BrokerError::io(NAME, "cannot make its directory", error))?;
             let [port] = free_ports().map_err(|error| BrokerError::io(NAME, "no free port", error))?;
             let mut ours = Ours { sandbox, kind: kind.clone(), port };
-            match ours.run() {
-                Err(error) if tries > 0 && error.to_string().contains("in use") => {}
-                Err(error) => return Err(error),
-                Ok(()) => {
-                    return Ok(Self { address: ours.address(), place: Place::Ours(Box::new(ours)) });
-                }
-            }
-        }
+            ours.run()?;
+            Ok(Self { address: ours.address(), place: Place::Ours(Box::new(ours)) })
+        })
     }
 
     /// `host:port`: what `PUBSUB_EMULATOR_HOST` takes.
@@ -212,8 +200,7 @@ impl Pubsub {
     /// # Errors
     /// [`BrokerError`] where it is not ours.
     pub fn kill(&mut self) -> Result<(), BrokerError> {
-        self.ours_mut()?.sandbox.end(PROCESS, None);
-        Ok(())
+        self.place.kill()
     }
 
     /// Ends it in good order; what it was told is gone all the same.
@@ -221,8 +208,7 @@ impl Pubsub {
     /// # Errors
     /// [`BrokerError`] where it is not ours.
     pub fn stop(&mut self) -> Result<(), BrokerError> {
-        self.ours_mut()?.sandbox.end(PROCESS, Some(STOP));
-        Ok(())
+        self.place.stop()
     }
 
     /// Starts it again on the same port, empty, after it was ended where it still runs.
@@ -230,16 +216,7 @@ impl Pubsub {
     /// # Errors
     /// [`BrokerError`] where it is not ours, or does not come up.
     pub fn restart(&mut self) -> Result<(), BrokerError> {
-        let ours = self.ours_mut()?;
-        ours.sandbox.end(PROCESS, Some(STOP));
-        ours.run()
-    }
-
-    fn ours_mut(&mut self) -> Result<&mut Ours, BrokerError> {
-        match &mut self.place {
-            Place::Ours(ours) => Ok(ours),
-            Place::Theirs => Err(BrokerError::not_ours(NAME, URL)),
-        }
+        self.place.restart()
     }
 }
 
@@ -252,6 +229,21 @@ impl fmt::Debug for Pubsub {
 impl Ours {
     fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+}
+
+impl Launched for Ours {
+    const NAME: &'static str = NAME;
+    const URL: &'static str = URL;
+    const PROCESS: &'static str = PROCESS;
+    const STOP: Duration = STOP;
+
+    fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
+    }
+
+    fn sandbox_mut(&mut self) -> &mut Sandbox {
+        &mut self.sandbox
     }
 
     fn run(&mut self) -> Result<(), BrokerError> {
