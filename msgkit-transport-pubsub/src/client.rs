@@ -128,12 +128,22 @@ impl Clients {
                     .with_source(error)
                 })?;
                 // What was read is not told: it is a secret.
-                let Ok(key) = serde_json::from_str(&text) else {
+                let Ok(key) = serde_json::from_str::<serde_json::Value>(&text) else {
                     return refuse(format!(
                         "the `credentials_file` {} of a Pub/Sub transport is no JSON; it should be the key of a service account",
                         file.display()
                     ));
                 };
+                // A field that is none, or something else than a text, would be told with its value.
+                let fields = ["client_email", "private_key_id", "private_key", "project_id"];
+                let missing = fields.into_iter().find(|field| !serde_json::Value::is_string(&key[*field]));
+                if let Some(field) = missing {
+                    return refuse(format!(
+                        "the `credentials_file` {} of a Pub/Sub transport has no text `{field}`; it should be the key of a service \
+                         account",
+                        file.display()
+                    ));
+                }
                 Some(Key(key))
             }
             None => None,
@@ -154,20 +164,22 @@ impl Clients {
         if self.endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://")) {
             return Ok(credentials::anonymous::Builder::new().build());
         }
-        let (made, hint) = match &self.credentials {
-            Some(Key(key)) => (
-                credentials::service_account::Builder::new(key.clone()).build(),
-                "look at `credentials_file`, which should be the key of a service account",
-            ),
-            None => (
-                credentials::Builder::default().build(),
-                "set GOOGLE_APPLICATION_CREDENTIALS or `credentials_file`, or run `gcloud auth application-default login`",
-            ),
-        };
-        made.map_err(|error| {
+        let none = |hint: &str| {
             let text = format!("there are no credentials for Pub/Sub; {hint}");
-            TransportError::new(TransportErrorKind::Refused, text).with_source(error)
-        })
+            TransportError::new(TransportErrorKind::Refused, text)
+        };
+        match &self.credentials {
+            // The library's error may show what was read.
+            Some(Key(key)) => credentials::service_account::Builder::new(key.clone()).build().map_err(|_| {
+                none("look at `credentials_file`, which should be the key of a service account as Google made it")
+            }),
+            None => credentials::Builder::default().build().map_err(|error| {
+                none(
+                    "set GOOGLE_APPLICATION_CREDENTIALS or `credentials_file`, or run `gcloud auth application-default login`",
+                )
+                .with_source(error)
+            }),
+        }
     }
 
     pub(crate) async fn topics(&self) -> Result<&TopicAdmin, TransportError> {

@@ -40,8 +40,9 @@ pub struct PubsubConfig {
     /// a Pub/Sub topic (one device of `device.{id}.raw`). A filter cannot be changed: a group that takes more later is refused
     /// until its subscription was taken empty and deleted. `false`: members get it all, and skip what is not theirs.
     pub filters: bool,
-    /// How often the service may hand out a message before it moves it by itself, 5 to 100, as a last resort: to the group's
-    /// first retry topic, from there to its dead letters. The service counts starts only where there is such a bound.
+    /// How often the service may hand out a message before it moves it by itself, 10 to 100, as a last resort: to the group's
+    /// first retry topic, from there to its dead letters. It must exceed `max_starts` of each policy, or the service is first. It
+    /// counts starts only where there is such a bound.
     pub delivery_attempts: u8,
     /// How long a message stays with a member that has died or is cut off, 10s to 10m; a living member renews it.
     #[serde(with = "msgkit::config::duration")]
@@ -49,7 +50,8 @@ pub struct PubsubConfig {
     /// How long a message may be held unsettled altogether; after that its lease is renewed no more.
     #[serde(with = "msgkit::config::duration")]
     pub max_hold: Duration,
-    /// How long subscriptions that are created keep what nobody has settled, 10m to 31 days.
+    /// How long subscriptions that are created keep what nobody has settled, 10m to 31 days. Copies that wait for a retry are kept
+    /// so long as dead letters where that is longer; a retry later than half of it is refused.
     #[serde(with = "msgkit::config::duration")]
     pub retention: Duration,
     /// The same for dead letters. Emulators take 7 days at most.
@@ -115,6 +117,11 @@ impl PubsubConfig {
         self.max_message - self.max_message.min(COPY) / 2
     }
 
+    /// How long copies that wait for a retry are kept: what is owed a retry is owed it no shorter than a dead letter its reader.
+    pub(crate) fn copy_retention(&self) -> Duration {
+        self.retention.max(self.dead_letter_retention)
+    }
+
     /// Refuses what cannot work, naming the option.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let refuse = |text: &str| Err(Error::new(ErrorKind::Config, text.to_owned()));
@@ -138,8 +145,8 @@ impl PubsubConfig {
         if !(day..=day * 31).contains(&self.ephemeral_expiry) {
             return refuse("`ephemeral_expiry` of a Pub/Sub transport must be 24h to 744h (31 days)");
         }
-        if !(5..=100).contains(&self.delivery_attempts) {
-            return refuse("`delivery_attempts` of a Pub/Sub transport must be 5 to 100");
+        if !(10..=100).contains(&self.delivery_attempts) {
+            return refuse("`delivery_attempts` of a Pub/Sub transport must be 10 to 100");
         }
         if !(1 << 10..=MOST_REQUEST - COPY).contains(&self.max_message) {
             return refuse("`max_message` of a Pub/Sub transport must be 1024 to 9983616 bytes");
@@ -224,7 +231,7 @@ mod tests {
             credentials_file = "key.json"
             create = false
             exactly_once = false
-            delivery_attempts = 7
+            delivery_attempts = 12
             lease = "30s"
             max_hold = "10m"
             retention = "1h"
@@ -242,7 +249,7 @@ mod tests {
         let url = TransportUrl::parse("pubsub://p/app").unwrap();
         let config: PubsubConfig = Options::from_toml("place", options).unwrap().read(&url).unwrap();
         config.check().unwrap();
-        assert_eq!((config.create, config.exactly_once, config.delivery_attempts), (false, false, 7));
+        assert_eq!((config.create, config.exactly_once, config.delivery_attempts), (false, false, 12));
         assert_eq!(place(&url).unwrap(), ("p".to_owned(), "app".to_owned()));
     }
 
@@ -256,7 +263,7 @@ mod tests {
             ("retention = \"1m\"", "retention"),
             ("dead_letter_retention = \"1000h\"", "dead_letter_retention"),
             ("ephemeral_expiry = \"1h\"", "ephemeral_expiry"),
-            ("delivery_attempts = 3", "delivery_attempts"),
+            ("delivery_attempts = 9", "delivery_attempts"),
             ("max_message = 10000000", "max_message"),
             ("publish_buffer = 5", "publish_buffer"),
             ("fetch_buffer = 5", "fetch_buffer"),
@@ -287,8 +294,16 @@ mod tests {
     #[test]
     fn the_key_of_an_account_is_never_printed() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "{\"private_key\": \"5ecr3t\", ").unwrap();
-        let text = refusal("pubsub://p", &format!("credentials_file = {:?}", file.path()));
-        assert!(text.contains("credentials_file") && !text.contains("5ecr3t"), "{text}");
+        for wrong in [
+            "{\"private_key\": \"5ecr3t\", ",
+            "\"5ecr3t\"",
+            "[\"5ecr3t\"]",
+            "{\"private_key\": \"5ecr3t\"}",
+            "{\"client_email\": \"a@b\", \"private_key_id\": \"5ecr3t\", \"private_key\": [\"5ecr3t\"], \"project_id\": \"p\"}",
+        ] {
+            std::fs::write(file.path(), wrong).unwrap();
+            let text = refusal("pubsub://p", &format!("credentials_file = {:?}", file.path()));
+            assert!(text.contains("credentials_file") && !text.contains("5ecr3t"), "{text}");
+        }
     }
 }

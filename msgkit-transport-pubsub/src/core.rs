@@ -102,6 +102,11 @@ impl Core {
         self.known().there.insert(name.to_owned());
     }
 
+    /// It is asked for again before it is used.
+    pub(crate) fn forget_one(&self, name: &str) {
+        self.known().there.remove(name);
+    }
+
     /// Everything is looked for again before it is used: where one thing is gone, others may be.
     pub(crate) fn forget(&self) {
         self.known().there.clear();

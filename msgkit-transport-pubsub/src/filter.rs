@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 
 use msgkit::Pattern;
 
+use crate::names::ANY;
+
 /// The longest filter that the service takes, in bytes.
 const LONGEST: usize = 256;
 /// What every filter of ours begins with.
@@ -38,8 +40,9 @@ pub(crate) fn passes(filter: &str, patterns: &[Pattern]) -> Option<bool> {
 
 /// Whether each topic in `place`, whatever its dynamic segments hold, matches `pattern`.
 fn takes_all(pattern: &Pattern, place: &str) -> bool {
-    let any = place.replace("._", ".any--any").parse();
-    any.is_ok_and(|topic| pattern.matches(&topic))
+    let any: Vec<&str> =
+        place.split('.').map(|segment| if segment == ANY { "any--any" } else { segment }).collect();
+    any.join(".").parse().is_ok_and(|topic| pattern.matches(&topic))
 }
 
 /// What a message's topic is compared with; `None` where nothing is known of how it begins.
@@ -73,6 +76,7 @@ mod tests {
         for (wanted, place) in [
             (&["device.*.raw"][..], "device._.raw"),
             (&["orders"], "orders"),
+            (&["a._x"], "a._x"),
             (&["device.7.raw", ">"], "device._.raw"),
             (&["*.raw"], "device._"),
             (&["device.7.raw", "*.seven.raw"], "device._.raw"),

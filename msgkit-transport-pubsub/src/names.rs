@@ -13,7 +13,7 @@ const LONGEST: usize = 255;
 /// What stands before an id that would not be legal.
 const ESCAPE: &str = "x~";
 /// The segment that stands for any value.
-const ANY: &str = "_";
+pub(crate) const ANY: &str = "_";
 /// Where groups are written down.
 const GROUPS: &str = "msgkit.groups";
 /// What the subscriptions of a reader without a group begin with.
@@ -59,7 +59,8 @@ impl Names {
     fn id(&self, name: &str) -> Result<String, TransportError> {
         let name = format!("{}{name}", self.prefix);
         let first = name.as_bytes().first().is_some_and(u8::is_ascii_alphabetic);
-        let legal = first && name.len() >= 3 && !name.to_ascii_lowercase().starts_with("goog");
+        let taken = name.to_ascii_lowercase().starts_with("goog") || name.starts_with(ESCAPE);
+        let legal = first && name.len() >= 3 && !taken;
         let id = if legal { name } else { format!("{ESCAPE}{name}") };
         if id.len() > LONGEST {
             return Err(invalid(format!(
@@ -162,14 +163,19 @@ impl Names {
     /// Whether messages of the Pub/Sub topic `topic` may match one of `patterns`.
     pub(crate) fn may_hold(&self, topic: &str, patterns: &[Pattern]) -> bool {
         let Some(place) = self.name(topic) else { return false };
-        let of_groups = ["msgkit.retry.", "msgkit.suspect.", "msgkit.dead_letter."];
-        let ours = place == GROUPS || of_groups.iter().any(|begin| place.starts_with(begin));
+        // Also those of a system whose names begin with a prefix, seen by one whose names do not.
+        let of_groups = ["retry.", "suspect.", "dead_letter.", "groups"];
+        let mut inner =
+            place.match_indices("msgkit.").filter(|(at, _)| *at == 0 || place.as_bytes()[at - 1] == b'.');
+        let ours =
+            inner.any(|(at, own)| of_groups.iter().any(|begin| place[at + own.len()..].starts_with(begin)));
         !ours && patterns.iter().any(|pattern| pattern.may_match_destination(place))
     }
 
-    /// Whether the Pub/Sub topic `name` says that its messages are of `topic`.
-    pub(crate) fn says(&self, name: &str, topic: &Topic) -> bool {
-        self.name(name) == Some(topic.as_str())
+    /// The topic of which a subscription is a group's.
+    pub(crate) fn read_of(&self, subscription: &str) -> Option<Topic> {
+        let (_, place) = self.name(subscription)?.split_once('~')?;
+        Topic::from_wire(place.to_owned()).ok()
     }
 
     /// The topic of a message in the Pub/Sub topic `name` that does not name its own.
@@ -204,7 +210,9 @@ mod tests {
             let name = plain.topic_of(topic).unwrap();
             assert_eq!(name, format!("projects/p/topics/{id}"));
             assert_eq!(plain.implied(&name).as_str(), topic);
-            assert!(plain.says(&name, &Topic::from_wire(topic).unwrap()));
+            let topic = Topic::from_wire(topic).unwrap();
+            let reads = plain.reads(&Reader::group(&"x".parse().unwrap()), &name).unwrap();
+            assert_eq!(plain.read_of(&reads), Some(topic));
         }
         assert_eq!(plain.topic_of("device.AA~3ABB.raw").unwrap(), "projects/p/topics/device._.raw");
         let own = names("plant");
@@ -216,12 +224,15 @@ mod tests {
     fn what_a_group_takes_can_be_read_from_its_entries() {
         for prefix in ["", "plant"] {
             let names = names(prefix);
-            let reader = Reader::group(&"3g_-".parse().unwrap());
-            for pattern in ["a.b", "*.b", "a.*.>", ">", "*"] {
-                let pattern: Pattern = pattern.parse().unwrap();
-                let entry = names.entry(&reader, &pattern).unwrap();
-                assert_eq!(names.read_entry(&entry), Some((reader.clone(), pattern)), "{entry}");
+            for group in ["3g_-", "x", "g"] {
+                let reader = Reader::group(&group.parse().unwrap());
+                for pattern in ["a.b", "*.b", "a.*.>", ">", "*"] {
+                    let pattern: Pattern = pattern.parse().unwrap();
+                    let entry = names.entry(&reader, &pattern).unwrap();
+                    assert_eq!(names.read_entry(&entry), Some((reader.clone(), pattern)), "{entry}");
+                }
             }
+            let reader = Reader::group(&"x".parse().unwrap());
             let topic = names.topic_of("a.b").unwrap();
             assert_eq!(names.read_entry(&names.reads(&reader, &topic).unwrap()), None);
         }
@@ -236,8 +247,11 @@ mod tests {
         for topic in
             [names.retry(&group, 1), names.suspects(&group), names.dead_letter(&group), names.groups()]
         {
-            assert!(!names.may_hold(&topic.unwrap(), &all));
+            let topic = topic.unwrap();
+            assert!(!names.may_hold(&topic, &all));
+            assert!(!self::names("").may_hold(&topic, &all), "{topic} of another system");
         }
+        assert!(self::names("").may_hold("projects/p/topics/a.not_msgkit.retry.b", &all));
         assert!(names.may_hold(&names.topic_of("device._.raw").unwrap(), &["device.7.raw".parse().unwrap()]));
     }
 

@@ -62,6 +62,7 @@ impl Pubsub {
         let reads = core.clients.subscriber().await?.subscribe(&name);
         let reads = reads
             .set_max_outstanding_messages(i64::try_from(MOST).unwrap_or(i64::MAX))
+            .set_max_outstanding_bytes(i64::try_from(core.config.fetch_buffer).unwrap_or(i64::MAX))
             .set_max_lease_extension(core.config.lease)
             .set_shutdown_behavior(ShutdownBehavior::WaitForProcessing);
         let mut look = Look { stream: reads.build(), letters: Vec::new() };
@@ -70,7 +71,8 @@ impl Pubsub {
         let failed = loop {
             if look.letters.len() >= MOST {
                 let text = format!(
-                    "group `{group}` has more than {MOST} dead letters, more than can be looked through"
+                    "group `{group}` has more than {MOST} dead letters, more than can be looked through; read `{name}` with \
+                     Google's tools"
                 );
                 break Some(TransportError::new(TransportErrorKind::Full, text));
             }
@@ -96,19 +98,41 @@ impl Pubsub {
                 },
                 Ok(Some(Err(error))) => break Some(error::of(error, &format!("looking into `{name}`"))),
                 Ok(None) | Err(_) => {
-                    let text = format!("`{name}` is being read by somebody else; try again");
+                    let text = match look.letters.len() {
+                        0 => format!("`{name}` is being read by somebody else; try again"),
+                        some => format!(
+                            "after {some} dead letters of group `{group}` no more came: they have more than the {} bytes of \
+                             `fetch_buffer`, which may be raised, or somebody else is reading them",
+                            core.config.fetch_buffer
+                        ),
+                    };
                     break Some(TransportError::new(TransportErrorKind::Unavailable, text));
                 }
             }
         };
         for mark in marks {
-            confirm(mark).await;
+            self.confirm(mark).await;
         }
         match failed {
             None => Ok(look),
             Some(error) => {
                 look.end(self.core()).await;
                 Err(error)
+            }
+        }
+    }
+
+    /// Settles one message; true where the service has taken it.
+    async fn confirm(&self, handler: Handler) -> bool {
+        match handler {
+            Handler::ExactlyOnce(handler) => {
+                // No answer comes by a silent connection, and no lease holds for so long.
+                let patience = self.core().config.lease * 2;
+                matches!(tokio::time::timeout(patience, handler.confirmed_ack()).await, Ok(Ok(())))
+            }
+            other => {
+                other.ack();
+                true
             }
         }
     }
@@ -131,17 +155,6 @@ impl Pubsub {
                     "group `{group}` has no dead letter at `{position:.60}`; take a position from a listing"
                 )))
             }
-        }
-    }
-}
-
-/// Settles one message; true where the service has taken it.
-async fn confirm(handler: Handler) -> bool {
-    match handler {
-        Handler::ExactlyOnce(handler) => handler.confirmed_ack().await.is_ok(),
-        other => {
-            other.ack();
-            true
         }
     }
 }
@@ -211,7 +224,7 @@ impl Operate for Pubsub {
             if let Some(rejected) = published.err().and_then(|error| error.into_rejected().pop()) {
                 return Err(rejected.error);
             }
-            if confirm(handler).await { Ok(()) } else { Err(not_removed(position)) }
+            if self.confirm(handler).await { Ok(()) } else { Err(not_removed(position)) }
         };
         let done = done.await;
         look.end(self.core()).await;
@@ -221,7 +234,7 @@ impl Operate for Pubsub {
     async fn remove_dead_letter(&self, group: &Group, position: &str) -> Result<(), TransportError> {
         let _alone = self.core().looking.lock().await;
         let (look, _, handler) = self.letter(group, position).await?;
-        let removed = confirm(handler).await;
+        let removed = self.confirm(handler).await;
         look.end(self.core()).await;
         if removed { Ok(()) } else { Err(not_removed(position)) }
     }

@@ -27,8 +27,9 @@ const PAGE: i32 = 1000;
 /// What a subscription is for, which decides how it is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// What a reader takes of a topic. Another's is made for it where it is missing, and its filter is not looked at.
-    Reads { reader: Reader, patterns: Vec<Pattern>, own: bool },
+    /// What a reader takes of a topic, and beside it other members of its group. Another's is made for it where it is missing, without a filter, and one that it has is
+    /// not looked at.
+    Reads { reader: Reader, patterns: Vec<Pattern>, beside: Vec<Pattern>, own: bool },
     /// Copies of a group that wait until they are due.
     Copies(Group),
     /// A group's dead letters.
@@ -73,7 +74,7 @@ impl Core {
                 .set_max_delivery_attempts(i32::from(config.delivery_attempts))
         };
         match kind {
-            Kind::Reads { reader, patterns, .. } => {
+            Kind::Reads { reader, patterns, beside, own } => {
                 match reader.as_group() {
                     Some(group) => {
                         wanted = wanted.set_dead_letter_policy(bound(self.names.retry(&group, 1)?));
@@ -83,13 +84,16 @@ impl Core {
                         wanted = wanted.set_expiration_policy(expiry);
                     }
                 }
-                if config.filters {
-                    let filter = filter::of(patterns, self.names.place(topic));
+                // Who publishes may have seen a part of what the reader takes.
+                if config.filters && *own {
+                    let filter = filter::of(&[patterns.as_slice(), beside].concat(), self.names.place(topic));
                     wanted = wanted.set_filter(filter.unwrap_or_default());
                 }
             }
             Kind::Copies(group) => {
-                wanted = wanted.set_dead_letter_policy(bound(self.names.dead_letter(group)?));
+                wanted = wanted
+                    .set_dead_letter_policy(bound(self.names.dead_letter(group)?))
+                    .set_message_retention_duration(duration(config.copy_retention()));
             }
             // One that is removed must not come again.
             Kind::Letters => {
@@ -206,11 +210,16 @@ impl Core {
             };
             self.know(&name);
         }
-        self.ensure_topics(topics).await
+        self.ensure_topics(topics, None).await
     }
 
-    /// Topics of user data, with the subscriptions of everybody who takes them.
-    pub(crate) async fn ensure_topics(&self, topics: BTreeSet<String>) -> Result<(), TransportError> {
+    /// Topics of user data, with the subscriptions of everybody who takes them; `own` = the reader for whom it is done, and what
+    /// that takes.
+    pub(crate) async fn ensure_topics(
+        &self,
+        topics: BTreeSet<String>,
+        own: Option<(&Reader, &[Pattern])>,
+    ) -> Result<(), TransportError> {
         let missing: Vec<String> = topics.into_iter().filter(|topic| !self.is_there(topic)).collect();
         if missing.is_empty() {
             return Ok(());
@@ -221,11 +230,14 @@ impl Core {
         for topic in &missing {
             for (reader, patterns) in &entries {
                 if self.names.may_hold(topic, patterns) {
-                    wanted.push((
-                        self.names.reads(reader, topic)?,
-                        topic.as_str(),
-                        Kind::Reads { reader: reader.clone(), patterns: patterns.clone(), own: false },
-                    ));
+                    let own = own.filter(|(own, _)| *own == reader);
+                    let kind = Kind::Reads {
+                        reader: reader.clone(),
+                        patterns: own.map_or_else(Vec::new, |(_, patterns)| patterns.to_vec()),
+                        beside: patterns.clone(),
+                        own: own.is_some(),
+                    };
+                    wanted.push((self.names.reads(reader, topic)?, topic.as_str(), kind));
                 }
             }
         }
@@ -285,24 +297,11 @@ impl Core {
         reader: &Reader,
         subscription: &Subscription,
     ) -> Result<BTreeMap<String, String>, TransportError> {
-        if self.config.create {
-            let entries = self.names.groups()?;
-            if !self.is_there(&entries) {
-                self.ensure_topic(&entries).await?;
-                self.know(&entries);
-            }
-            let names: Vec<String> = subscription
-                .patterns
-                .iter()
-                .map(|pattern| self.names.entry(reader, pattern))
-                .collect::<Result<_, _>>()?;
-            let kind = Kind::Entry(reader.clone());
-            let making = names.iter().map(|name| self.ensure_subscription(name, &entries, &kind).boxed());
-            together(making.collect()).await?;
-        }
+        // Before the entries: who finds those makes subscriptions that name the first retry topic.
         if let Some(group) = reader.as_group() {
             self.ensure_copies(&group, 1).await?;
         }
+        self.ensure_entries(reader, &subscription.patterns).await?;
         let mut topics = BTreeSet::new();
         for place in &subscription.places {
             topics.insert(self.names.topic_of(place.as_str())?);
@@ -317,8 +316,37 @@ impl Core {
                 topics.insert(self.names.topic_of(topic.as_str())?);
             }
         }
-        self.ensure_topics(topics.clone()).await?;
+        self.ensure_topics(topics.clone(), Some((reader, &subscription.patterns))).await?;
         self.ensure_reads(reader, &subscription.patterns, topics).await
+    }
+
+    /// Says that `reader` takes `patterns`.
+    async fn ensure_entries(&self, reader: &Reader, patterns: &[Pattern]) -> Result<(), TransportError> {
+        if !self.config.create {
+            return Ok(());
+        }
+        let entries = self.names.groups()?;
+        if !self.is_there(&entries) {
+            self.ensure_topic(&entries).await?;
+            self.know(&entries);
+        }
+        let names: Vec<String> =
+            patterns.iter().map(|pattern| self.names.entry(reader, pattern)).collect::<Result<_, _>>()?;
+        let kind = Kind::Entry(reader.clone());
+        let making = names.iter().map(|name| self.ensure_subscription(name, &entries, &kind).boxed());
+        together(making.collect()).await
+    }
+
+    /// The same once more for one that expires: an entry that nobody asks for is removed by the service.
+    pub(crate) async fn renew_entries(
+        &self,
+        reader: &Reader,
+        patterns: &[Pattern],
+    ) -> Result<(), TransportError> {
+        for pattern in patterns {
+            self.forget_one(&self.names.entry(reader, pattern)?);
+        }
+        self.ensure_entries(reader, patterns).await
     }
 
     /// The subscriptions of `reader` to `topics`, and to all others that are there and may hold what it takes.
@@ -332,7 +360,12 @@ impl Core {
         for topic in topics.into_iter().chain(self.topics_of(patterns).await?) {
             all.insert(self.names.reads(reader, &topic)?, topic);
         }
-        let kind = Kind::Reads { reader: reader.clone(), patterns: patterns.to_vec(), own: true };
+        let mut beside = Vec::new();
+        if self.config.filters && self.config.create {
+            // Of an older version perhaps; what they take must pass as well.
+            beside = self.entries().await?.remove(reader).unwrap_or_default();
+        }
+        let kind = Kind::Reads { reader: reader.clone(), patterns: patterns.to_vec(), beside, own: true };
         let making = all.iter().map(|(name, topic)| self.ensure_subscription(name, topic, &kind).boxed());
         together(making.collect()).await?;
         Ok(all)

@@ -1,6 +1,6 @@
 //! Publishing: a call hands its whole batch to the client at once and waits for the service's word on each message.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -131,24 +131,28 @@ impl Core {
         room: OwnedSemaphorePermit,
     ) -> Result<Vec<(usize, TransportError)>, TransportError> {
         let generation = self.clients.publishers();
-        let mut lanes = HashMap::new();
-        for (_, topic, _) in &parcels {
-            if !lanes.contains_key(topic) {
-                lanes.insert(topic.clone(), self.lane(topic).await?.read_owned().await);
-            }
-        }
         let mut waiting = Vec::with_capacity(parcels.len());
+        // In one order in every call: two that wait for each other's would wait for ever.
+        let mut topics: BTreeMap<String, Vec<(usize, Message)>> = BTreeMap::new();
         for (index, topic, message) in parcels {
+            topics.entry(topic).or_default().push((index, message));
+        }
+        let mut lanes = HashMap::new();
+        for topic in topics.keys() {
+            lanes.insert(topic.clone(), self.lane(topic).await?.read_owned().await);
+        }
+        for (topic, messages) in topics {
             let Some(lane) = lanes.get(&topic) else { continue };
-            let key = message.ordering_key.clone();
-            if !key.is_empty() {
-                let mut keys = lane.keys.lock().unwrap_or_else(PoisonError::into_inner);
-                if !keys.contains(&key) {
+            // Until all are handed over: another call's resumption of a key among them would part them.
+            let mut keys = lane.keys.lock().unwrap_or_else(PoisonError::into_inner);
+            for (index, message) in messages {
+                let key = message.ordering_key.clone();
+                if !key.is_empty() && !keys.contains(&key) {
                     keys.insert(key.clone());
                 }
+                let (topic, taken) = (topic.clone(), lane.client.publish(message));
+                waiting.push(async move { (index, topic, key, taken.await) });
             }
-            let taken = lane.client.publish(message);
-            waiting.push(async move { (index, topic, key, taken.await) });
         }
         let flushing =
             join_all(lanes.values().filter(|_| self.config.linger.is_zero()).map(|lane| lane.client.flush()));
@@ -170,6 +174,9 @@ impl Core {
         }
         for (topic, key) in failed {
             if let (Some(lane), false) = (lanes.get(&topic), key.is_empty()) {
+                // The client answers before it has stopped the key.
+                lane.client.flush().await;
+                let _keys = lane.keys.lock().unwrap_or_else(PoisonError::into_inner);
                 lane.client.resume_publish(key);
             }
         }
@@ -202,9 +209,9 @@ impl Core {
     }
 
     /// `outgoing` as the client takes it.
-    fn message(&self, outgoing: &Outgoing, topic: &str) -> Result<Message, TransportError> {
+    fn message(&self, outgoing: &Outgoing) -> Result<Message, TransportError> {
         let envelope = &outgoing.envelope;
-        let mut message = wire::write(envelope, !self.names.says(topic, envelope.topic()));
+        let mut message = wire::write(envelope);
         let is_letter = matches!(outgoing.to, Destination::DeadLetter(_));
         if is_letter {
             LETTERS.clone_into(&mut message.ordering_key);
@@ -255,7 +262,7 @@ impl Publisher for Pubsub {
                 continue;
             }
             let topic = core.names.of_message(outgoing);
-            match topic.and_then(|topic| Ok((core.message(outgoing, &topic)?, topic))) {
+            match topic.and_then(|topic| Ok((core.message(outgoing)?, topic))) {
                 Ok((message, topic)) => parcels.push((index, topic, message)),
                 Err(error) => refused.push((index, error)),
             }

@@ -17,7 +17,7 @@ use msgkit::{Error, Text};
 use crate::client::Clients;
 use crate::config::{PubsubConfig, place};
 use crate::core::Core;
-use crate::error::{self, SYSTEM, closed};
+use crate::error::{self, SYSTEM, closed, invalid};
 use crate::names::{Names, Reader};
 
 /// How long the members may take to leave when the transport closes.
@@ -77,13 +77,21 @@ impl Pubsub {
         match declaration {
             Declaration::Group { subscription, retry_steps, .. } => {
                 let Some(group) = &subscription.group else { return Ok(()) };
+                let kept = core.config.copy_retention();
+                // Jitter may double a delay.
+                if let Some(step) = retry_steps.iter().find(|step| step.saturating_mul(2) > kept) {
+                    return Err(invalid(format!(
+                        "group `{group}` has a retry after {step:?}, with its jitter up to twice that, and Pub/Sub keeps copies for \
+                         {kept:?}; raise `retention` or `dead_letter_retention`, or retry sooner"
+                    )));
+                }
                 let steps = u32::try_from(retry_steps.len()).unwrap_or(u32::MAX);
                 try_join_all((2..=steps).map(|step| core.ensure_copies(group, step))).await?;
                 core.ensure_reader(&Reader::group(group), subscription).await.map(drop)
             }
             Declaration::DeadLetters(group) => core.ensure_letters(group).await.map(drop),
             Declaration::Topic(topic) => {
-                core.ensure_topics([core.names.topic_of(topic.as_str())?].into()).await
+                core.ensure_topics([core.names.topic_of(topic.as_str())?].into(), None).await
             }
             _ => Ok(()),
         }

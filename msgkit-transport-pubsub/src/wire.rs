@@ -27,12 +27,11 @@ const MOST: usize = 100;
 const LONGEST_NAME: usize = 256;
 const LONGEST_VALUE: usize = 1024;
 
-/// Writes `envelope`, its topic only where the Pub/Sub topic's name does not say it.
-pub(crate) fn write(envelope: &Envelope, names_topic: bool) -> Message {
+/// Writes `envelope`, with its topic: the service may move it to another Pub/Sub topic, whose name does not say it.
+pub(crate) fn write(envelope: &Envelope) -> Message {
     let mut all = HashMap::with_capacity(16);
     attributes::visit(envelope, |attribute, value| match attribute {
         "datacontenttype" => drop(all.insert(CONTENT_TYPE.to_owned(), value.to_owned())),
-        "topic" if !names_topic => {}
         _ => drop(all.insert(format!("{PREFIX}{attribute}"), value.to_owned())),
     });
     native(envelope.native(), &mut all);
@@ -129,6 +128,11 @@ impl Raw {
             attributes: message.attributes,
             data: message.data,
         }
+    }
+
+    /// Of a message that the service has moved because it was started too often: the subscription that it was moved from.
+    pub(crate) fn moved_from(&self) -> Option<&str> {
+        self.get("CloudPubSubDeadLetterSourceSubscription")
     }
 
     fn get(&self, name: &str) -> Option<&str> {

@@ -371,6 +371,26 @@ async fn the_largest_message_travels_and_a_larger_one_is_told_the_limit() {
     pubsub.close().await.unwrap();
 }
 
+/// The service drops what nobody has settled for too long, a copy as well that is not due yet.
+#[tokio::test]
+async fn a_retry_later_than_copies_are_kept_is_refused() {
+    let mut config = support::config("127.0.0.1:9");
+    config.retention = Duration::from_secs(600);
+    config.dead_letter_retention = Duration::from_secs(3600);
+    let pubsub = pubsub("kept", config);
+    let steps = |minutes: u64| Declaration::Group {
+        subscription: group(),
+        retry_steps: vec![Duration::from_secs(1), Duration::from_secs(60 * minutes)],
+        dead_letters: true,
+    };
+    let error = pubsub.declare(&[steps(31)]).await.unwrap_err();
+    assert_eq!(error.kind(), TransportErrorKind::Invalid);
+    for word in ["`g`", "1860s", "3600s", "`retention`"] {
+        assert!(error.to_string().contains(word), "{word}: {error}");
+    }
+    assert_ne!(pubsub.declare(&[steps(30)]).await.unwrap_err().kind(), TransportErrorKind::Invalid);
+}
+
 /// One device of a Pub/Sub topic that many share: the service sorts out the others, and never what somebody asks for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_filter_sorts_out_what_nobody_asked_for_and_nothing_else() {

@@ -31,6 +31,8 @@ pub(super) struct Driver {
     /// What is read, with the topic of each.
     reads: Reads,
     tasks: JoinSet<()>,
+    /// When its entries were asked for last.
+    renewed: Instant,
 }
 
 impl Driver {
@@ -48,6 +50,7 @@ impl Driver {
             subscription: Arc::new(subscription),
             reads: Reads::new(),
             tasks: JoinSet::new(),
+            renewed: Instant::now(),
         };
         driver.read_also(reads);
         driver
@@ -85,10 +88,23 @@ impl Driver {
     }
 
     /// Looks for topics that have come since; wildcards and dynamic segments may match them.
-    fn look(&self) -> Option<BoxFuture<'static, Result<Reads, TransportError>>> {
+    fn look(&mut self) -> Option<BoxFuture<'static, Result<Reads, TransportError>>> {
         let reader = self.reader.clone()?;
         let (core, subscription) = (self.core.clone(), self.subscription.clone());
-        Some(async move { core.ensure_reads(&reader, &subscription.patterns, [].into()).await }.boxed())
+        let expires =
+            reader.as_group().is_none() && self.renewed.elapsed() > core.config.ephemeral_expiry / 4;
+        if expires {
+            self.renewed = Instant::now();
+        }
+        Some(
+            async move {
+                if expires {
+                    core.renew_entries(&reader, &subscription.patterns).await?;
+                }
+                core.ensure_reads(&reader, &subscription.patterns, [].into()).await
+            }
+            .boxed(),
+        )
     }
 
     /// Until the receiver leaves or the transport closes.
@@ -112,6 +128,7 @@ impl Driver {
                     match found {
                         Ok(found) if self.member.phase() == Phase::Reads => self.read_also(found),
                         Ok(_) => {}
+                        Err(error) if !error.is_temporary() => self.member.fail(error),
                         Err(error) => {
                             tracing::warn!(error = %msgkit::Chain(&error), "looking for new topics failed; they are looked for again");
                         }
@@ -124,23 +141,33 @@ impl Driver {
         self.leave(acks).await;
     }
 
+    /// Until the service has answered for all that is settled.
+    async fn confirm(&self, acks: &mut FuturesUnordered<BoxFuture<'static, Answer>>) {
+        loop {
+            acks.extend(self.member.acks());
+            tokio::select! {
+                answer = acks.next() => match answer {
+                    Some(answer) => self.member.answered(answer),
+                    None => return,
+                },
+                () = self.member.settled.notified() => {}
+            }
+        }
+    }
+
     /// Nothing more is fetched; what was settled is told, what is unsettled goes back.
     async fn leave(mut self, mut acks: FuturesUnordered<BoxFuture<'static, Answer>>) {
         self.member.enter(Phase::Stopped);
         self.member.unpark();
-        acks.extend(self.member.acks());
-        let confirming = async {
-            while let Some(answer) = acks.next().await {
-                self.member.answered(answer);
-            }
-        };
-        if timeout(LEAVE, confirming).await.is_err() {
+        if timeout(LEAVE, self.confirm(&mut acks)).await.is_err() {
             tracing::warn!(
                 "Pub/Sub did not confirm every settlement in time; what it has not taken comes again"
             );
         }
         self.core.round_trip().await;
         self.member.enter(Phase::Left);
+        // What was settled meanwhile.
+        let _ = timeout(LEAVE / 4, self.confirm(&mut acks)).await;
         self.member.give_back();
         let leaving = async { while self.tasks.join_next().await.is_some() {} };
         if timeout(LEAVE / 2, leaving).await.is_err() {

@@ -273,7 +273,7 @@ impl Member {
         self.settled.notify_one();
     }
 
-    /// For a reading task: its stream is gone, and everything that came with it comes again.
+    /// For a reading task: its subscription is gone, and everything that came with it.
     pub(crate) fn lose(&self, source: usize) {
         let mut state = self.lock();
         let all = state.held.iter().chain(&state.parked).filter(|(_, held)| held.source == source);
@@ -341,7 +341,9 @@ impl Member {
             {
                 let mut state = self.lock();
                 if state.over || state.unconfirmed.first().is_none_or(|first| *first > until) {
-                    return match std::mem::take(&mut state.lost) {
+                    // Nobody hears any more what becomes of the others.
+                    let unheard = if state.over { state.unconfirmed.len() as u64 } else { 0 };
+                    return match std::mem::take(&mut state.lost) + unheard {
                         0 => Ok(()),
                         lost => Err(TransportError::new(
                             TransportErrorKind::Unavailable,

@@ -111,7 +111,14 @@ impl Source {
                     self.core.heard();
                     self.give(message, handler);
                 }
-                Some(Err(error)) => break Some(self.lost(error)),
+                Some(Err(error)) => {
+                    let gone = code(&error) == Some(Code::NotFound);
+                    if gone {
+                        // With the subscription; of what only lost its stream the leases go on.
+                        self.member.lose(self.number);
+                    }
+                    break Some(self.lost(error));
+                }
                 None => {
                     let text = format!("the stream of subscription `{}` has ended", self.name);
                     break Some(TransportError::new(TransportErrorKind::Unavailable, text));
@@ -120,9 +127,7 @@ impl Source {
         };
         // First the stream, so that what goes back goes to others.
         drop(stream);
-        if error.is_some() {
-            self.member.lose(self.number);
-        } else {
+        if error.is_none() {
             self.member.reached(Phase::Left).await;
             ended.shutdown().await;
         }
@@ -130,10 +135,14 @@ impl Source {
     }
 
     fn give(&self, message: Message, handler: Handler) {
-        let raw = Raw::new(message, self.implied.clone());
+        let mut raw = Raw::new(message, self.implied.clone());
+        let moved = raw.moved_from().and_then(|subscription| self.core.names.read_of(subscription));
+        if let (Some(topic), None) = (&moved, &self.reader) {
+            raw.implied = topic.clone();
+        }
         let (id, key) = (raw.id.clone(), raw.key.clone());
         let message = wire::read(raw, &self.subscription.ingest, self.core.clock.now());
-        if self.is_ours(&message) {
+        if self.is_ours(&message, moved.is_some()) {
             self.member.give(Came { source: self.number, id, key, message, handler });
         } else {
             self.member.skip(handler);
@@ -141,9 +150,11 @@ impl Source {
     }
 
     /// A message of another topic in the same place is skipped; what cannot be read is not.
-    fn is_ours(&self, message: &Incoming) -> bool {
-        match (message, &self.reader) {
-            (Incoming::Envelope(envelope), Some(_)) => self.subscription.matches(envelope.topic()),
+    fn is_ours(&self, message: &Incoming, moved: bool) -> bool {
+        match message {
+            Incoming::Envelope(envelope) if self.reader.is_some() || moved => {
+                self.subscription.matches(envelope.topic())
+            }
             _ => true,
         }
     }

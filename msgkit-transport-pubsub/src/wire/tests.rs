@@ -25,17 +25,21 @@ fn back(message: Message) -> Incoming {
 
 #[test]
 fn the_names_are_those_of_the_pubsub_binding() {
-    let written = write(&envelope(), false);
-    for name in
-        ["ce-specversion", "ce-id", "ce-source", "ce-type", "ce-time", "ce-partitionkey", "content-type"]
-    {
+    let written = write(&envelope());
+    for name in [
+        "ce-specversion",
+        "ce-id",
+        "ce-source",
+        "ce-type",
+        "ce-topic",
+        "ce-time",
+        "ce-partitionkey",
+        "content-type",
+    ] {
         assert!(written.attributes.contains_key(name), "{name}: {:?}", written.attributes);
     }
-    for name in ["ce-topic", "ce-datacontenttype"] {
-        assert!(!written.attributes.contains_key(name), "{name}");
-    }
+    assert!(!written.attributes.contains_key("ce-datacontenttype"));
     assert_eq!(written.ordering_key, "k");
-    assert!(write(&envelope(), true).attributes.contains_key("ce-topic"));
 }
 
 #[test]
@@ -47,9 +51,7 @@ fn an_envelope_comes_back() {
     let mut bytes = envelope();
     bytes.set_payload(Some(Bytes::from_static(b"\xff\x00")));
     for envelope in [envelope(), null, empty, bytes] {
-        for names_topic in [true, false] {
-            assert_eq!(back(write(&envelope, names_topic)).envelope(), Some(&envelope));
-        }
+        assert_eq!(back(write(&envelope)).envelope(), Some(&envelope));
     }
 }
 
@@ -65,7 +67,7 @@ fn what_attributes_cannot_hold_is_written_as_structured_json() {
     }
     many.set_native(native);
     for envelope in [long, many] {
-        let written = write(&envelope, true);
+        let written = write(&envelope);
         assert_eq!(written.attributes.len(), 1);
         assert_eq!(written.attributes["content-type"], "application/cloudevents+json");
         assert_eq!(back(written).envelope(), Some(&envelope));
@@ -86,7 +88,7 @@ fn foreign_headers_of_any_kind_come_back() {
     for (native, exact) in [(plain, true), (odd, false)] {
         let mut envelope = envelope();
         envelope.set_native(native);
-        let written = write(&envelope, true);
+        let written = write(&envelope);
         assert_eq!(written.attributes.contains_key(NATIVE), !exact, "{written:?}");
         assert_eq!(back(written).envelope(), Some(&envelope));
     }
@@ -155,7 +157,7 @@ fn what_is_no_event_is_malformed_and_untouched() {
 fn a_long_key_is_cut_between_characters() {
     let mut envelope = envelope();
     envelope.set_key(Some("ä".repeat(800).into()));
-    let written = write(&envelope, false);
+    let written = write(&envelope);
     assert!(written.ordering_key.len() <= 1024 && written.ordering_key.chars().all(|c| c == 'ä'));
     assert_eq!(back(written).envelope(), Some(&envelope));
 }
