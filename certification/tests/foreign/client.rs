@@ -42,7 +42,7 @@ impl Client {
 
     /// What msgkit does not write for it, because the destination's name says it.
     pub(crate) fn is_not_told(self) -> &'static [&'static str] {
-        if self.speaks_kafka() || self.speaks_pubsub() { &["topic"] } else { &[] }
+        if self.speaks_kafka() { &["topic"] } else { &[] }
     }
 
     /// All ways in which it can write an event.
