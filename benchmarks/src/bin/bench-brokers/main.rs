@@ -6,6 +6,7 @@
 
 mod amqp;
 mod event;
+mod kafka;
 mod mqtt;
 mod run;
 mod system;
@@ -21,7 +22,7 @@ use self::run::{Flow, Run, Scenario, Taken};
 use self::system::System;
 
 /// The brokers.
-const SYSTEMS: [&System; 2] = [&amqp::SYSTEM, &mqtt::SYSTEM];
+const SYSTEMS: [&System; 3] = [&amqp::SYSTEM, &kafka::SYSTEM, &mqtt::SYSTEM];
 
 #[derive(Debug, Parser)]
 #[command(about = "Measures msgkit's transports against their raw clients")]
