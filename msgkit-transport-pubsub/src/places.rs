@@ -21,14 +21,16 @@ use crate::names::Reader;
 
 /// How many questions are on their way at once.
 const AT_ONCE: usize = 8;
+/// How long a subscription keeps messages that does not say so, in seconds.
+const DEFAULT_RETENTION: u64 = 7 * 24 * 3600;
 /// The longest page of a listing.
 const PAGE: i32 = 1000;
 
 /// What a subscription is for, which decides how it is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// What a reader takes of a topic, and beside it other members of its group. Another's is made for it where it is missing, without a filter, and one that it has is
-    /// not looked at.
+    /// What a reader takes of a topic, and beside it other members of its group. Another's is made for it where it is missing,
+    /// without a filter, and one that it has is not looked at.
     Reads { reader: Reader, patterns: Vec<Pattern>, beside: Vec<Pattern>, own: bool },
     /// Copies of a group that wait until they are due.
     Copies(Group),
@@ -154,9 +156,31 @@ impl Core {
         if let Kind::Reads { patterns, own: true, .. } = kind {
             check_filter(name, &there.filter, patterns)?;
         }
+        if let Kind::Copies(_) = kind {
+            self.check_retention(name, there.message_retention_duration)?;
+        }
         self.know(name);
         self.know(&known);
         Ok(())
+    }
+
+    /// Refuses a subscription of copies, made by hand or by an older configuration, that keeps them shorter than the options say:
+    /// delays are checked against those.
+    fn check_retention(
+        &self,
+        name: &str,
+        there: Option<google_cloud_wkt::Duration>,
+    ) -> Result<(), TransportError> {
+        let wanted = self.config.copy_retention().as_secs();
+        // Where it does not say, it is the service's default.
+        let kept = there.map_or(DEFAULT_RETENTION, |kept| u64::try_from(kept.seconds()).unwrap_or(0));
+        if kept >= wanted {
+            return Ok(());
+        }
+        Err(invalid(format!(
+            "subscription `{name}` keeps copies for {kept}s, less than the {wanted}s of `retention` and `dead_letter_retention`, so a \
+             retry could be lost; lower those, or: gcloud pubsub subscriptions update {name} --message-retention-duration={wanted}s"
+        )))
     }
 
     /// The topic and the subscription of a group's dead letters.

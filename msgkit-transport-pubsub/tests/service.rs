@@ -391,6 +391,33 @@ async fn a_retry_later_than_copies_are_kept_is_refused() {
     assert_ne!(pubsub.declare(&[steps(30)]).await.unwrap_err().kind(), TransportErrorKind::Invalid);
 }
 
+/// What an older configuration made is there still when the new one allows longer delays.
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_that_are_kept_shorter_than_configured_are_refused() {
+    let Some(stand_in) = stand_in() else { return };
+    let kept = |minutes: u64| {
+        let mut config = support::config(stand_in.address());
+        config.retention = Duration::from_secs(60 * minutes);
+        config.dead_letter_retention = config.retention;
+        pubsub("kept", config)
+    };
+    let steps = Declaration::Group {
+        subscription: group(),
+        retry_steps: vec![Duration::from_secs(1), Duration::from_secs(300)],
+        dead_letters: true,
+    };
+    let steps = [steps];
+    kept(10).declare(&steps).await.unwrap();
+    let error = kept(60).declare(&steps).await.unwrap_err();
+    assert_eq!(error.kind(), TransportErrorKind::Invalid);
+    for word in
+        ["600s", "3600s", "`retention`", "gcloud pubsub subscriptions update projects/kept/subscriptions/"]
+    {
+        assert!(error.to_string().contains(word), "{word}: {error}");
+    }
+    kept(10).declare(&steps).await.unwrap();
+}
+
 /// One device of a Pub/Sub topic that many share: the service sorts out the others, and never what somebody asks for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_filter_sorts_out_what_nobody_asked_for_and_nothing_else() {

@@ -136,23 +136,26 @@ impl Source {
 
     fn give(&self, message: Message, handler: Handler) {
         let mut raw = Raw::new(message, self.implied.clone());
-        let moved = raw.moved_from().and_then(|subscription| self.core.names.read_of(subscription));
-        if let (Some(topic), None) = (&moved, &self.reader) {
-            raw.implied = topic.clone();
+        // Among copies, one of a foreign producer that the service has moved here: it names no topic.
+        if self.reader.is_none()
+            && let Some(topic) = raw.moved_from().and_then(|from| self.core.names.read_of(from))
+        {
+            raw.implied = topic;
         }
         let (id, key) = (raw.id.clone(), raw.key.clone());
         let message = wire::read(raw, &self.subscription.ingest, self.core.clock.now());
-        if self.is_ours(&message, moved.is_some()) {
+        if self.is_ours(&message) {
             self.member.give(Came { source: self.number, id, key, message, handler });
         } else {
             self.member.skip(handler);
         }
     }
 
-    /// A message of another topic in the same place is skipped; what cannot be read is not.
-    fn is_ours(&self, message: &Incoming, moved: bool) -> bool {
+    /// A message of another topic in the same place is skipped; what cannot be read is not, nor is what waits as a copy, since the
+    /// group has had it before.
+    fn is_ours(&self, message: &Incoming) -> bool {
         match message {
-            Incoming::Envelope(envelope) if self.reader.is_some() || moved => {
+            Incoming::Envelope(envelope) if self.reader.is_some() => {
                 self.subscription.matches(envelope.topic())
             }
             _ => true,
