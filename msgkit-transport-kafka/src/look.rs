@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use msgkit::Topic;
 use msgkit::envelope::ingest::Ingest;
 use msgkit::transport::{Incoming, Start, TransportError, TransportErrorKind};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -13,7 +14,7 @@ use crate::client::Listening;
 use crate::cluster::{ASK, Cluster};
 use crate::error;
 use crate::names::Names;
-use crate::wire::{self, Raw};
+use crate::wire::{self, Named, Position, Raw};
 
 /// How long the next record may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -164,24 +165,15 @@ impl Cluster {
     }
 }
 
-/// Reads a record of the Kafka topic that it came from.
+/// Reads a record; `implied` is the topic of one that names none.
 pub(crate) fn read<M: rdkafka::Message>(
     message: &M,
-    names: &Names,
+    implied: &Topic,
     ingest: &Ingest,
     now: msgkit::Timestamp,
 ) -> Incoming {
-    wire::read(raw(message, names), ingest, now)
-}
-
-fn raw<M: rdkafka::Message>(message: &M, names: &Names) -> Raw {
-    Raw {
-        implied: names.topic(message.topic()),
-        position: position(message.topic(), message.partition(), message.offset()),
-        key: message.key().map(bytes::Bytes::copy_from_slice),
-        value: message.payload().map(bytes::Bytes::copy_from_slice),
-        headers: wire::headers_of(message.headers()),
-    }
+    let headers = wire::headers_of(message.headers());
+    wire::read(raw(message, implied, &headers), ingest, now)
 }
 
 /// Reads a dead letter, whose record's key is its place and not its message's.
@@ -190,10 +182,13 @@ pub(crate) fn read_letter<M: rdkafka::Message>(
     names: &Names,
     now: msgkit::Timestamp,
 ) -> Incoming {
-    wire::read(Raw { key: None, ..raw(message, names) }, &Ingest::default(), now)
+    let (implied, headers) = (names.topic(message.topic()), wire::headers_of(message.headers()));
+    let raw = Raw { key: None, ..raw(message, &implied, &headers) };
+    wire::read(raw, &Ingest::default(), now)
 }
 
-/// Where a record lies, for people: `topic/partition/offset`.
-pub(crate) fn position(topic: &str, partition: i32, offset: i64) -> String {
-    format!("{topic}/{partition}/{offset}")
+fn raw<'a, M: rdkafka::Message>(message: &'a M, implied: &'a Topic, headers: &'a [Named<'a>]) -> Raw<'a> {
+    let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
+    let position = Position { topic, partition, offset };
+    Raw { implied, position, key: message.key(), value: message.payload(), headers }
 }

@@ -15,8 +15,9 @@ use rdkafka::{Offset, TopicPartitionList};
 use crate::client::{self, Listening};
 use crate::cluster::{ASK, Cluster, Kind};
 use crate::error::{self, invalid};
-use crate::look::{self, Look, Span, position};
+use crate::look::{self, Look, Span};
 use crate::transport::Kafka;
+use crate::wire::Position;
 
 /// What of a partition a group has not settled: the offset to go on with, and the end.
 type Rest = (String, i32, i64, i64);
@@ -122,10 +123,11 @@ impl Cluster {
         for span in spans {
             let mut look = Look::begin(self, std::slice::from_ref(&span))?;
             let key = (span.topic.clone(), span.partition);
+            let implied = self.names.topic(&span.topic);
             while let Some(message) = look.next()? {
                 let patterns: Vec<_> =
                     self.groups.of(group).into_iter().map(|(pattern, _)| pattern).collect();
-                let incoming = look::read(&message, &self.names, &Ingest::default(), self.clock.now());
+                let incoming = look::read(&message, &implied, &Ingest::default(), self.clock.now());
                 if !patterns.iter().any(|pattern| pattern.matches(incoming.topic())) {
                     continue;
                 }
@@ -152,7 +154,8 @@ impl Cluster {
         found.sort_by(|(a, _), (b, _)| a.cmp(b));
         let now = self.clock.now();
         let page = found.into_iter().take(limit).map(|(place, message)| {
-            Peeked::new(look::read(&message, &self.names, &Ingest::default(), now), place.to_string())
+            let implied = self.names.topic(message.topic());
+            Peeked::new(look::read(&message, &implied, &Ingest::default(), now), place.to_string())
         });
         Ok(page.collect())
     }
@@ -202,7 +205,8 @@ struct Place {
 
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}@{}", position(&self.topic, self.partition, self.offset), self.millis)
+        let Self { topic, partition, offset, millis } = self;
+        write!(f, "{}@{millis}", Position { topic, partition: *partition, offset: *offset })
     }
 }
 

@@ -4,6 +4,7 @@
 //!
 //! Read liberally: structured events, headers that are null, repeated or no text, and what is no event at all.
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
@@ -112,91 +113,151 @@ fn is_trace(name: &str) -> bool {
     matches!(name, "traceparent" | "tracestate")
 }
 
-/// A record as it came off the wire.
-#[derive(Debug)]
-pub(crate) struct Raw {
+/// A record as it came off the wire, which is read where it lies.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Raw<'a> {
     /// The topic that it is taken for where it names none.
-    pub(crate) implied: Topic,
-    /// `partition/offset`, behind the Kafka topic's name.
-    pub(crate) position: String,
-    pub(crate) key: Option<Bytes>,
-    pub(crate) value: Option<Bytes>,
-    pub(crate) headers: Vec<(String, Option<Bytes>)>,
+    pub(crate) implied: &'a Topic,
+    /// Where it lies, for people.
+    pub(crate) position: Position<'a>,
+    pub(crate) key: Option<&'a [u8]>,
+    pub(crate) value: Option<&'a [u8]>,
+    pub(crate) headers: &'a [Named<'a>],
+}
+
+/// A header: its name, and its value unless that is null.
+pub(crate) type Named<'a> = (&'a str, Option<&'a [u8]>);
+
+/// Where a record lies: `topic/partition/offset`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Position<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+}
+
+impl fmt::Display for Position<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.topic, self.partition, self.offset)
+    }
 }
 
 /// The headers of a record. A name that is no text makes the client panic, so that header's value is kept without it.
-pub(crate) fn headers_of<H: Headers>(headers: Option<&H>) -> Vec<(String, Option<Bytes>)> {
+pub(crate) fn headers_of<H: Headers>(headers: Option<&H>) -> Vec<Named<'_>> {
     let Some(headers) = headers else { return Vec::new() };
     let mut all = Vec::with_capacity(headers.count());
     for at in 0..headers.count() {
         match catch_unwind(AssertUnwindSafe(|| headers.try_get(at))) {
-            Ok(Some(header)) => all.push((header.key.to_owned(), header.value.map(Bytes::copy_from_slice))),
+            Ok(Some(header)) => all.push((header.key, header.value)),
             Ok(None) => break,
-            Err(_) => all.push((UNREADABLE.to_owned(), None)),
+            Err(_) => all.push((UNREADABLE, None)),
         }
     }
     all
 }
 
 /// A header or a key that is text.
-fn text(value: &Option<Bytes>) -> Option<&str> {
-    std::str::from_utf8(value.as_ref()?).ok()
+fn text(value: Option<&[u8]>) -> Option<&str> {
+    std::str::from_utf8(value?).ok()
 }
 
-/// Reads a record; what is no event is read by `ingest`, else malformed. Never panics, whatever came.
-pub(crate) fn read(raw: Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
-    let mut reader = Reader::new(&raw.implied);
-    let find =
-        |wanted: &str| raw.headers.iter().find(|(name, _)| name == wanted).and_then(|(_, value)| text(value));
-    let carried = find("ce_nativeheaders");
-    for (name, value) in &raw.headers {
-        match (name.strip_prefix(PREFIX).filter(|rest| !rest.is_empty()), text(value)) {
-            (Some(attribute), Some(text)) => reader.attribute(attribute, text),
-            // A null or unreadable attribute is kept among the foreign headers.
-            (Some(_), None) => reader.native(name.as_str(), native_value(value)),
+/// What a record says beside the attributes in its headers, and which of those stand for it.
+#[derive(Debug, Default)]
+struct Beside<'a> {
+    content_type: Option<&'a str>,
+    trace_parent: Option<&'a str>,
+    trace_state: Option<&'a str>,
+    names_content_type: bool,
+    names_key: bool,
+    names_trace_parent: bool,
+    names_trace_state: bool,
+    /// The exact list of the foreign headers is there.
+    carries_native: bool,
+    /// There are headers of other kinds.
+    foreign: bool,
+}
+
+impl<'a> Beside<'a> {
+    fn note_attribute(&mut self, name: &str) {
+        match name {
+            "datacontenttype" => self.names_content_type = true,
+            "partitionkey" => self.names_key = true,
+            "traceparent" => self.names_trace_parent = true,
+            "tracestate" => self.names_trace_state = true,
+            NATIVE => self.carries_native = true,
             _ => {}
         }
     }
-    let key = text(&raw.key).filter(|key| !key.is_empty());
-    let bytes_as_key = binary_key(&raw);
-    if reader.is_event() {
-        if find("ce_datacontenttype").is_none()
-            && let Some(content_type) = find(CONTENT_TYPE)
-        {
-            reader.attribute("datacontenttype", content_type);
-        }
-        if find("ce_partitionkey").is_none()
-            && let Some(key) = key
-        {
-            reader.attribute("partitionkey", key);
-        }
-        for (name, attribute) in [("traceparent", "ce_traceparent"), ("tracestate", "ce_tracestate")] {
-            // Of a producer that knows tracing and no CloudEvents extension for it.
-            if find(attribute).is_none()
-                && let Some(value) = find(name)
-            {
-                reader.attribute(name, value);
+
+    fn note_header(&mut self, name: &str, value: Option<&'a str>) {
+        let kept = match name {
+            CONTENT_TYPE => &mut self.content_type,
+            "traceparent" => &mut self.trace_parent,
+            "tracestate" => &mut self.trace_state,
+            _ => {
+                self.foreign = true;
+                return;
             }
+        };
+        *kept = kept.or(value);
+    }
+
+    /// What counts for an event that does not say it by an attribute. A producer may know tracing and no CloudEvents
+    /// extension for it.
+    fn attributes(&self, key: Option<&'a str>) -> impl Iterator<Item = (&'static str, &'a str)> {
+        let all = [
+            (self.names_content_type, "datacontenttype", self.content_type),
+            (self.names_key, "partitionkey", key),
+            (self.names_trace_parent, "traceparent", self.trace_parent),
+            (self.names_trace_state, "tracestate", self.trace_state),
+        ];
+        all.into_iter().filter_map(|(named, name, value)| Some((name, value.filter(|_| !named)?)))
+    }
+}
+
+/// Reads a record; what is no event is read by `ingest`, else malformed. Never panics, whatever came.
+pub(crate) fn read(raw: Raw<'_>, ingest: &Ingest, now: Timestamp) -> Incoming {
+    let mut reader = Reader::new(raw.implied);
+    let mut beside = Beside::default();
+    for &(name, value) in raw.headers {
+        match (name.strip_prefix(PREFIX).filter(|rest| !rest.is_empty()), text(value)) {
+            (Some(attribute), Some(text)) => {
+                beside.note_attribute(attribute);
+                reader.attribute(attribute, text);
+            }
+            // A null or unreadable attribute is kept among the foreign headers.
+            (Some(_), None) => reader.native(name, native_value(value)),
+            (None, text) => beside.note_header(name, text),
         }
-        if carried.is_none() {
-            for (name, value) in &raw.headers {
+    }
+    let key = text(raw.key).filter(|key| !key.is_empty());
+    let payload = raw.value.map(Bytes::copy_from_slice);
+    if reader.is_event() {
+        for (name, value) in beside.attributes(key) {
+            reader.attribute(name, value);
+        }
+        if beside.foreign && !beside.carries_native {
+            for &(name, value) in raw.headers {
                 if !name.starts_with(PREFIX) && name != CONTENT_TYPE && !is_trace(name) {
-                    reader.native(name.as_str(), native_value(value));
+                    reader.native(name, native_value(value));
                 }
             }
-            if let Some(key) = bytes_as_key {
-                reader.native(KEY, NativeValue::Bytes(key));
-            }
         }
-        return match reader.finish(raw.value.clone()) {
+        if !beside.carries_native
+            && let Some(key) = binary_key(&raw)
+        {
+            reader.native(KEY, NativeValue::Bytes(key));
+        }
+        return match reader.finish(payload) {
             Ok(envelope) => Incoming::Envelope(envelope),
-            Err(error) => malformed(raw, error.to_string()),
+            Err(error) => malformed(&raw, error.to_string()),
         };
     }
-    let structured = find(CONTENT_TYPE)
+    let structured = beside
+        .content_type
         .is_some_and(|text| text.to_ascii_lowercase().starts_with("application/cloudevents"));
     let error = if structured {
-        match structured::from_slice(raw.value.as_deref().unwrap_or_default(), &raw.implied) {
+        match structured::from_slice(raw.value.unwrap_or_default(), raw.implied) {
             Ok(mut envelope) => {
                 if envelope.key().is_none()
                     && let Some(key) = key
@@ -210,9 +271,8 @@ pub(crate) fn read(raw: Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
     } else {
         "the record has no CloudEvents attributes, and no ingest rule says what it is".to_owned()
     };
-    let native = foreign(&raw);
-    let position = Some(raw.position.as_str());
-    match ingest.envelope(SYSTEM, &raw.implied, position, raw.value.clone(), native, now) {
+    let position = raw.position.to_string();
+    match ingest.envelope(SYSTEM, raw.implied, Some(&position), payload, foreign(&raw), now) {
         Some(mut envelope) => {
             if envelope.key().is_none()
                 && let Some(key) = key
@@ -221,41 +281,40 @@ pub(crate) fn read(raw: Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
             }
             Incoming::Envelope(envelope)
         }
-        None => malformed(raw, error),
+        None => malformed(&raw, error),
     }
 }
 
-fn malformed(raw: Raw, error: String) -> Incoming {
-    let native = foreign(&raw);
-    let key = text(&raw.key).filter(|key| !key.is_empty()).map(Into::into);
-    let mut malformed = Malformed::new(raw.implied, raw.value, native, error);
-    malformed.key = key;
+fn malformed(raw: &Raw<'_>, error: String) -> Incoming {
+    let payload = raw.value.map(Bytes::copy_from_slice);
+    let mut malformed = Malformed::new(raw.implied.clone(), payload, foreign(raw), error);
+    malformed.key = text(raw.key).filter(|key| !key.is_empty()).map(Into::into);
     Incoming::Malformed(Box::new(malformed))
 }
 
 /// Every header of a record that is no event, as it came.
-fn foreign(raw: &Raw) -> NativeHeaders {
-    let carried = raw.headers.iter().find(|(name, _)| name == "ce_nativeheaders");
-    if let Some((_, Some(json))) = carried
-        && let Some(native) = std::str::from_utf8(json).ok().and_then(NativeHeaders::from_json)
+fn foreign(raw: &Raw<'_>) -> NativeHeaders {
+    let carried = raw.headers.iter().find(|(name, _)| *name == "ce_nativeheaders");
+    if let Some((_, json)) = carried
+        && let Some(native) = text(*json).and_then(NativeHeaders::from_json)
     {
         return native;
     }
-    let headers = raw.headers.iter().map(|(name, value)| (name.as_str(), native_value(value)));
+    let headers = raw.headers.iter().map(|(name, value)| (*name, native_value(*value)));
     headers.chain(binary_key(raw).map(|key| (KEY, NativeValue::Bytes(key)))).collect()
 }
 
 /// A key that is no text, and so none that an envelope can have. It is kept among the foreign headers.
-fn binary_key(raw: &Raw) -> Option<Bytes> {
-    raw.key.clone().filter(|key| std::str::from_utf8(key).is_err())
+fn binary_key(raw: &Raw<'_>) -> Option<Bytes> {
+    raw.key.filter(|key| std::str::from_utf8(key).is_err()).map(Bytes::copy_from_slice)
 }
 
-fn native_value(value: &Option<Bytes>) -> NativeValue {
+fn native_value(value: Option<&[u8]>) -> NativeValue {
     match value {
         None => NativeValue::Null,
         Some(bytes) => match std::str::from_utf8(bytes) {
             Ok(text) => NativeValue::Text(text.into()),
-            Err(_) => NativeValue::Bytes(bytes.clone()),
+            Err(_) => NativeValue::Bytes(Bytes::copy_from_slice(bytes)),
         },
     }
 }

@@ -1,11 +1,11 @@
 //! What a subscription has: shared by its thread, which fills it, the service, which receives from it, and deliveries,
 //! which settle from anywhere.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use msgkit::transport::{Group, Incoming, Settle, Token, TransportError};
+use msgkit::transport::{Group, Incoming, Position, Settle, Token, TransportError};
 use tokio::sync::{Notify, oneshot};
 
 use super::partition::{Commit, Counting, Partition};
@@ -34,7 +34,7 @@ pub(super) struct State {
     /// Each assignment of a partition, by the number that its tokens carry.
     pub(super) partitions: BTreeMap<u64, Partition>,
     /// What waits to be handed out, in the order of arrival.
-    waiting: BTreeMap<u64, Waiting>,
+    waiting: VecDeque<Waiting>,
     in_hand: usize,
     arrivals: u64,
     epochs: u64,
@@ -51,6 +51,8 @@ pub(super) struct State {
 
 #[derive(Debug)]
 struct Waiting {
+    /// Its place in the order of arrival.
+    sequence: u64,
     epoch: u64,
     offset: u64,
     message: Incoming,
@@ -62,7 +64,7 @@ pub(super) struct Handed {
     pub(super) token: Token,
     pub(super) message: Incoming,
     pub(super) count: u32,
-    pub(super) position: String,
+    pub(super) position: Position,
 }
 
 /// What there is to receive.
@@ -114,38 +116,34 @@ impl Member {
         if let Some(error) = state.error.take() {
             return Err(error);
         }
-        let mut sequences = Vec::new();
         let mut held_back: BTreeSet<u64> = BTreeSet::new();
-        if !state.stopped {
-            for (sequence, waiting) in &state.waiting {
-                if sequences.len() >= max {
-                    break;
-                }
-                let counted =
-                    state.partitions.get(&waiting.epoch).is_some_and(|p| waiting.offset < p.counted_to);
+        let mut left = Vec::new();
+        while !state.stopped
+            && into.len() < max
+            && let Some(waiting) = state.waiting.pop_front()
+        {
+            let Waiting { sequence, epoch, offset, .. } = waiting;
+            let partition = state.partitions.get_mut(&epoch);
+            match partition.filter(|partition| offset < partition.counted_to) {
                 // What comes behind it in its partition waits too.
-                if !counted || held_back.contains(&waiting.epoch) {
-                    held_back.insert(waiting.epoch);
-                } else {
-                    sequences.push(*sequence);
+                Some(partition) if !held_back.contains(&epoch) => {
+                    partition.in_hand.insert(offset, sequence);
+                    state.in_hand += 1;
+                    into.push(Handed {
+                        token: Token { id: offset, epoch },
+                        message: waiting.message,
+                        count: partition.count(offset),
+                        position: partition.position_of(offset),
+                    });
+                }
+                _ => {
+                    held_back.insert(epoch);
+                    left.push(waiting);
                 }
             }
         }
-        for sequence in sequences {
-            let Some(Waiting { epoch, offset, message }) = state.waiting.remove(&sequence) else { continue };
-            let Some(partition) = state.partitions.get_mut(&epoch) else { continue };
-            partition.in_hand.insert(offset, sequence);
-            state.in_hand += 1;
-            into.push(Handed {
-                token: Token { id: offset, epoch },
-                message,
-                count: partition.count(offset),
-                position: crate::look::position(
-                    &partition.topic,
-                    partition.number,
-                    i64::try_from(offset).unwrap_or(0),
-                ),
-            });
+        for waiting in left.into_iter().rev() {
+            state.waiting.push_front(waiting);
         }
         if !into.is_empty() {
             return Ok(Found::Messages);
@@ -284,7 +282,7 @@ impl Member {
                 state.demand.insert(epoch);
             }
             state.arrivals += 1;
-            state.waiting.insert(state.arrivals, Waiting { epoch, offset, message });
+            state.waiting.push_back(Waiting { sequence: state.arrivals, epoch, offset, message });
         }
         drop(guard);
         if any {
@@ -301,7 +299,7 @@ impl Member {
                 partition.leaving = true;
             }
         }
-        state.waiting.retain(|_, waiting| !epochs.contains(&waiting.epoch));
+        state.waiting.retain(|waiting| !epochs.contains(&waiting.epoch));
     }
 
     /// Whether nothing of these partitions is in hand.
@@ -324,7 +322,7 @@ impl Member {
                 behind |= partition.is_behind();
             }
         }
-        state.waiting.retain(|_, waiting| !epochs.contains(&waiting.epoch));
+        state.waiting.retain(|waiting| !epochs.contains(&waiting.epoch));
         behind
     }
 
@@ -340,7 +338,7 @@ impl Member {
         let demand =
             if counting == Counting::Ahead { std::mem::take(&mut state.demand) } else { BTreeSet::new() };
         let mut wanted: BTreeMap<u64, u64> = BTreeMap::new();
-        for waiting in state.waiting.values().filter(|waiting| demand.contains(&waiting.epoch)) {
+        for waiting in state.waiting.iter().filter(|waiting| demand.contains(&waiting.epoch)) {
             let highest = wanted.entry(waiting.epoch).or_default();
             *highest = (*highest).max(waiting.offset);
         }
@@ -410,13 +408,14 @@ impl Settle for Member {
         let state = &mut *guard;
         let mut late = 0;
         for token in tokens.drain(..) {
-            let partition = state.partitions.get_mut(&token.epoch);
-            let held = partition.filter(|partition| partition.in_hand.contains_key(&token.id));
-            let Some(partition) = held else {
+            let Some(partition) = state.partitions.get_mut(&token.epoch) else {
                 late += 1;
                 continue;
             };
-            partition.in_hand.remove(&token.id);
+            if partition.in_hand.remove(&token.id).is_none() {
+                late += 1;
+                continue;
+            }
             partition.settled(token.id);
             state.in_hand -= 1;
         }
@@ -439,7 +438,9 @@ impl Settle for Member {
         let Some(sequence) = partition.in_hand.remove(&token.id) else { return };
         state.in_hand -= 1;
         if !partition.leaving && !state.stopped {
-            state.waiting.insert(sequence, Waiting { epoch: token.epoch, offset: token.id, message });
+            let Token { id: offset, epoch } = token;
+            let at = state.waiting.partition_point(|waiting| waiting.sequence < sequence);
+            state.waiting.insert(at, Waiting { sequence, epoch, offset, message });
         }
         let ring = self.made_room(state);
         drop(guard);

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use msgkit::transport::Watermark;
+use msgkit::Text;
+use msgkit::transport::{Position, Watermark};
 
 use crate::starts::Starts;
 
@@ -17,6 +18,8 @@ const MOST_AHEAD: u64 = 16_384;
 pub(super) struct Partition {
     pub(super) topic: String,
     pub(super) number: i32,
+    /// `topic/number`, for people.
+    name: Text,
     watermark: Watermark,
     /// Where it was begun.
     begin: u64,
@@ -69,6 +72,7 @@ impl Partition {
         free: bool,
     ) -> Self {
         Self {
+            name: format!("{topic}/{number}").into(),
             topic,
             number,
             watermark: Watermark::new(),
@@ -96,6 +100,11 @@ impl Partition {
     /// Whether enough lies above an unsettled message.
     pub(super) fn is_full(&self) -> bool {
         self.watermark.open() >= MOST_OPEN
+    }
+
+    /// Where the message at `offset` lies, for people.
+    pub(super) fn position_of(&self, offset: u64) -> Position {
+        Position::Offset { log: self.name.clone(), offset }
     }
 
     /// How often the message at `offset` was started, this time included.

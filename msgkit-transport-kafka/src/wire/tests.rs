@@ -1,5 +1,7 @@
 //! What is written comes back; what others write is kept whole.
 
+use std::sync::LazyLock;
+
 use msgkit::envelope::ContentType;
 use msgkit::envelope::ingest::IngestRule;
 
@@ -18,20 +20,17 @@ fn envelope() -> Envelope {
     envelope
 }
 
-fn raw(headers: Vec<(String, Option<Bytes>)>, value: Option<Bytes>) -> Raw {
-    Raw {
-        implied: "orders.created".parse().unwrap(),
-        position: "orders.created/0/7".to_owned(),
-        key: Some(Bytes::from_static(b"k")),
-        value,
-        headers,
-    }
+static ORDERS: LazyLock<Topic> = LazyLock::new(|| "orders.created".parse().unwrap());
+
+fn raw<'a>(headers: &'a [Named<'a>], value: Option<&'a [u8]>) -> Raw<'a> {
+    let position = Position { topic: "orders.created", partition: 0, offset: 7 };
+    Raw { implied: &ORDERS, position, key: Some(b"k"), value, headers }
 }
 
 fn there_and_back(envelope: &Envelope, names_topic: bool, tombstones: bool) -> Incoming {
     let written = write(envelope, names_topic, tombstones);
     let headers = headers_of(written.headers.as_ref());
-    read(raw(headers, written.value), &Ingest::default(), Timestamp::now())
+    read(raw(&headers, written.value.as_deref()), &Ingest::default(), Timestamp::now())
 }
 
 fn names(headers: &OwnedHeaders) -> Vec<String> {
@@ -98,19 +97,14 @@ fn foreign_headers_of_any_kind_come_back() {
 
 #[test]
 fn what_is_no_event_keeps_everything() {
-    let headers = vec![
-        ("ce_id".to_owned(), None),
-        ("x".to_owned(), Some(Bytes::from_static(b"\xff"))),
-        ("x".to_owned(), None),
-        (UNREADABLE.to_owned(), None),
-    ];
-    let value = Some(Bytes::from_static(b"\x00raw"));
+    let headers = [("ce_id", None), ("x", Some(&b"\xff"[..])), ("x", None), (UNREADABLE, None)];
+    let value = &b"\x00raw"[..];
     let Incoming::Malformed(malformed) =
-        read(raw(headers, value.clone()), &Ingest::default(), Timestamp::now())
+        read(raw(&headers, Some(value)), &Ingest::default(), Timestamp::now())
     else {
         panic!("it is no event");
     };
-    assert_eq!(malformed.payload, value);
+    assert_eq!(malformed.payload.as_deref(), Some(value));
     assert_eq!(malformed.key.as_deref(), Some("k"));
     let expected: NativeHeaders = [
         ("ce_id", NativeValue::Null),
@@ -126,7 +120,7 @@ fn what_is_no_event_keeps_everything() {
 #[test]
 fn an_ingest_rule_makes_an_envelope_with_the_records_key_and_one_id() {
     let ingest = Ingest(vec![IngestRule::new("orders.*".parse().unwrap(), "legacy.order")]);
-    let read = || read(raw(Vec::new(), Some(Bytes::from_static(b"{}"))), &ingest, Timestamp::now());
+    let read = || read(raw(&[], Some(b"{}")), &ingest, Timestamp::now());
     let (first, second) = (read(), read());
     let (first, second) = (first.envelope().unwrap(), second.envelope().unwrap());
     assert_eq!((first.kind(), first.key()), ("legacy.order", Some("k")));
@@ -136,23 +130,23 @@ fn an_ingest_rule_makes_an_envelope_with_the_records_key_and_one_id() {
 #[test]
 fn structured_events_and_plain_tracing_headers_are_read() {
     let event = br#"{"specversion":"1.0","id":"1","source":"s","type":"t","data":{"a":1}}"#;
-    let headers = vec![(CONTENT_TYPE.to_owned(), Some(Bytes::from_static(b"application/cloudevents+json")))];
-    let incoming = read(raw(headers, Some(Bytes::from_static(event))), &Ingest::default(), Timestamp::now());
+    let headers = [(CONTENT_TYPE, Some(&b"application/cloudevents+json"[..]))];
+    let incoming = read(raw(&headers, Some(event)), &Ingest::default(), Timestamp::now());
     let envelope = incoming.envelope().unwrap();
     assert_eq!(
         (envelope.kind(), envelope.key(), envelope.topic().as_str()),
         ("t", Some("k"), "orders.created")
     );
-    let text = |name: &str, value: &str| (name.to_owned(), Some(Bytes::from(value.to_owned())));
     let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    let headers = vec![
-        text("ce_specversion", "1.0"),
-        text("ce_id", "1"),
-        text("ce_source", "s"),
-        text("ce_type", "t"),
-        text("traceparent", parent),
+    let headers = [
+        ("ce_specversion", "1.0"),
+        ("ce_id", "1"),
+        ("ce_source", "s"),
+        ("ce_type", "t"),
+        ("traceparent", parent),
     ];
-    let incoming = read(raw(headers, None), &Ingest::default(), Timestamp::now());
+    let headers = headers.map(|(name, value)| (name, Some(value.as_bytes())));
+    let incoming = read(raw(&headers, None), &Ingest::default(), Timestamp::now());
     let envelope = incoming.envelope().unwrap();
     assert_eq!(envelope.trace().parent.to_string(), parent);
     assert!(envelope.is_null());
@@ -160,16 +154,17 @@ fn structured_events_and_plain_tracing_headers_are_read() {
 
 #[test]
 fn a_key_that_is_no_text_is_kept_among_the_foreign_headers() {
-    let key = Bytes::from_static(b"\xff\x00k");
+    let key = &b"\xff\x00k"[..];
     let written = write(&envelope(), false, true);
-    let event = Raw { key: Some(key.clone()), ..raw(headers_of(written.headers.as_ref()), written.value) };
-    let plain = Raw { key: Some(key.clone()), ..raw(Vec::new(), Some(Bytes::from_static(b"x"))) };
+    let headers = headers_of(written.headers.as_ref());
+    let event = Raw { key: Some(key), ..raw(&headers, written.value.as_deref()) };
+    let plain = Raw { key: Some(key), ..raw(&[], Some(b"x")) };
     for raw in [event, plain] {
         let native = match read(raw, &Ingest::default(), Timestamp::now()) {
             Incoming::Envelope(envelope) => envelope.native().clone(),
             Incoming::Malformed(malformed) => malformed.native.clone(),
         };
         let kept: Vec<_> = native.iter().collect();
-        assert_eq!(kept, [("kafka:key", &NativeValue::Bytes(key.clone()))]);
+        assert_eq!(kept, [("kafka:key", &NativeValue::Bytes(Bytes::from_static(key)))]);
     }
 }

@@ -112,7 +112,14 @@ pub struct Delivery {
 pub enum Position {
     /// A number in one order.
     Number(u64),
-    /// Anything else, as the broker writes it (`partition/offset`).
+    /// A number in one of several orders; `log/offset` in words.
+    Offset {
+        /// Which order: `topic/partition`, the name of a shard.
+        log: Text,
+        /// The place in it.
+        offset: u64,
+    },
+    /// Anything else, as the broker writes it.
     Text(Text),
 }
 
@@ -138,6 +145,7 @@ impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Number(number) => write!(f, "{number}"),
+            Self::Offset { log, offset } => write!(f, "{log}/{offset}"),
             Self::Text(text) => f.pad(text),
         }
     }
@@ -155,7 +163,7 @@ impl Delivery {
         self
     }
 
-    /// The same, told where the broker has it (`partition/offset`).
+    /// The same, told where the broker has it.
     pub fn with_position(mut self, position: impl Into<Position>) -> Self {
         self.position = Some(position.into());
         self

@@ -80,7 +80,8 @@ impl Driver {
         let free = matches!(self.source, Source::Alone);
         for (topic, number, begin, before, queue) in held {
             let epoch = self.member.assigned(&topic, number, begin, before, free);
-            self.held.insert((topic, number), Held { epoch, queue });
+            let implied = self.cluster.names.topic(&topic);
+            self.held.insert((topic, number), Held { epoch, implied, queue });
         }
         Ok(())
     }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Driver, Source};
+use msgkit::Timestamp;
+
+use super::{Driver, Held, Source};
 use crate::look;
 use crate::subscriber::member::Arrived;
 
@@ -17,6 +19,8 @@ impl Driver {
             return 0;
         }
         let full = self.member.full();
+        // One look at the clock for all that come now.
+        let now = self.cluster.clock.now();
         let mut arrived = Vec::new();
         let mut more = true;
         while more && room > 0 {
@@ -25,7 +29,7 @@ impl Driver {
                 for _ in 0..TURN.min(room) {
                     match held.queue.poll(Duration::ZERO) {
                         Some(Ok(message)) => {
-                            let one = self.arrived(held.epoch, &message);
+                            let one = self.arrived(held, &message, now);
                             room -= usize::from(one.message.is_some());
                             arrived.push(one);
                             more = true;
@@ -44,15 +48,14 @@ impl Driver {
         count
     }
 
-    pub(super) fn arrived<M: rdkafka::Message>(&self, epoch: u64, message: &M) -> Arrived {
-        let (ingest, now) = (&self.subscription.ingest, self.cluster.clock.now());
-        let incoming = look::read(message, &self.cluster.names, ingest, now);
+    pub(super) fn arrived<M: rdkafka::Message>(&self, held: &Held, message: &M, now: Timestamp) -> Arrived {
+        let incoming = look::read(message, &held.implied, &self.subscription.ingest, now);
         let ours = match self.source {
             Source::Step(_) => true,
             _ => self.subscription.matches(incoming.topic()),
         };
         Arrived {
-            epoch,
+            epoch: held.epoch,
             offset: u64::try_from(message.offset()).unwrap_or(0),
             message: ours.then_some(incoming),
         }

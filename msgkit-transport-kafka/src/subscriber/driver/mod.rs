@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use msgkit::Topic;
 use msgkit::transport::{Subscription, TransportError, TransportErrorKind};
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -80,6 +81,8 @@ pub(super) struct Driver {
 
 struct Held {
     epoch: u64,
+    /// The topic of a message that names none.
+    implied: Topic,
     queue: PartitionQueue<Context>,
 }
 
@@ -195,7 +198,7 @@ impl Driver {
                     // Of a partition whose queue was not apart yet; there is room for the few that this can be.
                     let key = (message.topic().to_owned(), message.partition());
                     if let Some(held) = self.held.get(&key) {
-                        let arrived = self.arrived(held.epoch, &message);
+                        let arrived = self.arrived(held, &message, self.cluster.clock.now());
                         self.member.arrived(std::iter::once(arrived));
                     }
                 }

@@ -108,7 +108,8 @@ impl Driver {
         }
         for (topic, number, begin, queue) in held {
             let epoch = self.member.assigned(&topic, number, begin, Starts::default(), true);
-            self.held.insert((topic, number), Held { epoch, queue });
+            let implied = self.cluster.names.topic(&topic);
+            self.held.insert((topic, number), Held { epoch, implied, queue });
         }
         self.ready_by = Instant::now();
         Ok(())

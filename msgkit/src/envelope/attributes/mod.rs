@@ -3,6 +3,7 @@
 //! A transport that has headers writes each pair of [`visit`] under its own prefix (`ce-`, `ce_`, none) and feeds what
 //! it receives, prefix stripped, to a [`Reader`]. The structured form is built from the same two.
 
+mod kept;
 mod reader;
 
 use std::fmt::Write as _;

@@ -7,6 +7,7 @@ use super::super::{
     ContentType, DeadLetter, DeadLetterKind, Envelope, HeaderName, Headers, Inner, MAX_VALUE, MessageId,
     NativeHeaders, NativeValue, Payload, Rare, Retry, Timestamp, random_span_id, random_trace_id,
 };
+use super::kept::kept;
 use super::{SPEC_VERSION, is_attribute};
 use crate::error::{Error, ErrorKind};
 use crate::text::Text;
@@ -141,6 +142,7 @@ impl Reader {
     /// Tells whether the attribute found its place; what did not is kept as a foreign header by the caller.
     fn known(&mut self, name: &str, value: &str) -> bool {
         let text = || (!value.is_empty() && value.len() <= MAX_VALUE).then(|| Text::from(value));
+        let shared = || (!value.is_empty() && value.len() <= MAX_VALUE).then(|| kept(value));
         let number = || value.parse::<i32>().ok().and_then(|number| u32::try_from(number).ok());
         let time = || value.parse::<Timestamp>().ok();
         match name {
@@ -150,8 +152,8 @@ impl Reader {
             }
             "specversion" => put!(self.spec_version, text()),
             "id" => put!(self.id, MessageId::parse(value).ok()),
-            "source" => put!(self.source, text()),
-            "type" => put!(self.kind, text()),
+            "source" => put!(self.source, shared()),
+            "type" => put!(self.kind, shared()),
             // Mostly that from which the message came.
             "topic" if value == self.destination.as_str() => {
                 self.topic.get_or_insert(self.destination.clone());

@@ -224,3 +224,25 @@ async fn a_message_that_kills_the_process_ends_as_a_crash_and_the_innocent_go_on
     assert_eq!(letters[0].dead_letter().unwrap().kind, DeadLetterKind::Crash);
     running.drain().await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn dead_letters_are_kept_where_the_configuration_says() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let archive = Memory::with(MemoryConfig::default(), clock);
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("memory", memory.clone())
+        .transport("archive", archive.clone())
+        .route(">".parse().unwrap(), "memory")
+        .dead_letters("memory", "archive")
+        .on("g", |_: Placed, _| async { Err::<(), _>(HandlerError::permanent("no such customer")) })
+        .start()
+        .await
+        .unwrap();
+    running.publisher().publish(&placed(1)).await.unwrap();
+    until("idle", || memory.is_idle()).await;
+    assert_eq!(letters(&memory, "g").await, []);
+    let [letter] = &letters(&archive, "g").await[..] else { panic!("one letter") };
+    assert_eq!(letter.dead_letter().unwrap().error.as_str(), "no such customer");
+    running.drain().await.unwrap();
+}

@@ -268,3 +268,74 @@ async fn a_batch_waits_until_it_is_full_or_its_time_is_over() {
     }
     running.drain().await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn nothing_waits_behind_a_slow_message_while_another_lane_is_free() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let handled: Arc<Mutex<Vec<u32>>> = Arc::default();
+    let log = handled.clone();
+    let spec = HandlerSpec::new("g", "g")
+        .unwrap()
+        .with(closure(move |order: Placed, _| {
+            let log = log.clone();
+            async move {
+                match order.id {
+                    0..4 => tokio::time::sleep(Duration::from_millis(1)).await,
+                    4 => tokio::time::sleep(Duration::from_secs(10)).await,
+                    _ => {}
+                }
+                log.lock().unwrap().push(order.id);
+                Ok(())
+            }
+        }))
+        .order(Order::None)
+        .concurrency(2);
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("memory", memory.clone())
+        .spec(spec)
+        .start()
+        .await
+        .unwrap();
+    // Lanes that had to wait take no more than one message at once.
+    let all: Vec<Placed> = (0..20).map(placed).collect();
+    running.publisher().publish_all(&all[..4]).await.unwrap();
+    until("the first four", || handled.lock().unwrap().len() == 4).await;
+    running.publisher().publish_all(&all[4..]).await.unwrap();
+    until("all but the slow one", || handled.lock().unwrap().len() >= 19).await;
+    assert!(!handled.lock().unwrap().contains(&4), "{:?}", handled.lock().unwrap());
+    running.drain().await.unwrap();
+    assert_eq!(handled.lock().unwrap().last(), Some(&4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_of_one_transport() {
+    struct Ids(Mutex<Vec<Vec<u32>>>);
+    impl HandleBatch<Placed> for Ids {
+        async fn handle_batch(&self, batch: Vec<Batch<Placed>>) -> Result<BatchOutcome, HandlerError> {
+            self.0.lock().unwrap().push(batch.iter().map(|item| item.message.id).collect());
+            Ok(BatchOutcome::all(batch.len()))
+        }
+    }
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let other = Memory::with(MemoryConfig::default(), clock);
+    let handler = Arc::new(Ids(Mutex::default()));
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("memory", memory.clone())
+        .transport("other", other.clone())
+        .route("orders.b".parse().unwrap(), "other")
+        .route(">".parse().unwrap(), "memory")
+        .spec(HandlerSpec::new("g", "g").unwrap().with(batch(&handler, 8, Duration::from_secs(10))))
+        .start()
+        .await
+        .unwrap();
+    let order = |id: u32, customer: &str| Placed { id, customer: customer.to_owned() };
+    running.publisher().publish_all(&[order(1, "a"), order(2, "a")]).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    running.publisher().publish_all(&[order(3, "b"), order(4, "b")]).await.unwrap();
+    until("all four", || handler.0.lock().unwrap().iter().flatten().count() == 4).await;
+    assert_eq!(*handler.0.lock().unwrap(), [[1, 2], [3, 4]]);
+    until("idle", || memory.is_idle() && other.is_idle()).await;
+    running.drain().await.unwrap();
+}
