@@ -339,3 +339,30 @@ async fn a_batch_is_of_one_transport() {
     until("idle", || memory.is_idle() && other.is_idle()).await;
     running.drain().await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_finishes_what_is_being_handled_and_begins_nothing_more() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let begun = Arc::new(AtomicU32::new(0));
+    let count = begun.clone();
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("memory", memory.clone())
+        .on("g", move |_: Placed, _| {
+            count.fetch_add(1, Ordering::SeqCst);
+            async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Ok(())
+            }
+        })
+        .start()
+        .await
+        .unwrap();
+    // The lane takes all of them at once.
+    running.publisher().publish_all(&(0..10).map(placed).collect::<Vec<_>>()).await.unwrap();
+    until("the first", || begun.load(Ordering::SeqCst) == 1).await;
+    running.drain().await.unwrap();
+    assert_eq!(begun.load(Ordering::SeqCst), 1);
+    let [left] = &memory.groups().await.unwrap()[..] else { panic!("one group") };
+    assert_eq!((left.waiting, left.in_hand), (9, Some(0)), "{left:?}");
+}

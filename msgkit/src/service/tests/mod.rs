@@ -4,6 +4,7 @@ mod check;
 mod edge;
 mod failure;
 mod flow;
+mod observed;
 mod outage;
 
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,0 +1,68 @@
+//! What observers are told.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::telemetry::Event;
+
+#[tokio::test(start_paused = true)]
+async fn observers_are_told_every_step_of_every_message() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let told: Arc<Mutex<BTreeMap<u32, Vec<&'static str>>>> = Arc::default();
+    let (notes, tries) = (told.clone(), Arc::new(AtomicU32::new(0)));
+    let spec = HandlerSpec::new("g", "g")
+        .unwrap()
+        .with(closure(move |order: Placed, _| {
+            let tries = tries.clone();
+            async move {
+                match order.id {
+                    2 if tries.fetch_add(1, Ordering::SeqCst) < 2 => Err("not yet".into()),
+                    3 => Err(HandlerError::permanent("never")),
+                    4 => Err(HandlerError::discard("of no use")),
+                    5 => {
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                        Ok(())
+                    }
+                    _ => Ok(()),
+                }
+            }
+        }))
+        .overrides(|policy| {
+            policy.immediate = Some(1);
+            policy.delayed = Some(Some(Delayed::new(Duration::from_secs(1), 1)));
+        });
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("memory", memory.clone())
+        .spec(spec)
+        .observe(move |event: &Event<'_>| {
+            // By the order's id; bytes that are none have none.
+            let order =
+                event.envelope.and_then(|envelope| serde_json::from_slice::<Placed>(envelope.payload()).ok());
+            let whose = order.map_or(0, |order| order.id);
+            notes.lock().unwrap().entry(whose).or_default().push(event.kind.name());
+        })
+        .start()
+        .await
+        .unwrap();
+    running.publisher().publish_all(&(1..=4).map(placed).collect::<Vec<_>>()).await.unwrap();
+    memory.publish_foreign(&"orders.x".parse().unwrap(), &b"\xff"[..], &NativeHeaders::new());
+    until("the retry", || told.lock().unwrap().get(&2).is_some_and(|of| of.contains(&"succeeded"))).await;
+    until("idle", || memory.is_idle()).await;
+    running.publisher().publish_all(&[placed(5), placed(6)]).await.unwrap();
+    until("the slow one", || told.lock().unwrap().get(&5).is_some_and(|of| of.len() == 3)).await;
+    running.drain().await.unwrap();
+
+    let told = told.lock().unwrap();
+    let of = |id: u32| told[&id].join(" ");
+    assert_eq!(of(1), "published received started succeeded settled");
+    assert_eq!(
+        of(2),
+        "published received started failed started failed retry_scheduled settled received started succeeded settled"
+    );
+    assert_eq!(of(3), "published received started failed dead_lettered settled");
+    assert_eq!(of(4), "published received started failed discarded settled");
+    assert_eq!(of(5), "published received started succeeded settled", "a drain waits for it");
+    assert_eq!(of(6), "published given_back");
+    assert_eq!(of(0), "malformed dead_lettered settled");
+}
