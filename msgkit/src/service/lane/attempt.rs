@@ -170,8 +170,10 @@ impl Lane {
     pub(super) async fn failed(&mut self, work: &mut Work, failure: Failure, took: Duration) -> Decision {
         let shared = self.shared.clone();
         let policy = &shared.plan.policy;
-        let error = failure.error.to_string();
+        // Mostly nobody wants to read it.
+        let error = || failure.error.to_string();
         if shared.observers.any() {
+            let error = error();
             self.tell(
                 Some(&work.envelope),
                 EventKind::Failed { attempt: work.attempts, error: &error, took },
@@ -188,7 +190,7 @@ impl Lane {
         let retry_after = match failure.error.disposition() {
             Disposition::Permanent => {
                 let kind = if kind == DeadLetterKind::Handler { DeadLetterKind::Rejected } else { kind };
-                return Decision::Do(Action::Bury { kind, error });
+                return Decision::Do(Action::Bury { kind, error: error() });
             }
             Disposition::Discard(reason) => return Decision::Do(Action::Discard(reason.clone())),
             Disposition::Retry => None,
@@ -196,7 +198,8 @@ impl Lane {
         };
         tracing::warn!(
             handler = %shared.plan.identity.handler, message_id = %work.envelope.id(),
-            trace_id = %work.envelope.trace().parent.trace_id(), attempt = work.attempts, error, "the attempt failed"
+            trace_id = %work.envelope.trace().parent.trace_id(), attempt = work.attempts, error = %failure.error,
+            "the attempt failed"
         );
         let now = shared.parts.clock.now();
         let first = *work.first_failure.get_or_insert(now);
@@ -219,7 +222,7 @@ impl Lane {
         }
         // Tries that did not count may have come in between: the cap holds all the same.
         if !outage && work.attempts >= policy.max_attempts() {
-            return Decision::Do(Action::Bury { kind, error });
+            return Decision::Do(Action::Bury { kind, error: error() });
         }
         if retry_after.is_none() && work.in_place < policy.immediate && !outage {
             work.in_place += 1;
@@ -234,14 +237,14 @@ impl Lane {
                 Some(after) => Decision::Park(after),
                 // An outage is not the message's fault, and must not condemn it.
                 None if outage => Decision::Park(OUTAGE_PAUSE),
-                None => Decision::Do(Action::Bury { kind, error }),
+                None => Decision::Do(Action::Bury { kind, error: error() }),
             };
         };
         if !outage {
             work.round += 1;
         }
         if work.round > delayed.rounds {
-            return Decision::Do(Action::Bury { kind, error });
+            return Decision::Do(Action::Bury { kind, error: error() });
         }
         let delay = delayed.delay(work.round.max(1));
         let delay = retry_after.unwrap_or(delay).saturating_add(delayed.jitter_of(delay));
