@@ -18,7 +18,7 @@ use crate::error;
 use crate::publisher::Place;
 use crate::topology::{delay_millis, short};
 use crate::transport::Amqp;
-use crate::wire::{LETTER, Raw, read};
+use crate::wire::{LETTER, Raw, Topics, read};
 
 /// How long to wait for a message that the broker has said to be there.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -103,7 +103,14 @@ impl Broker {
         // What others have put there has no name; its place in the order must do.
         let position = raw.text(LETTER).unwrap_or_else(|| format!("at-{at}"));
         let print = raw.print();
-        ((position, delivery.delivery_tag, read(raw, &Ingest::default(), self.clock.now())), print)
+        (
+            (
+                position,
+                delivery.delivery_tag,
+                read(raw, &mut Topics::default(), &Ingest::default(), self.clock.now()),
+            ),
+            print,
+        )
     }
 
     /// Takes the dead letter at `position` into the hand.

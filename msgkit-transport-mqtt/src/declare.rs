@@ -134,7 +134,7 @@ impl Mqtt {
                     }
                     Ok(Event::Subscribed(None)) => {
                         let place = self.names().slot(group, lane, slot);
-                        client.publish(&Parcel::own(place, Mark::vacant(filters).write(), true));
+                        client.publish(Parcel::own(place, Mark::vacant(filters).write(), true));
                     }
                     Ok(Event::Subscribed(Some((at, why)))) => {
                         let filter = filters.get(at).map_or("", String::as_str);

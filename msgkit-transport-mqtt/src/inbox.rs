@@ -15,8 +15,8 @@
 //! it all again, so it is forgotten here, and settlements that come later are counted and dropped. If the session is lost,
 //! nothing comes again, so it is kept: what is here is all that is left of it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use msgkit::transport::{Delivery, Incoming, Settle, Token, TransportError};
@@ -40,6 +40,8 @@ pub(crate) struct Counters {
 pub(crate) struct Inbox {
     state: Mutex<State>,
     pub(crate) arrived: Notify,
+    /// Whether something came that the receiver was not told of.
+    untold: AtomicBool,
     prefetch: usize,
     /// The filter of a question that every broker answers in its order.
     nowhere: String,
@@ -49,9 +51,9 @@ pub(crate) struct Inbox {
 #[derive(Debug, Default)]
 struct State {
     next: u64,
-    entries: BTreeMap<u64, Entry>,
-    /// The entries that can be handed out, by link.
-    ready: BTreeMap<u64, BTreeSet<u64>>,
+    entries: Entries,
+    /// The entries that can be handed out, by link, ascending.
+    ready: BTreeMap<u64, VecDeque<u64>>,
     in_hand: usize,
     /// Whether something is ready that must wait for acknowledgements.
     held_back: bool,
@@ -59,6 +61,44 @@ struct State {
     failure: Option<Failure>,
     stopped: bool,
     closed: bool,
+}
+
+/// What is held, in the order in which it came.
+#[derive(Debug, Default)]
+struct Entries(VecDeque<(u64, Entry)>);
+
+impl Entries {
+    /// The last one of all.
+    fn push(&mut self, at: u64, entry: Entry) {
+        self.0.push_back((at, entry));
+    }
+
+    fn get(&self, at: u64) -> Option<&Entry> {
+        find(&self.0, at, |(at, _)| *at).map(|place| &self.0[place].1)
+    }
+
+    fn get_mut(&mut self, at: u64) -> Option<&mut Entry> {
+        find(&self.0, at, |(at, _)| *at).map(|place| &mut self.0[place].1)
+    }
+
+    /// Mostly one of the first, so that little has to move.
+    fn remove(&mut self, at: u64) -> Option<Entry> {
+        let place = find(&self.0, at, |(at, _)| *at)?;
+        self.0.remove(place).map(|(_, entry)| entry)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &(u64, Entry)> {
+        self.0.iter()
+    }
+}
+
+/// Where `at` is among what ascends, mostly without a gap.
+fn find<T>(all: &VecDeque<T>, at: u64, known_by: impl Fn(&T) -> u64) -> Option<usize> {
+    let guess = usize::try_from(at.checked_sub(known_by(all.front()?))?).ok()?;
+    match all.get(guess) {
+        Some(one) if known_by(one) == at => Some(guess),
+        _ => all.binary_search_by_key(&at, known_by).ok(),
+    }
 }
 
 #[derive(Debug)]
@@ -146,41 +186,54 @@ impl LinkState {
 
 impl State {
     fn make_ready(&mut self, link: u64, at: u64) {
-        self.ready.entry(link).or_default().insert(at);
+        let ready = self.ready.entry(link).or_default();
+        // What comes is the last of all; what is given back has its old place.
+        let place = if ready.back().is_none_or(|last| *last < at) {
+            ready.len()
+        } else {
+            ready.partition_point(|other| *other < at)
+        };
+        if ready.get(place) != Some(&at) {
+            ready.insert(place, at);
+        }
     }
 
     fn not_ready(&mut self, link: u64, at: u64) {
-        if let Some(ready) = self.ready.get_mut(&link) {
-            ready.remove(&at);
-            if ready.is_empty() {
-                self.ready.remove(&link);
-            }
+        if let Some(ready) = self.ready.get_mut(&link)
+            && let Ok(place) = ready.binary_search(&at)
+        {
+            ready.remove(place);
         }
     }
 
     /// Takes the oldest message that may be handed out.
     fn pop_ready(&mut self, prefetch: usize, nowhere: &str) -> Option<u64> {
-        let oldest = self.ready.iter().filter_map(|(link, ready)| Some((*ready.first()?, *link)));
+        let oldest = self.ready.iter().filter_map(|(link, ready)| Some((*ready.front()?, *link)));
         let may = |(at, link): &(u64, u64)| {
             self.links.get(link).is_none_or(|known| known.may_hand_out(*at, prefetch))
         };
         let Some((at, link)) = oldest.filter(may).min() else {
-            self.held_back = !self.ready.is_empty();
-            for link in self.ready.keys() {
+            self.held_back = false;
+            for (link, _) in self.ready.iter().filter(|(_, ready)| !ready.is_empty()) {
+                self.held_back = true;
                 if let Some(known) = self.links.get_mut(link) {
                     known.ask_for_word(1, nowhere);
                 }
             }
             return None;
         };
-        self.not_ready(link, at);
+        if let Some(ready) = self.ready.get_mut(&link) {
+            ready.pop_front();
+        }
         Some(at)
     }
 
     /// The broker need not bring it again; `true` where it was in hand.
     fn remove(&mut self, at: u64) -> bool {
-        let Some(entry) = self.entries.remove(&at) else { return false };
-        self.not_ready(entry.link, at);
+        let Some(entry) = self.entries.remove(at) else { return false };
+        if entry.message.is_some() {
+            self.not_ready(entry.link, at);
+        }
         entry.message.is_none()
     }
 }
@@ -194,7 +247,14 @@ pub(crate) enum Found {
 
 impl Inbox {
     pub(crate) fn new(prefetch: usize, nowhere: String, counters: Arc<Counters>) -> Self {
-        Self { state: Mutex::default(), arrived: Notify::new(), prefetch: prefetch.max(1), nowhere, counters }
+        Self {
+            state: Mutex::default(),
+            arrived: Notify::new(),
+            untold: AtomicBool::new(false),
+            prefetch: prefetch.max(1),
+            nowhere,
+            counters,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -222,7 +282,7 @@ impl Inbox {
                 if state.remove(at) {
                     state.in_hand -= 1;
                 }
-            } else if let Some(entry) = state.entries.get_mut(&at) {
+            } else if let Some(entry) = state.entries.get_mut(at) {
                 entry.owed = false;
                 if entry.message.is_some() {
                     state.make_ready(link, at);
@@ -245,7 +305,7 @@ impl Inbox {
         }
         let State { entries, ready, .. } = &mut *state;
         if let Some(ready) = ready.get_mut(&link) {
-            ready.retain(|at| entries.get(at).is_none_or(|entry| !entry.owed));
+            ready.retain(|at| entries.get(*at).is_none_or(|entry| !entry.owed));
         }
     }
 
@@ -265,18 +325,20 @@ impl Inbox {
                 state.in_hand -= 1;
             }
         }
+        state.ready.retain(|_, ready| !ready.is_empty());
         drop(state);
         self.arrived.notify_one();
     }
 
-    /// For a link: a message came under `number`; 0 = nothing is to be acknowledged.
+    /// For a link: a message came under `number`; 0 = nothing is to be acknowledged. The receiver hears of it with
+    /// [`Inbox::tell`].
     pub(crate) fn put(&self, link: u64, number: u16, message: Incoming) {
         let mut state = self.lock();
         if state.stopped || state.closed {
             // It stays with the broker.
             return;
         }
-        if number == 0 && state.entries.len() >= self.prefetch.saturating_mul(8).max(1024) {
+        if number == 0 && state.entries.0.len() >= self.prefetch.saturating_mul(8).max(1024) {
             drop(state);
             if self.counters.overflowed.fetch_add(1, Ordering::Relaxed) == 0 {
                 tracing::warn!(
@@ -293,10 +355,16 @@ impl Inbox {
             known.ask_for_word(self.prefetch / 2, &self.nowhere);
         }
         let epoch = known.epoch;
-        state.entries.insert(at, Entry { link, epoch, message: Some(message), owed: number != 0 });
+        state.entries.push(at, Entry { link, epoch, message: Some(message), owed: number != 0 });
         state.make_ready(link, at);
-        drop(state);
-        self.arrived.notify_one();
+        self.untold.store(true, Ordering::Release);
+    }
+
+    /// For a link: the receiver is told of what has come.
+    pub(crate) fn tell(&self) {
+        if self.untold.swap(false, Ordering::AcqRel) {
+            self.arrived.notify_one();
+        }
     }
 
     /// For a link: a message came that is nobody's business here; the broker can forget it.
@@ -347,12 +415,12 @@ impl Inbox {
     pub(crate) fn is_drained(&self, link: u64) -> bool {
         let state = self.lock();
         state.links.get(&link).is_none_or(|known| known.unacknowledged.is_empty())
-            && !state.entries.values().any(|entry| entry.link == link)
+            && !state.entries.iter().any(|(_, entry)| entry.link == link)
     }
 
     /// For a link: whether everything is settled that it brought and that was taken.
     pub(crate) fn has_nothing_of(&self, link: u64) -> bool {
-        !self.lock().entries.values().any(|entry| entry.link == link)
+        !self.lock().entries.iter().any(|(_, entry)| entry.link == link)
     }
 
     /// Whether nothing is taken any more: what comes stays with the broker.
@@ -382,7 +450,7 @@ impl Inbox {
         let mut taken = 0;
         while taken < max && state.in_hand < self.prefetch {
             let Some(at) = state.pop_ready(self.prefetch, &self.nowhere) else { break };
-            let Some(entry) = state.entries.get_mut(&at) else { continue };
+            let Some(entry) = state.entries.get_mut(at) else { continue };
             let Some(message) = entry.message.take() else { continue };
             state.in_hand += 1;
             taken += 1;
@@ -446,7 +514,7 @@ impl Settle for Inbox {
         let state = &mut *guard;
         let blocked = state.in_hand >= self.prefetch || std::mem::take(&mut state.held_back);
         for token in tokens.drain(..) {
-            let Some(entry) = state.entries.get(&token.id) else {
+            let Some(entry) = state.entries.get(token.id) else {
                 self.counters.late.fetch_add(1, Ordering::Relaxed);
                 continue;
             };
@@ -456,7 +524,7 @@ impl Settle for Inbox {
             }
             if owed
                 && let Some(known) = state.links.get_mut(&link)
-                && let Ok(place) = known.unacknowledged.binary_search_by_key(&token.id, |(at, _, _)| *at)
+                && let Some(place) = find(&known.unacknowledged, token.id, |(at, _, _)| *at)
             {
                 known.unacknowledged[place].2 = true;
                 known.acknowledge();
@@ -472,7 +540,7 @@ impl Settle for Inbox {
     fn returned(&self, token: Token, message: Incoming) {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let Some(entry) = state.entries.get_mut(&token.id) else { return };
+        let Some(entry) = state.entries.get_mut(token.id) else { return };
         if entry.message.is_some() {
             return;
         }

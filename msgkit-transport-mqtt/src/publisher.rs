@@ -8,7 +8,6 @@ use msgkit::transport::{
 use crate::config::OnUnrouted;
 use crate::sending::Outcome;
 use crate::transport::Mqtt;
-use crate::wire::Parcel;
 
 #[async_trait]
 impl Publisher for Mqtt {
@@ -18,19 +17,14 @@ impl Publisher for Mqtt {
             return Err(PublishError::all(batch, || TransportError::closed("mqtt")));
         }
         let mut rejected = Vec::new();
-        let mut parcels = Vec::with_capacity(batch.len());
         let mut messages = Vec::with_capacity(batch.len());
         for message in batch {
-            match self.parcel(&message).await {
-                Ok(parcel) => {
-                    parcels.push(parcel);
-                    messages.push(message);
-                }
+            match self.admit(&message).await {
+                Ok(()) => messages.push(message),
                 Err(error) => rejected.push(Rejected { message, error }),
             }
         }
-        let outcomes = self.sending().send(parcels, self.config().publish_timeout).await;
-        for (message, outcome) in messages.into_iter().zip(outcomes) {
+        for (message, outcome) in self.sending().send(messages, self.config().publish_timeout).await {
             if let Err(error) = self.judge(&message, outcome).await {
                 rejected.push(Rejected { message, error });
             }
@@ -40,8 +34,8 @@ impl Publisher for Mqtt {
 }
 
 impl Mqtt {
-    /// A message as it goes to the broker.
-    async fn parcel(&self, message: &Outgoing) -> Result<Parcel, TransportError> {
+    /// Refuses what no broker would take; makes what must be there before `message` is.
+    async fn admit(&self, message: &Outgoing) -> Result<(), TransportError> {
         let envelope = &message.envelope;
         let (size, most) = (envelope.payload().len(), self.config().max_payload);
         if size > most {
@@ -51,18 +45,11 @@ impl Mqtt {
             );
             return Err(TransportError::new(TransportErrorKind::Invalid, text));
         }
-        let topic = match &message.to {
-            Destination::Topic { topic, .. } => self.names().topic(topic),
-            Destination::Retry { group, step, .. } => {
-                self.ensure_step(group, *step).await?;
-                self.names().retry(group, *step)
-            }
-            Destination::DeadLetter(group) => return Err(keeps_no_letters(group)),
-            other => self.names().topic(&other.as_topic()),
-        };
-        let mut parcel = Parcel::of(envelope, topic, self.names(), self.config().format());
-        parcel.confirmed = self.config().qos > 0 || !matches!(message.to, Destination::Topic { .. });
-        Ok(parcel)
+        match &message.to {
+            Destination::Retry { group, step, .. } => self.ensure_step(group, *step).await,
+            Destination::DeadLetter(group) => Err(keeps_no_letters(group)),
+            _ => Ok(()),
+        }
     }
 
     /// What the broker's word means for a message.
@@ -73,8 +60,10 @@ impl Mqtt {
             // A copy that nobody holds is no copy: the session of its step has expired.
             (Outcome::Unrouted, Destination::Retry { group, step, .. }) => {
                 self.steps().remove(&(group.clone(), *step));
-                let parcel = self.parcel(message).await?;
-                match self.sending().send(vec![parcel], self.config().publish_timeout).await.pop() {
+                self.admit(message).await?;
+                let again = vec![message.clone()];
+                let sent = self.sending().send(again, self.config().publish_timeout).await.pop();
+                match sent.map(|(_, outcome)| outcome) {
                     Some(Outcome::Taken) => Ok(()),
                     Some(Outcome::Failed(error)) => Err(error),
                     Some(Outcome::Unrouted) | None => Err(TransportError::new(

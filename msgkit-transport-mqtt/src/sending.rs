@@ -4,19 +4,22 @@
 //! that breaks puts what it had unconfirmed back to the front; the next one sends it again. The client has no word on what
 //! became of a publish, so it is followed through: it takes requests in their order ([`Event::Sent`] names the number of
 //! the oldest that was not named yet), and the broker confirms by number.
+//!
+//! The client is given what it sends, not a copy of it: what has to go out once more is written once more.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use msgkit::transport::{Health, TransportError, TransportErrorKind};
+use msgkit::transport::{Health, Outgoing, TransportError, TransportErrorKind};
 use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::connection::Pauses;
 use crate::driver::{self, Broken, Client, Confirmation, Connection, Dial, Event, Welcome};
 use crate::error::Failure;
-use crate::wire::Parcel;
+use crate::wire::{Parcel, Writer};
 
 /// What became of one parcel.
 #[derive(Debug)]
@@ -26,7 +29,7 @@ pub(crate) enum Outcome {
     Failed(TransportError),
 }
 
-/// The parcels of one call, and what became of each.
+/// The messages of one call, and what became of each.
 #[derive(Debug)]
 pub(crate) struct Batch {
     state: Mutex<BatchState>,
@@ -35,19 +38,17 @@ pub(crate) struct Batch {
 
 #[derive(Debug)]
 struct BatchState {
+    /// Empty once nobody waits any more: what was not sent then is not sent.
+    messages: Vec<Outgoing>,
     outcomes: Vec<Option<Outcome>>,
     open: usize,
-    /// Nobody waits any more: what was not sent is not sent.
-    abandoned: bool,
 }
 
 impl Batch {
-    fn new(count: usize) -> Self {
-        let outcomes = std::iter::repeat_with(|| None).take(count).collect();
-        Self {
-            state: Mutex::new(BatchState { outcomes, open: count, abandoned: false }),
-            done: Notify::new(),
-        }
+    fn new(messages: Vec<Outgoing>) -> Self {
+        let open = messages.len();
+        let outcomes = std::iter::repeat_with(|| None).take(open).collect();
+        Self { state: Mutex::new(BatchState { messages, outcomes, open }), done: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, BatchState> {
@@ -66,8 +67,19 @@ impl Batch {
         }
     }
 
-    fn is_abandoned(&self) -> bool {
-        self.lock().abandoned
+    /// The message at `at` as it goes to the broker; `None` where nobody waits for it any more.
+    fn write(&self, at: usize, writer: &Writer) -> Option<Parcel> {
+        self.lock().messages.get(at).map(|message| writer.parcel(message))
+    }
+
+    fn is_over(&self) -> bool {
+        self.lock().messages.is_empty()
+    }
+
+    /// The messages, with what became of them; nobody waits any more.
+    fn end(&self) -> (Vec<Outgoing>, Vec<Option<Outcome>>) {
+        let mut state = self.lock();
+        (std::mem::take(&mut state.messages), std::mem::take(&mut state.outcomes))
     }
 }
 
@@ -76,28 +88,34 @@ struct Waiting<'a>(&'a Batch);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.lock().abandoned = true;
+        self.0.end();
     }
 }
 
+/// One message of a batch.
 #[derive(Debug)]
 struct Job {
     order: u64,
-    parcel: Arc<Parcel>,
     batch: Arc<Batch>,
     at: usize,
 }
 
+impl Job {
+    fn resolve(self, outcome: Outcome) {
+        self.batch.resolve(self.at, outcome);
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
-    /// What was not handed to the client yet, in its order.
-    waiting: VecDeque<Job>,
+    /// What was not handed to the client yet, in its order, written where it was never handed to one.
+    waiting: VecDeque<(Job, Option<Parcel>)>,
     /// What the client has and has not named yet, in its order.
     handed: VecDeque<Job>,
     /// What the client holds back until a number is free.
     blocked: BTreeMap<u16, Job>,
-    /// What went out, by its number.
-    sent: BTreeMap<u16, Job>,
+    /// What went out, in its order, which is that in which the broker confirms.
+    sent: VecDeque<(u16, Job)>,
     client: Option<(Client, Welcome)>,
     next_order: u64,
     /// How often the broker has confirmed something.
@@ -127,33 +145,40 @@ impl State {
     }
 
     /// Hands over as much as the broker's window lets.
-    fn pump(&mut self) {
-        let Some((client, welcome)) = self.client.clone() else { return };
-        while self.under_way() < usize::from(welcome.window) {
-            let Some(job) = self.waiting.pop_front() else { return };
-            if job.batch.is_abandoned() {
-                continue;
-            }
-            let size = client.size_of(&job.parcel);
-            if let Some(largest) = welcome.largest
-                && size > usize::try_from(largest).unwrap_or(usize::MAX)
-            {
+    fn pump(&mut self, writer: &Writer) {
+        let Some((client, welcome)) = &self.client else { return };
+        let (window, largest) = (usize::from(welcome.window), welcome.largest);
+        let largest = largest.map_or(usize::MAX, |largest| usize::try_from(largest).unwrap_or(usize::MAX));
+        while self.handed.len() + self.blocked.len() + self.sent.len() < window {
+            let Some((job, written)) = self.waiting.pop_front() else { return };
+            let parcel = match written.filter(|_| !job.batch.is_over()) {
+                Some(parcel) => parcel,
+                None => match job.batch.write(job.at, writer) {
+                    Some(parcel) => parcel,
+                    None => continue,
+                },
+            };
+            let size = client.size_of(&parcel);
+            if size > largest {
                 let text = format!(
                     "the message to `{}` needs {size} bytes, more than the {largest} that the broker takes",
-                    job.parcel.topic
+                    parcel.topic
                 );
-                job.batch
-                    .resolve(job.at, Outcome::Failed(TransportError::new(TransportErrorKind::Invalid, text)));
-                continue;
-            }
-            if client.publish(&job.parcel) {
+                job.resolve(Outcome::Failed(TransportError::new(TransportErrorKind::Invalid, text)));
+            } else if client.publish(parcel) {
                 self.handed.push_back(job);
             } else {
                 // The connection has just ended; the next one goes on.
-                self.waiting.push_front(job);
+                self.waiting.push_front((job, None));
                 return;
             }
         }
+    }
+
+    /// Takes what went out under `number`.
+    fn take_sent(&mut self, number: u16) -> Option<Job> {
+        let at = self.sent.iter().position(|(sent, _)| *sent == number)?;
+        self.sent.remove(at).map(|(_, job)| job)
     }
 
     /// Puts back what the broker has not confirmed.
@@ -162,16 +187,16 @@ impl State {
         self.failure = Some(failure);
         let mut unconfirmed: Vec<Job> = self.handed.drain(..).collect();
         unconfirmed.extend(std::mem::take(&mut self.blocked).into_values());
-        unconfirmed.extend(std::mem::take(&mut self.sent).into_values());
+        unconfirmed.extend(self.sent.drain(..).map(|(_, job)| job));
         unconfirmed.sort_by_key(|job| job.order);
         for job in unconfirmed.into_iter().rev() {
-            self.waiting.push_front(job);
+            self.waiting.push_front((job, None));
         }
     }
 
     fn fail_all(&mut self, error: impl Fn() -> TransportError) {
-        for job in self.waiting.drain(..) {
-            job.batch.resolve(job.at, Outcome::Failed(error()));
+        for (job, _) in self.waiting.drain(..) {
+            job.resolve(Outcome::Failed(error()));
         }
     }
 }
@@ -181,6 +206,7 @@ impl State {
 pub(crate) struct Sending {
     state: Mutex<State>,
     dial: Dial,
+    writer: Writer,
     /// How long the broker may owe a confirmation.
     patience: Duration,
     /// Something waits, or the end has come.
@@ -190,10 +216,11 @@ pub(crate) struct Sending {
 }
 
 impl Sending {
-    pub(crate) fn new(dial: Dial, patience: Duration) -> Self {
+    pub(crate) fn new(dial: Dial, writer: Writer, patience: Duration) -> Self {
         Self {
             state: Mutex::default(),
             dial,
+            writer,
             patience: patience.max(Duration::from_millis(100)),
             changed: Notify::new(),
             ended: watch::Sender::new(false),
@@ -205,28 +232,35 @@ impl Sending {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends `parcels` in their order; what became of each, once the broker has confirmed nothing for `patience` at the
-    /// latest.
+    /// Sends `messages` in their order; gives them back with what became of each, once the broker has confirmed nothing for
+    /// `patience` at the latest.
     ///
     /// Dropped, it leaves open what was taken.
-    pub(crate) async fn send(self: &Arc<Self>, parcels: Vec<Parcel>, patience: Duration) -> Vec<Outcome> {
-        let count = parcels.len();
-        let batch = Arc::new(Batch::new(count));
+    pub(crate) async fn send(
+        self: &Arc<Self>,
+        messages: Vec<Outgoing>,
+        patience: Duration,
+    ) -> Vec<(Outgoing, Outcome)> {
+        let count = messages.len();
+        // Not while everybody waits for the lock.
+        let parcels: Vec<Parcel> = messages.iter().map(|message| self.writer.parcel(message)).collect();
+        let batch = Arc::new(Batch::new(messages));
         let waiting = Waiting(&batch);
         let begun;
         {
             let mut state = self.lock();
             begun = state.progress;
             if state.closing {
-                return (0..count).map(|_| Outcome::Failed(TransportError::closed("mqtt"))).collect();
+                let closed = |message| (message, Outcome::Failed(TransportError::closed("mqtt")));
+                return batch.end().0.into_iter().map(closed).collect();
             }
             for (at, parcel) in parcels.into_iter().enumerate() {
                 let order = state.next_order;
                 state.next_order += 1;
-                state.waiting.push_back(Job { order, parcel: Arc::new(parcel), batch: batch.clone(), at });
+                state.waiting.push_back((Job { order, batch: batch.clone(), at }, Some(parcel)));
             }
             self.start(&mut state);
-            state.pump();
+            state.pump(&self.writer);
         }
         self.changed.notify_one();
         let mut progress = None;
@@ -238,13 +272,12 @@ impl Sending {
             }
             progress = now;
         }
+        let (messages, outcomes) = batch.end();
         drop(waiting);
         let why = self.lock().failure.clone();
-        let mut state = batch.lock();
-        std::mem::take(&mut state.outcomes)
-            .into_iter()
-            .map(|outcome| outcome.unwrap_or_else(|| Outcome::Failed(unknown(why.as_ref(), patience))))
-            .collect()
+        let unknown = || Outcome::Failed(unknown(why.as_ref(), patience));
+        let outcomes = outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(unknown));
+        messages.into_iter().zip(outcomes).collect()
     }
 
     /// Whether it is connected; connects where nobody has asked for it yet.
@@ -257,7 +290,7 @@ impl Sending {
             self.start(&mut state);
         }
         self.changed.notify_one();
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         loop {
             {
                 let state = self.lock();
@@ -277,7 +310,7 @@ impl Sending {
 
     /// Waits until nothing is unconfirmed, or `patience` has passed; then ends. How many are left.
     pub(crate) async fn close(&self, patience: Duration) -> usize {
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         let started = {
             let mut state = self.lock();
             state.closing = true;
@@ -324,8 +357,9 @@ impl Sending {
                 break;
             }
             let (client, mut connection) = driver::open(&self.dial);
+            let mut look = Look::every(self.patience / LOOKS);
             let broken = loop {
-                match self.next(&mut connection).await {
+                match self.next(&mut connection, &mut look).await {
                     Ok(Event::Connected(welcome)) => {
                         pauses.reset();
                         let mut state = self.lock();
@@ -334,7 +368,7 @@ impl Sending {
                         if state.is_over() {
                             client.leave();
                         }
-                        state.pump();
+                        state.pump(&self.writer);
                     }
                     Ok(Event::Left) => break None,
                     Ok(event) => self.on(&event),
@@ -371,14 +405,22 @@ impl Sending {
 
     /// The next event. A broker that owes a confirmation and says nothing for too long counts as gone, long before the
     /// keep-alive notices: what waits then goes out on another connection.
-    async fn next(&self, connection: &mut Connection) -> Result<Event, Broken> {
+    async fn next(&self, connection: &mut Connection, look: &mut Look) -> Result<Event, Broken> {
         let mut next = std::pin::pin!(connection.next());
         loop {
             tokio::select! {
                 biased;
-                event = &mut next => return event,
-                () = tokio::time::sleep(self.patience) => {}
+                event = &mut next => {
+                    look.quiet = 0;
+                    return event;
+                }
+                _ = look.clock.tick() => look.quiet += 1,
             }
+            // One more than it takes, because the first may have come at once.
+            if look.quiet <= LOOKS {
+                continue;
+            }
+            look.quiet = 0;
             let state = self.lock();
             if state.client.is_some() && state.under_way() > 0 {
                 let text = format!(
@@ -398,10 +440,8 @@ impl Sending {
                 let job = state.blocked.remove(&number).or_else(|| state.handed.pop_front());
                 match job {
                     // Nobody will confirm it: it is out, which is all that is promised of it.
-                    Some(job) if number == 0 => job.batch.resolve(job.at, Outcome::Taken),
-                    Some(job) => {
-                        state.sent.insert(number, job);
-                    }
+                    Some(job) if number == 0 => job.resolve(Outcome::Taken),
+                    Some(job) => state.sent.push_back((number, job)),
                     None => {}
                 }
             }
@@ -412,13 +452,45 @@ impl Sending {
             }
             Event::Confirmed(number, confirmation) => {
                 state.progress += 1;
-                if let Some(job) = state.sent.remove(&number) {
-                    job.batch.resolve(job.at, outcome(&job.parcel, confirmation));
+                if let Some(job) = state.take_sent(number) {
+                    let outcome = self.outcome(&job, confirmation);
+                    job.resolve(outcome);
                 }
             }
             _ => return,
         }
-        state.pump();
+        state.pump(&self.writer);
+    }
+
+    fn outcome(&self, job: &Job, confirmation: Confirmation) -> Outcome {
+        match confirmation {
+            Confirmation::Taken => Outcome::Taken,
+            Confirmation::Unrouted => Outcome::Unrouted,
+            Confirmation::Refused(kind, why) => {
+                let topic = job.batch.lock().messages.get(job.at).map(|message| self.writer.topic(message));
+                let text = format!("the publisher to `{}` {why}", topic.unwrap_or_default());
+                Outcome::Failed(TransportError::new(kind, text))
+            }
+        }
+    }
+}
+
+/// How often it is looked, in the time that a broker may owe a confirmation, whether one has come: a clock for each event would
+/// cost more than most of them.
+const LOOKS: u32 = 8;
+
+/// How long a connection has been quiet.
+struct Look {
+    clock: Interval,
+    /// How many looks have seen nothing new.
+    quiet: u32,
+}
+
+impl Look {
+    fn every(period: Duration) -> Self {
+        let mut clock = tokio::time::interval_at(Instant::now() + period, period);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { clock, quiet: 0 }
     }
 }
 
@@ -426,16 +498,6 @@ impl State {
     fn disconnecting(&mut self) {
         if let Some((client, _)) = &self.client {
             client.leave();
-        }
-    }
-}
-
-fn outcome(parcel: &Parcel, confirmation: Confirmation) -> Outcome {
-    match confirmation {
-        Confirmation::Taken => Outcome::Taken,
-        Confirmation::Unrouted => Outcome::Unrouted,
-        Confirmation::Refused(kind, why) => {
-            Outcome::Failed(TransportError::new(kind, format!("the publisher to `{}` {why}", parcel.topic)))
         }
     }
 }

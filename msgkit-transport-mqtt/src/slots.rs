@@ -171,7 +171,7 @@ pub(crate) async fn survey(dial: &Dial, names: &Names, group: &Group) -> Result<
                 Event::Subscribed(None) => {
                     let mut end = Parcel::own(last.clone(), String::new(), false);
                     end.confirmed = false;
-                    client.publish(&end);
+                    client.publish(end);
                 }
                 Event::Subscribed(Some((_, why))) => {
                     let text =

@@ -21,6 +21,7 @@ use crate::inbox::Counters;
 use crate::names::Names;
 use crate::sending::Sending;
 use crate::subscriber::Membership;
+use crate::wire::Writer;
 
 /// The schemes `mqtt`, `mqtts`, `mqtt+ws` and `mqtt+wss`, for a [`Registry`](msgkit::Registry).
 #[must_use]
@@ -88,6 +89,7 @@ impl Mqtt {
             receive: 1,
             will,
         };
+        let writer = Writer { names: names.clone(), format: config.format(), confirmed: config.qos > 0 };
         // So that what waits can still go out on another connection before its publisher is told.
         let patience = config.publish_timeout / 2;
         Ok(Self(Arc::new(Shared {
@@ -95,7 +97,7 @@ impl Mqtt {
             config: Arc::new(config),
             clock,
             broker,
-            sending: Arc::new(Sending::new(dial, patience)),
+            sending: Arc::new(Sending::new(dial, writer, patience)),
             counters: Arc::default(),
             closed: AtomicBool::new(false),
             memberships: Mutex::default(),

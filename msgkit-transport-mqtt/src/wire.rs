@@ -8,15 +8,15 @@
 use bytes::Bytes;
 use msgkit::envelope::attributes::{self, Reader};
 use msgkit::envelope::ingest::Ingest;
-use msgkit::envelope::{Envelope, NativeHeaders, NativeValue, Timestamp, structured};
-use msgkit::transport::{Incoming, Malformed};
+use msgkit::envelope::{Clock, Envelope, NativeHeaders, NativeValue, structured};
+use msgkit::transport::{Destination, Incoming, Malformed, Outgoing};
 use msgkit::{Text, Topic};
 
 use crate::config::Format;
 use crate::names::Names;
 
-/// A message as it goes to the broker.
-#[derive(Debug, Clone)]
+/// A message as it goes to the broker, given away to the client.
+#[derive(Debug)]
 pub(crate) struct Parcel {
     pub(crate) topic: String,
     pub(crate) payload: Bytes,
@@ -27,7 +27,7 @@ pub(crate) struct Parcel {
 }
 
 /// What MQTT 5 carries beside the payload.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Properties {
     pub(crate) content_type: Option<String>,
     pub(crate) is_text: bool,
@@ -49,6 +49,35 @@ pub(crate) struct Arrived {
 }
 
 const NATIVE: &str = "nativeheaders";
+/// What the media types of structured events begin with.
+const ANNOUNCED: &str = "application/cloudevents";
+
+/// How a transport writes its messages.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) names: Names,
+    pub(crate) format: Format,
+    /// Whether the broker confirms what goes to topics; it always confirms copies.
+    pub(crate) confirmed: bool,
+}
+
+impl Writer {
+    /// `message` as it goes to the broker.
+    pub(crate) fn parcel(&self, message: &Outgoing) -> Parcel {
+        let mut parcel = Parcel::of(&message.envelope, self.topic(message), &self.names, self.format);
+        parcel.confirmed = self.confirmed || !matches!(message.to, Destination::Topic { .. });
+        parcel
+    }
+
+    /// Where it goes.
+    pub(crate) fn topic(&self, message: &Outgoing) -> String {
+        match &message.to {
+            Destination::Topic { topic, .. } => self.names.topic(topic),
+            Destination::Retry { group, step, .. } => self.names.retry(group, *step),
+            other => self.names.topic(&other.as_topic()),
+        }
+    }
+}
 
 impl Parcel {
     /// `envelope` to `topic`.
@@ -97,20 +126,21 @@ fn binary(envelope: &Envelope, names: &Names) -> Properties {
         // Not claimed of a payload that nobody has looked at: a broker may refuse it for that.
         is_text: false,
         response_topic: envelope.reply_to().map(|topic| names.topic(topic)),
-        correlation: Some(Bytes::from(envelope.correlation_id().to_string())),
+        correlation: Some(envelope.correlation_id().with_str(|id| Bytes::copy_from_slice(id.as_bytes()))),
         user,
     }
 }
 
 impl Arrived {
     /// The message; what is no event is read by `ingest`, else malformed. `topic` is where it came from.
-    pub(crate) fn read(self, topic: Option<Topic>, ingest: &Ingest, now: Timestamp) -> Incoming {
+    pub(crate) fn read(self, topic: Option<Topic>, ingest: &Ingest, clock: Clock) -> Incoming {
         let known = topic.is_some();
         let topic = topic.unwrap_or_else(unknown_topic);
         let announced = self
             .content_type
             .as_deref()
-            .is_some_and(|kind| kind.to_ascii_lowercase().starts_with("application/cloudevents"));
+            .and_then(|kind| kind.get(..ANNOUNCED.len()))
+            .is_some_and(|start| start.eq_ignore_ascii_case(ANNOUNCED));
         let mut reader = Reader::new(&topic);
         if !announced {
             for (name, value) in &self.user {
@@ -133,7 +163,8 @@ impl Arrived {
         };
         let native = foreign(self.user, self.content_type, (!known).then_some(self.topic));
         // MQTT knows no position of a message, so the id of a foreign one is new on every connection.
-        match ingest.envelope("mqtt", &topic, None, Some(self.payload.clone()), native.clone(), now) {
+        let (payload, now) = (Some(self.payload.clone()), clock.now());
+        match ingest.envelope("mqtt", &topic, None, payload, native.clone(), now) {
             Some(envelope) => Incoming::Envelope(envelope),
             None => Incoming::Malformed(Box::new(Malformed::new(
                 topic,
@@ -181,8 +212,8 @@ fn unknown_topic() -> Topic {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use msgkit::envelope::ContentType;
     use msgkit::envelope::ingest::IngestRule;
+    use msgkit::envelope::{ContentType, Timestamp};
 
     fn arrived(parcel: Parcel) -> Arrived {
         Arrived {
@@ -222,7 +253,7 @@ mod tests {
 
     fn read(arrived: Arrived, ingest: &Ingest) -> Incoming {
         let topic = Names::new("").read(&arrived.topic);
-        arrived.read(topic, ingest, Timestamp::EPOCH)
+        arrived.read(topic, ingest, Clock::system())
     }
 
     #[test]

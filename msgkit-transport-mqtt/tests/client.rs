@@ -12,7 +12,7 @@ use std::time::Duration;
 use msgkit::transport::{Publisher as _, Subscriber as _, Subscription, Transport as _, TransportErrorKind};
 use msgkit_testing::brokers::{FaultProxy, Mosquitto};
 use rumqttc::v5::mqttbytes::v5::Packet;
-use scripted::{Do, Scripted, confirm, polite, send};
+use scripted::{Do, Scripted, confirm, polite, send, send_old};
 use support::{
     all, declaration, group, message, mqtt, nothing, numbered, publish, reader, take, text, until,
 };
@@ -263,6 +263,32 @@ async fn no_more_than_the_prefetch_waits_to_be_acknowledged() -> Tested {
     }
     next.into_iter().for_each(msgkit::transport::Delivery::ack);
     until("all are settled", || acknowledged.lock().unwrap().ends_with(&[1, 2, 3, 4, 5, 6, 7, 8, 9])).await;
+    Ok(())
+}
+
+/// The client reads faster than it acknowledges, and Mosquitto 2.0 sends all that it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_acknowledgement_is_dropped_however_many_wait() -> Tested {
+    const MANY: u16 = 10_000;
+    let acknowledged: Arc<Mutex<Vec<u16>>> = Arc::default();
+    let log = acknowledged.clone();
+    let broker = Scripted::start(Box::new(move |_, packet| match packet {
+        Packet::Subscribe(_) => {
+            let mut answers = polite(packet, 10);
+            answers.extend((1..=MANY).map(|n| send_old("many/a/b", n)));
+            answers
+        }
+        Packet::PubAck(ack) => {
+            log.lock().unwrap().push(ack.pkid);
+            Vec::new()
+        }
+        _ => polite(packet, 10),
+    }))
+    .await;
+    let transport = mqtt(&broker.address, "many", |_| {});
+    let _deliveries = transport.subscribe(&Subscription::ephemeral(["a.b".parse()?])).await?;
+    until("all are acknowledged", || acknowledged.lock().unwrap().len() == usize::from(MANY)).await;
+    assert!(acknowledged.lock().unwrap().iter().copied().eq(1..=MANY), "in their order");
     Ok(())
 }
 

@@ -9,9 +9,10 @@ use msgkit::transport::{Subscription, TransportError, TransportErrorKind};
 use tokio::time::Instant;
 
 use super::lost_settlements;
-use super::member::{Content, Fetched, Member, Work};
-use super::session::{Session, fetched};
+use super::member::{Fetched, Member, Work};
+use super::session::{Session, taken};
 use crate::broker::Broker;
+use crate::wire::{self, Topics};
 
 /// The shortest and the longest pause between two tries to get a channel.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
@@ -27,6 +28,7 @@ pub(super) struct Driver {
     member: Arc<Member>,
     subscription: Subscription,
     session: Session,
+    topics: Topics,
     /// The last look found that the queue knows no consumer.
     doubtful: bool,
 }
@@ -50,7 +52,7 @@ impl Driver {
     ) -> Result<Self, TransportError> {
         let session = Session::open(&broker, &subscription).await?;
         member.new_epoch();
-        Ok(Self { broker, member, subscription, session, doubtful: false })
+        Ok(Self { broker, member, subscription, session, topics: Topics::default(), doubtful: false })
     }
 
     /// Until the receiver leaves, the transport closes, or the broker refuses for good.
@@ -94,8 +96,13 @@ impl Driver {
         let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            if let Err(error) = self.session.fetch(&self.member).await {
-                return Ended::Lost(error);
+            match self.session.fetch(&self.member).await {
+                Ok(None) => {}
+                Ok(Some(suspect)) => {
+                    let (given, _) = self.read(vec![suspect]);
+                    self.member.give(given);
+                }
+                Err(error) => return Ended::Lost(error),
             }
             let came = async {
                 match &mut self.session.consumer {
@@ -176,25 +183,40 @@ impl Driver {
             }
             next = self.session.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never());
         };
-        let watermark = &mut self.session.watermark;
-        let mut came: Vec<Fetched> =
-            came.into_iter().filter_map(|delivery| fetched(watermark, delivery)).collect();
-        if came.iter().any(|one| one.count > 1) {
-            self.discount_looks(&mut came).await;
+        let (mut given, restarted) = self.read(came);
+        if !restarted.is_empty() {
+            self.discount_looks(&mut given, restarted).await;
         }
-        self.member.give(came.into_iter());
+        self.member.give(given);
         ended
+    }
+
+    /// What came, read; and which of it was started before, as what it is known by.
+    fn read(&mut self, came: Vec<Delivery>) -> (Vec<Fetched>, Vec<(usize, String)>) {
+        let now = self.broker.clock.now();
+        let (mut given, mut restarted) = (Vec::with_capacity(came.len()), Vec::new());
+        for delivery in came {
+            let Some((tag, raw)) = taken(&mut self.session.watermark, delivery) else { continue };
+            let count = raw.count();
+            if count > 1 {
+                restarted.push((given.len(), raw.print()));
+            }
+            let message = wire::read(raw, &mut self.topics, &self.subscription.ingest, now);
+            given.push(Fetched { tag, count, message });
+        }
+        (given, restarted)
     }
 
     /// Looking is no start, though the queue counts it as one. Where nobody can say who looked, the count stays: it only
     /// makes a message a suspect.
-    async fn discount_looks(&self, came: &mut [Fetched]) {
+    async fn discount_looks(&self, given: &mut [Fetched], restarted: Vec<(usize, String)>) {
         let Some(group) = &self.subscription.group else { return };
         let Ok(Ok(looks)) = tokio::time::timeout(PATIENCE, self.broker.looks(group)).await else { return };
-        for one in came.iter_mut().filter(|one| one.count > 1) {
-            let Content::Raw(raw) = &one.content else { continue };
-            let print = raw.print();
-            if let Some((_, times)) = looks.iter().find(|(looked_at, _)| *looked_at == print) {
+        for (at, print) in restarted {
+            let one = given.get_mut(at);
+            if let (Some(one), Some((_, times))) =
+                (one, looks.iter().find(|(looked_at, _)| *looked_at == print))
+            {
                 one.count = one.count.saturating_sub(*times).max(1);
             }
         }

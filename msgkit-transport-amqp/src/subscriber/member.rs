@@ -5,12 +5,11 @@ use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use msgkit::transport::{Incoming, Settle, Token, TransportError};
+use msgkit::transport::{Delivery, Incoming, Settle, Token, TransportError};
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::broker::Broker;
 use crate::error::closed;
-use crate::wire::Raw;
 
 /// What the two sides share. Everything in it is bounded by the prefetch.
 pub(crate) struct Member {
@@ -63,23 +62,7 @@ impl State {
 pub(crate) struct Fetched {
     pub(crate) tag: u64,
     pub(crate) count: u32,
-    pub(crate) content: Content,
-}
-
-/// A message that is being handed out.
-#[derive(Debug)]
-pub(crate) struct Handed {
-    pub(crate) token: Token,
-    pub(crate) count: u32,
-    pub(crate) content: Content,
-}
-
-/// A message, read or not yet.
-#[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "nearly all are raw, and a box costs an allocation each")]
-pub(crate) enum Content {
-    Raw(Raw),
-    Read(Incoming),
+    pub(crate) message: Incoming,
 }
 
 /// What a receiver finds.
@@ -115,7 +98,12 @@ impl Member {
     }
 
     /// For the receiver: at most `max` of what was fetched.
-    pub(crate) fn take(&self, max: usize, into: &mut Vec<Handed>) -> Result<Found, TransportError> {
+    pub(crate) fn take(
+        &self,
+        settler: &Arc<dyn Settle>,
+        max: usize,
+        into: &mut VecDeque<Delivery>,
+    ) -> Result<Found, TransportError> {
         let mut state = self.lock();
         if let Some(failure) = state.failure.take() {
             return Err(failure);
@@ -137,11 +125,9 @@ impl Member {
             if fetched.count > 1 {
                 restarted.insert(fetched.tag, fetched.count);
             }
-            into.push(Handed {
-                token: Token { id: fetched.tag, epoch },
-                count: fetched.count,
-                content: fetched.content,
-            });
+            let token = Token { id: fetched.tag, epoch };
+            let delivery = Delivery::new(fetched.message, token, settler.clone());
+            into.push_back(delivery.with_count(fetched.count));
         }
         Ok(Found::Messages)
     }
@@ -201,7 +187,7 @@ impl Member {
     }
 
     /// For the task: what came from the broker, tags ascending.
-    pub(crate) fn give(&self, fetched: impl Iterator<Item = Fetched>) {
+    pub(crate) fn give(&self, fetched: Vec<Fetched>) {
         self.lock().buffer.extend(fetched);
         self.arrived.notify_one();
     }
@@ -266,7 +252,7 @@ impl Settle for Member {
         }
         let count = state.leaves_hand(token.id);
         let at = state.buffer.partition_point(|fetched| fetched.tag < token.id);
-        state.buffer.insert(at, Fetched { tag: token.id, count, content: Content::Read(message) });
+        state.buffer.insert(at, Fetched { tag: token.id, count, message });
         drop(state);
         self.arrived.notify_one();
     }

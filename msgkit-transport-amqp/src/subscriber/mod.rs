@@ -10,16 +10,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use msgkit::envelope::{Clock, ingest::Ingest};
 use msgkit::transport::{
     Deliveries, Delivery, Settle, Subscriber, Subscription, TransportError, TransportErrorKind,
 };
 
 use self::driver::Driver;
-use self::member::{Content, Found, Handed, Member};
+use self::member::{Found, Member};
 use crate::error::{SYSTEM, closed};
 use crate::transport::{Amqp, capabilities};
-use crate::wire;
 
 #[async_trait]
 impl Subscriber for Amqp {
@@ -31,13 +29,7 @@ impl Subscriber for Amqp {
         capabilities(&broker.config).admit(SYSTEM, subscription)?;
         let member = Arc::new(Member::new(broker.clone()));
         // Made first: where nobody waits for the answer any more, its drop takes the member out again.
-        let deliveries = AmqpDeliveries {
-            settler: member.clone(),
-            member: member.clone(),
-            ingest: subscription.ingest.clone(),
-            clock: broker.clock,
-            handed: Vec::new(),
-        };
+        let deliveries = AmqpDeliveries { settler: member.clone(), member: member.clone() };
         let driver = Driver::begin(broker.clone(), member, subscription.clone()).await?;
         broker.adopt(tokio::spawn(driver.run()));
         Ok(Box::new(deliveries))
@@ -48,9 +40,6 @@ impl Subscriber for Amqp {
 struct AmqpDeliveries {
     member: Arc<Member>,
     settler: Arc<dyn Settle>,
-    ingest: Ingest,
-    clock: Clock,
-    handed: Vec<Handed>,
 }
 
 impl fmt::Debug for AmqpDeliveries {
@@ -66,23 +55,11 @@ impl Deliveries for AmqpDeliveries {
             return Ok(());
         }
         loop {
-            match self.member.take(max, &mut self.handed)? {
-                Found::Messages => break,
-                Found::End => return Ok(()),
+            match self.member.take(&self.settler, max, into)? {
+                Found::Messages | Found::End => return Ok(()),
                 Found::Nothing => self.member.arrived.notified().await,
             }
         }
-        let now = self.clock.now();
-        for handed in self.handed.drain(..) {
-            let message = match handed.content {
-                Content::Raw(raw) => wire::read(raw, &self.ingest, now),
-                Content::Read(message) => message,
-            };
-            into.push_back(
-                Delivery::new(message, handed.token, self.settler.clone()).with_count(handed.count),
-            );
-        }
-        Ok(())
     }
 
     fn stop(&mut self) {

@@ -12,7 +12,7 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 use msgkit::transport::{Subscription, TransportError, Watermark};
 
-use super::member::{Content, Fetched, Member};
+use super::member::Member;
 use crate::broker::{Broker, KnownGroup};
 use crate::error;
 use crate::topology::short;
@@ -33,15 +33,15 @@ pub(super) struct Session {
     stopped: bool,
 }
 
-/// A message as it came, unless its tag came before: then settling it would settle another.
-pub(super) fn fetched(watermark: &mut Watermark, delivery: Delivery) -> Option<Fetched> {
+/// A message as it came, with its tag, unless that came before: then settling it would settle another.
+pub(super) fn taken(watermark: &mut Watermark, delivery: Delivery) -> Option<(u64, Raw)> {
     watermark.received(delivery.delivery_tag).ok()?;
     let raw = Raw {
         routing_key: delivery.routing_key.into(),
         properties: delivery.properties,
         payload: delivery.data.into(),
     };
-    Some(Fetched { tag: delivery.delivery_tag, count: raw.count(), content: Content::Raw(raw) })
+    Some((delivery.delivery_tag, raw))
 }
 
 impl Session {
@@ -108,31 +108,30 @@ impl Session {
         Ok(())
     }
 
-    /// Consumes; but where suspects wait for their turn, lets everything in hand be settled first and takes one of them
+    /// Consumes; but where suspects wait for their turn, lets everything in hand be settled first and gives one of them
     /// after the other.
-    pub(super) async fn fetch(&mut self, member: &Member) -> lapin::Result<()> {
+    pub(super) async fn fetch(&mut self, member: &Member) -> lapin::Result<Option<Delivery>> {
         if self.stopped || (!self.turn && self.consumer.is_some() && !self.cancelling) {
-            return Ok(());
+            return Ok(None);
         }
         if self.consumer.is_some() {
             if !self.cancelling {
                 self.cancel().await?;
             }
             // What it had before is still to be read.
-            return Ok(());
+            return Ok(None);
         }
         if !member.is_idle() {
-            return Ok(());
+            return Ok(None);
         }
         if let (true, Some(suspects)) = (self.turn, &self.suspects) {
             let options = BasicGetOptions::default();
             if let Some(suspect) = self.channel.basic_get(short(suspects), options).await? {
-                member.give(fetched(&mut self.watermark, suspect.delivery).into_iter());
-                return Ok(());
+                return Ok(Some(suspect.delivery));
             }
             self.turn = false;
         }
-        self.consume().await
+        self.consume().await.map(|()| None)
     }
 
     async fn cancel(&mut self) -> lapin::Result<()> {

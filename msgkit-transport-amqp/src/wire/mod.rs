@@ -14,7 +14,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use msgkit::Envelope;
 use msgkit::envelope::{NativeHeaders, attributes};
 
-pub(crate) use self::read::{Raw, read};
+pub(crate) use self::read::{Raw, Topics, read};
 use self::values::{from_native, is_exact};
 use crate::config::AttributePrefix;
 use crate::later;

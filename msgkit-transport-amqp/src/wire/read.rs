@@ -67,9 +67,22 @@ fn whole(value: &AMQPValue) -> Option<i64> {
     }
 }
 
+/// The topics of routing keys. Those of one topic often come one behind the other, so the last one is kept.
+#[derive(Debug, Default)]
+pub(crate) struct Topics(Option<Topic>);
+
+impl Topics {
+    fn of(&mut self, key: &str) -> Topic {
+        match &self.0 {
+            Some(last) if last.as_str() == key => last.clone(),
+            _ => self.0.insert(topic_of(key)).clone(),
+        }
+    }
+}
+
 /// Reads a message; what is no event is read by `ingest`, else malformed. Never panics, whatever came.
-pub(crate) fn read(raw: Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
-    let topic = topic_of(&raw.routing_key);
+pub(crate) fn read(raw: Raw, topics: &mut Topics, ingest: &Ingest, now: Timestamp) -> Incoming {
+    let topic = topics.of(&raw.routing_key);
     let properties = &raw.properties;
     let empty = FieldTable::default();
     let headers = properties.headers().as_ref().unwrap_or(&empty);
@@ -152,7 +165,7 @@ fn read_attributes(headers: &FieldTable, reader: &mut Reader) -> Came {
         }
     }
     // Of a producer that knows tracing and no CloudEvents extension for it.
-    for name in ["traceparent", "tracestate"] {
+    for name in ["traceparent", "tracestate"].into_iter().filter(|_| came.others) {
         let known = || headers.inner().keys().any(|key| attribute(key.as_str()) == Some(name));
         if let Some(text) = headers.inner().get(name).and_then(as_text)
             && !known()

@@ -22,7 +22,7 @@ fn with_headers(headers: Vec<(&str, AMQPValue)>) -> Raw {
 }
 
 fn read_plain(raw: Raw) -> Incoming {
-    read(raw, &Ingest::default(), Timestamp::EPOCH)
+    read(raw, &mut Topics::default(), &Ingest::default(), Timestamp::EPOCH)
 }
 
 fn envelope_of(incoming: Incoming) -> Envelope {
@@ -199,7 +199,7 @@ fn what_is_no_event_keeps_all_that_came_with_it() {
     let ids = [0, 1].map(|_| {
         let raw =
             Raw { routing_key: "a.b".to_owned(), properties: properties.clone(), payload: Bytes::new() };
-        envelope_of(read(raw, &ingest, Timestamp::EPOCH)).id().clone()
+        envelope_of(read(raw, &mut Topics::default(), &ingest, Timestamp::EPOCH)).id().clone()
     });
     assert_eq!(ids[0], ids[1]);
 }

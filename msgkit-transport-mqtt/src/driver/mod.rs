@@ -225,7 +225,7 @@ macro_rules! each {
 
 impl Client {
     /// False where it was not handed over, because the connection is gone.
-    pub(crate) fn publish(&self, parcel: &Parcel) -> bool {
+    pub(crate) fn publish(&self, parcel: Parcel) -> bool {
         each!(self, client => client.publish(parcel))
     }
 
@@ -278,6 +278,14 @@ impl Connection {
             Self::V311(connection) => connection.next().await,
         }
     }
+
+    /// Whether the next event is a message that is here already.
+    pub(crate) fn has_message(&self) -> bool {
+        match self {
+            Self::V5(connection) => connection.has_message(),
+            Self::V311(connection) => connection.has_message(),
+        }
+    }
 }
 
 /// Prepares a connection; nothing happens before its first event is asked for.
@@ -321,10 +329,10 @@ fn unreached(broker: &Broker, error: &dyn std::error::Error) -> Failure {
     broker.failure(TransportErrorKind::Unavailable, "it cannot be reached")
 }
 
-/// How many requests may wait for the client's loop: more than are ever asked for at once.
-fn room(dial: &Dial) -> usize {
-    usize::from(dial.broker.in_flight) + usize::from(dial.receive) + 1024
-}
+/// How many requests may wait for the client's loop, which takes one where it reads several packets. A request that does not fit
+/// is an acknowledgement that the broker never gets. What bounds them is the window of publishes, and of acknowledgements what the
+/// broker has sent, which with Mosquitto 2.0 is more than it was told to (eclipse-mosquitto/mosquitto#2301).
+const ROOM: usize = usize::MAX / 2;
 
 fn seconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_secs().max(u64::from(!duration.is_zero()))).unwrap_or(u32::MAX)

@@ -42,7 +42,7 @@ pub(super) fn open(dial: &Dial) -> (Client, Connection) {
         let payload = will.payload.clone();
         options.set_last_will(LastWill::new(will.topic.as_str(), payload, QoS::AtLeastOnce, will.retain));
     }
-    let (client, mut events) = AsyncClient::new(options, super::room(dial));
+    let (client, mut events) = AsyncClient::new(options, super::ROOM);
     let mut network = events.network_options();
     network.set_tcp_nodelay(true);
     network.set_connection_timeout(broker.connect_timeout.as_secs().max(1));
@@ -55,9 +55,9 @@ const fn qos(confirmed: bool) -> QoS {
 }
 
 impl Client {
-    pub(super) fn publish(&self, parcel: &Parcel) -> bool {
-        let payload: Vec<u8> = parcel.payload.clone().into();
-        self.0.try_publish(parcel.topic.as_str(), qos(parcel.confirmed), parcel.retain, payload).is_ok()
+    pub(super) fn publish(&self, parcel: Parcel) -> bool {
+        let payload: Vec<u8> = parcel.payload.into();
+        self.0.try_publish(parcel.topic, qos(parcel.confirmed), parcel.retain, payload).is_ok()
     }
 
     #[allow(clippy::unused_self)]
@@ -110,6 +110,10 @@ impl Connection {
                 return Ok(event);
             }
         }
+    }
+
+    pub(super) fn has_message(&self) -> bool {
+        matches!(self.events.state.events.front(), Some(RawEvent::Incoming(Packet::Publish(_))))
     }
 
     fn read(&mut self, event: RawEvent) -> Option<Event> {

@@ -1,5 +1,6 @@
 //! MQTT 5.
 
+use bytes::Bytes;
 use msgkit::transport::TransportErrorKind;
 use rumqttc::Outgoing;
 use rumqttc::v5::mqttbytes::v5::{
@@ -12,7 +13,7 @@ use rumqttc::v5::{AsyncClient, ConnectionError, Event as RawEvent, EventLoop, Mq
 use super::{
     Broken, Broker, Confirmation, Dial, Event, Filter, Refusal, Welcome, refused, seconds, text_of, too_large,
 };
-use crate::wire::{Arrived, Parcel};
+use crate::wire::{Arrived, Parcel, Properties};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Client(AsyncClient);
@@ -55,7 +56,7 @@ pub(super) fn open(dial: &Dial) -> (Client, Connection) {
             None,
         ));
     }
-    let (client, events) = AsyncClient::new(options, super::room(dial));
+    let (client, events) = AsyncClient::new(options, super::ROOM);
     (Client(client), Connection { events, broker, connected: false, failed: None })
 }
 
@@ -63,41 +64,52 @@ const fn qos(confirmed: bool) -> QoS {
     if confirmed { QoS::AtLeastOnce } else { QoS::AtMostOnce }
 }
 
-fn properties(parcel: &Parcel) -> PublishProperties {
-    let properties = &parcel.properties;
+fn raw(properties: Properties) -> PublishProperties {
     PublishProperties {
         payload_format_indicator: properties.is_text.then_some(1),
-        content_type: properties.content_type.clone(),
-        response_topic: properties.response_topic.clone(),
-        correlation_data: properties.correlation.clone(),
-        user_properties: properties.user.clone(),
+        content_type: properties.content_type,
+        response_topic: properties.response_topic,
+        correlation_data: properties.correlation,
+        user_properties: properties.user,
         ..PublishProperties::default()
     }
 }
 
+/// The bytes of `parcel` on the wire. The client tells it only of what it has been given.
+fn size(parcel: &Parcel) -> usize {
+    let Properties { content_type, is_text, response_topic, correlation, user } = &parcel.properties;
+    // One byte says what a property is, two how long a text is (MQTT 5, 2.2.2.2 and 1.5.4).
+    let text = |length: Option<usize>| length.map_or(0, |length| 3 + length);
+    let properties = if *is_text { 2 } else { 0 }
+        + text(content_type.as_ref().map(String::len))
+        + text(response_topic.as_ref().map(String::len))
+        + text(correlation.as_ref().map(Bytes::len))
+        + user.iter().map(|(name, value)| 5 + name.len() + value.len()).sum::<usize>();
+    let number = if parcel.confirmed { 2 } else { 0 };
+    let rest = 2 + parcel.topic.len() + number + length_of(properties) + properties + parcel.payload.len();
+    1 + length_of(rest) + rest
+}
+
+/// How many bytes the number `length` takes (MQTT 5, 1.5.5).
+const fn length_of(length: usize) -> usize {
+    match length {
+        0..0x80 => 1,
+        0x80..0x4000 => 2,
+        0x4000..0x20_0000 => 3,
+        _ => 4,
+    }
+}
+
 impl Client {
-    pub(super) fn publish(&self, parcel: &Parcel) -> bool {
-        self.0
-            .try_publish_with_properties(
-                parcel.topic.as_str(),
-                qos(parcel.confirmed),
-                parcel.retain,
-                parcel.payload.clone(),
-                properties(parcel),
-            )
-            .is_ok()
+    pub(super) fn publish(&self, parcel: Parcel) -> bool {
+        let Parcel { topic, payload, confirmed, retain, properties } = parcel;
+        let properties = raw(properties);
+        self.0.try_publish_with_properties(topic, qos(confirmed), retain, payload, properties).is_ok()
     }
 
     #[allow(clippy::unused_self)]
     pub(super) fn size_of(&self, parcel: &Parcel) -> usize {
-        let mut publish = Publish::new(
-            parcel.topic.as_str(),
-            qos(parcel.confirmed),
-            parcel.payload.clone(),
-            Some(properties(parcel)),
-        );
-        publish.pkid = 1;
-        publish.size()
+        size(parcel)
     }
 
     pub(super) fn subscribe(&self, filters: &[Filter]) -> bool {
@@ -147,6 +159,10 @@ impl Connection {
                 return Ok(event);
             }
         }
+    }
+
+    pub(super) fn has_message(&self) -> bool {
+        matches!(self.events.state.events.front(), Some(RawEvent::Incoming(Packet::Publish(_))))
     }
 
     fn read(&mut self, event: RawEvent) -> Option<Event> {
@@ -241,6 +257,36 @@ fn confirmation(reason: PubAckReason) -> Confirmation {
         | PubAckReason::UnspecifiedError
         | PubAckReason::ImplementationSpecificError => {
             Confirmation::Refused(Unavailable, "was refused without a reason")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_is_what_the_client_would_say() {
+        for (payload, value, confirmed) in
+            [(0, 0, true), (90, 1, false), (120, 127, true), (16_300, 128, true), (1 << 21, 16_384, true)]
+        {
+            let parcel = || Parcel {
+                topic: "a/b".to_owned(),
+                payload: vec![0; payload].into(),
+                confirmed,
+                retain: false,
+                properties: Properties {
+                    content_type: (value != 1).then(|| "application/json".to_owned()),
+                    is_text: value == 0,
+                    response_topic: Some("a/reply".to_owned()),
+                    correlation: Some(Bytes::from_static(b"1234")),
+                    user: vec![("id".to_owned(), "x".repeat(value)), ("type".to_owned(), "t".to_owned())],
+                },
+            };
+            let Parcel { topic, payload, properties, .. } = parcel();
+            let mut publish = Publish::new(topic, qos(confirmed), payload, Some(raw(properties)));
+            publish.pkid = 1;
+            assert_eq!(size(&parcel()), publish.size(), "{value}");
         }
     }
 }

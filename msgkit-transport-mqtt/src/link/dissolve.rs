@@ -64,7 +64,7 @@ pub(super) async fn erase(dial: &Dial, mark: Option<String>) {
         while let Ok(event) = connection.next().await {
             match (event, &dial.will) {
                 (Event::Connected(_), Some(will)) => {
-                    client.publish(&Parcel::own(will.topic.clone(), will.payload.clone(), true));
+                    client.publish(Parcel::own(will.topic.clone(), will.payload.clone(), true));
                 }
                 (Event::Connected(_), None) | (Event::Confirmed(..), _) => {
                     return slots::goodbye(&client, &mut connection).await;

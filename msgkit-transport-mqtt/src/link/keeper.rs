@@ -278,7 +278,7 @@ impl Link {
                 control.keeping.cuts.mark().to_owned(),
                 false,
             );
-            if client.publish(&question) {
+            if client.publish(question) {
                 control.asked.push_back(Said::Known);
             }
         }
@@ -300,6 +300,8 @@ impl Link {
             true => self.go_on(&mut control.keeping, Phase::Covered),
             false => self.go_on(&mut control.keeping, Phase::Handing),
         }
+        drop(control);
+        self.membership.inbox.tell();
     }
 
     /// What waits is sorted, and so is what comes.
@@ -375,7 +377,7 @@ impl Link {
         if arrived.retained || !membership.wants(topic.as_ref()) {
             return membership.inbox.skip(self.id, number);
         }
-        let message = arrived.read(topic, &membership.subscription.ingest, membership.clock.now());
+        let message = arrived.read(topic, &membership.subscription.ingest, membership.clock);
         membership.inbox.put(self.id, number, message);
     }
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use msgkit::Topic;
 use msgkit::transport::{TransportError, TransportErrorKind};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -51,6 +52,14 @@ static EPOCHS: AtomicU64 = AtomicU64::new(1);
 
 fn number() -> u64 {
     EPOCHS.fetch_add(1, Ordering::Relaxed)
+}
+
+/// What one connection has met.
+#[derive(Debug, Default)]
+struct Course {
+    draining: Option<Draining>,
+    /// The last topic that a message came from, as it is written there and here, and whether it is wanted.
+    last: Option<(String, Topic, bool)>,
 }
 
 #[derive(Debug)]
@@ -168,7 +177,7 @@ impl Link {
     #[allow(clippy::unused_self)]
     fn say(&self, control: &mut Control, client: &Client, place: String, mark: &Mark, said: Said) {
         let text = if said == Said::Dissolved { String::new() } else { mark.write() };
-        if client.publish(&Parcel::own(place, text, true)) {
+        if client.publish(Parcel::own(place, text, true)) {
             control.asked.push_back(said);
         }
     }
@@ -271,13 +280,17 @@ impl Link {
             let said = if welcome.session { Said::Held } else { Said::Dissolved };
             self.say(&mut self.lock(), &client, membership.place(*slot), &held, said);
         }
-        let mut draining = None;
+        let mut course = Course::default();
         let result = loop {
             match connection.next().await {
                 Ok(Event::Left) => break Ok(()),
                 Ok(event) => {
-                    if let Err(failure) = self.on(event, first, &client, &mut draining) {
+                    if let Err(failure) = self.on(event, first, &client, &mut course) {
                         break Err(failure);
+                    }
+                    // One word for all that came at once.
+                    if !connection.has_message() {
+                        membership.inbox.tell();
                     }
                 }
                 Err(_) if self.lock().leaving => break Ok(()),
@@ -294,7 +307,7 @@ impl Link {
                 }
             }
         };
-        drop((draining, keeping));
+        drop((course, keeping));
         drop(connection);
         let over = match &self.role {
             Role::Alone { .. } => true,
@@ -410,7 +423,7 @@ impl Link {
         event: Event,
         first: bool,
         client: &Client,
-        draining: &mut Option<Draining>,
+        course: &mut Course,
     ) -> Result<(), Failure> {
         let membership = &self.membership;
         match event {
@@ -444,7 +457,7 @@ impl Link {
                 return Err(Failure::new(TransportErrorKind::Refused, text));
             }
             Event::Unsubscribed => membership.inbox.answered(self.id),
-            Event::Arrived(arrived) => self.arrived(arrived, first, client),
+            Event::Arrived(arrived) => self.arrived(arrived, first, client, course),
             Event::Sent(named) => {
                 let mut control = self.lock();
                 if let Some(said) = control.asked.pop_front()
@@ -459,7 +472,7 @@ impl Link {
                     Some(Said::Held) if self.is_keeper() => {}
                     Some(Said::Known) => self.lock().keeping.seen(keeper::Seen::Routed),
                     Some(Said::Held) if matches!(self.role, Role::Heir { .. }) => {
-                        *draining = Some(Draining::begin(self.clone(), client.clone()));
+                        course.draining = Some(Draining::begin(self.clone(), client.clone()));
                     }
                     Some(Said::Held) => self.stands(client),
                     Some(Said::Vacant | Said::Dissolved) => {
@@ -473,7 +486,7 @@ impl Link {
         Ok(())
     }
 
-    fn arrived(self: &Arc<Self>, arrived: Arrived, first: bool, client: &Client) {
+    fn arrived(self: &Arc<Self>, mut arrived: Arrived, first: bool, client: &Client, course: &mut Course) {
         let membership = &self.membership;
         if self.is_keeper() {
             return self.kept(arrived);
@@ -502,11 +515,23 @@ impl Link {
         }
         let alone = matches!(self.role, Role::Alone { .. });
         let unwanted = arrived.retained && !(alone && first && membership.config.retained);
-        let (number, topic) = (arrived.number, membership.names.read(&arrived.topic));
-        if unwanted || !membership.wants(topic.as_ref()) {
+        let number = arrived.number;
+        // Messages of one topic often come one behind the other.
+        let (topic, wanted) = match &course.last {
+            Some((name, topic, wanted)) if *name == arrived.topic => (Some(topic.clone()), *wanted),
+            _ => {
+                let topic = membership.names.read(&arrived.topic);
+                let wanted = membership.wants(topic.as_ref());
+                if let Some(topic) = &topic {
+                    course.last = Some((std::mem::take(&mut arrived.topic), topic.clone(), wanted));
+                }
+                (topic, wanted)
+            }
+        };
+        if unwanted || !wanted {
             return membership.inbox.skip(self.id, number);
         }
-        let message = arrived.read(topic, &membership.subscription.ingest, membership.clock.now());
+        let message = arrived.read(topic, &membership.subscription.ingest, membership.clock);
         membership.inbox.put(self.id, number, message);
     }
 }

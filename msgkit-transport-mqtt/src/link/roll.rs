@@ -98,7 +98,7 @@ impl Link {
         confirmed: bool,
     ) {
         let parcel = Parcel { confirmed, ..Parcel::own(place, text, false) };
-        if client.publish(&parcel) {
+        if client.publish(parcel) {
             control.asked.push_back(Said::Something);
         }
     }

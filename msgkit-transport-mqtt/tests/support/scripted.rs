@@ -161,3 +161,10 @@ pub(crate) fn send(topic: &str, number: u16, payload: Vec<u8>) -> Do {
     publish.pkid = number;
     Do::Answer(Box::new(Packet::Publish(publish)))
 }
+
+/// A message that was there before the subscription, which no subscription takes that has not asked for it.
+pub(crate) fn send_old(topic: &str, number: u16) -> Do {
+    let mut publish = Publish::new(topic, QoS::AtLeastOnce, "old", None);
+    (publish.pkid, publish.retain) = (number, true);
+    Do::Answer(Box::new(Packet::Publish(publish)))
+}

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::event::{Event, Read, TOPIC, payload};
 use crate::run::{BATCH, Flow, PREFETCH, Run, Scenario};
-use crate::system::{Place, Subject, System, Work};
+use crate::system::{Place, Subject, System, Work, spawn};
 
 pub(crate) const SYSTEM: System = System {
     name: "amqp",
@@ -64,7 +64,7 @@ struct Raw {
     _publishing: Connection,
     consuming: Connection,
     channel: Channel,
-    members: Vec<JoinHandle<anyhow::Result<()>>>,
+    members: Vec<JoinHandle<()>>,
 }
 
 impl Subject for Raw {
@@ -100,7 +100,7 @@ impl Subject for Raw {
         channel.basic_qos(u16::try_from(PREFETCH)?, BasicQosOptions::default()).await?;
         let options = BasicConsumeOptions::default();
         let consumer = channel.basic_consume(NAME.into(), "".into(), options, FieldTable::default()).await?;
-        self.members.push(tokio::spawn(consume(channel, consumer, work)));
+        self.members.push(spawn(consume(channel, consumer, work)));
         Ok(())
     }
 

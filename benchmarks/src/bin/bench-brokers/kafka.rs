@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use crate::event::{Event, Read, TOPIC, payload};
 use crate::run::{BATCH, Flow, Run, Scenario};
-use crate::system::{Place, Subject, System, Work};
+use crate::system::{Place, Subject, System, Work, spawn};
 
 pub(crate) const SYSTEM: System = System {
     name: "kafka",
@@ -59,7 +59,7 @@ struct Raw {
     servers: String,
     topic: String,
     producer: FutureProducer,
-    members: Vec<JoinHandle<anyhow::Result<()>>>,
+    members: Vec<JoinHandle<()>>,
 }
 
 impl Subject for Raw {
@@ -107,7 +107,7 @@ impl Subject for Raw {
             .set("socket.nagle.disable", "true")
             .create()?;
         consumer.subscribe(&[&self.topic])?;
-        self.members.push(tokio::spawn(consume(consumer, work)));
+        self.members.push(spawn(consume(consumer, work)));
         Ok(())
     }
 

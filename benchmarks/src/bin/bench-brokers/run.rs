@@ -11,7 +11,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::SYSTEMS;
-use crate::system::{Subject, System, Work};
+use crate::system::{Subject, System, Work, failed};
 use crate::transport::Msgkit;
 
 /// Messages that are published at once, and then waited for.
@@ -167,12 +167,21 @@ impl Run {
         self.scenario.members
     }
 
-    /// The flow on one subject.
+    /// The flow on one subject, until it is over or a part of it fails.
     pub(crate) async fn drive<S: Subject>(self) -> anyhow::Result<Taken> {
         let mut subject = S::open(&self).await?;
+        let taken = tokio::select! {
+            taken = self.flow(&mut subject) => taken?,
+            error = failed() => return Err(error),
+        };
+        subject.close().await?;
+        Ok(taken)
+    }
+
+    async fn flow<S: Subject>(&self, subject: &mut S) -> anyhow::Result<Taken> {
         let all = WARM + self.messages;
         let work = Work::between(WARM, all);
-        let taken = match self.scenario.flow {
+        Ok(match self.scenario.flow {
             Flow::Publish => {
                 subject.publish(0..WARM).await?;
                 let clocks = Clocks::start(WARM);
@@ -181,22 +190,22 @@ impl Run {
             }
             Flow::Consume => {
                 subject.publish(0..all).await?;
-                join(&mut subject, self.members(), &work).await?;
+                // From the first one: a client that reads ahead has most of them by the time that some are handled.
+                let work = Work::between(0, all);
+                join(subject, self.members(), &work).await?;
                 work.taken().await
             }
             Flow::Pass => {
-                join(&mut subject, self.members(), &work).await?;
+                join(subject, self.members(), &work).await?;
                 subject.publish(0..all).await?;
                 work.taken().await
             }
             Flow::Waiting => {
                 let work = Work::slow(0, Flow::SLOW_MESSAGES, Flow::SLOW);
-                join(&mut subject, self.members(), &work).await?;
+                join(subject, self.members(), &work).await?;
                 work.taken().await
             }
-        };
-        subject.close().await?;
-        Ok(taken)
+        })
     }
 }
 

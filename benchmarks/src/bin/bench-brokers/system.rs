@@ -4,11 +4,12 @@ use std::any::Any;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use msgkit::Registry;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use crate::run::{Clocks, Run, Scenario, Taken};
 
@@ -53,6 +54,30 @@ pub(crate) trait Subject: Sized {
 
     /// Returns when the broker knows all settlements.
     async fn close(self) -> anyhow::Result<()>;
+}
+
+/// Why a part of this process's run has ended before the run has.
+static FAILURE: Mutex<Option<anyhow::Error>> = Mutex::new(None);
+static FAILED: Notify = Notify::const_new();
+
+/// Runs a part of a subject beside it. Where it ends with an error, so does the run, instead of waiting for what never comes.
+pub(crate) fn spawn(part: impl Future<Output = anyhow::Result<()>> + Send + 'static) -> JoinHandle<()> {
+    tokio::spawn(async {
+        if let Err(error) = part.await {
+            FAILURE.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            FAILED.notify_one();
+        }
+    })
+}
+
+/// Returns once a part of the run has ended with an error.
+pub(crate) async fn failed() -> anyhow::Error {
+    loop {
+        FAILED.notified().await;
+        if let Some(error) = FAILURE.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return error.context("a part of the run has ended");
+        }
+    }
 }
 
 /// What the members of a run do together, and the clocks of it.

@@ -15,14 +15,14 @@ use tokio::task::JoinHandle;
 
 use crate::event::{KIND, SOURCE, TOPIC, payload};
 use crate::run::{BATCH, PREFETCH, Run};
-use crate::system::{Subject, Work};
+use crate::system::{Subject, Work, spawn};
 
 /// msgkit with the transport of the run's broker.
 pub(crate) struct Msgkit {
     transport: Arc<dyn Transport>,
     subscription: Subscription,
     topic: Topic,
-    members: Vec<JoinHandle<anyhow::Result<()>>>,
+    members: Vec<JoinHandle<()>>,
 }
 
 impl Subject for Msgkit {
@@ -59,12 +59,11 @@ impl Subject for Msgkit {
 
     async fn join(&mut self, work: Work) -> anyhow::Result<()> {
         let deliveries = self.transport.subscribe(&self.subscription).await?;
-        self.members.push(tokio::spawn(consume(deliveries, work)));
+        self.members.push(spawn(consume(deliveries, work)));
         Ok(())
     }
 
     async fn close(self) -> anyhow::Result<()> {
-        // Members that have failed have counted nothing more, and the run would never have come to this.
         for member in self.members {
             member.abort();
         }
