@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::event::{KIND, SOURCE, TOPIC, payload};
 use crate::run::{BATCH, PREFETCH, Run};
-use crate::system::{Subject, Work};
+use crate::system::{Subject, Work, first_ended};
 
 /// msgkit with the transport of the run's broker.
 pub(crate) struct Msgkit {
@@ -63,8 +63,11 @@ impl Subject for Msgkit {
         Ok(())
     }
 
+    async fn failed(&mut self) -> anyhow::Error {
+        first_ended(&mut self.members).await
+    }
+
     async fn close(self) -> anyhow::Result<()> {
-        // Members that have failed have counted nothing more, and the run would never have come to this.
         for member in self.members {
             member.abort();
         }
