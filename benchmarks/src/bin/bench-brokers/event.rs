@@ -15,7 +15,8 @@ pub(crate) const TOPIC: &str = "bench.reading";
 /// The payload of message `n`; all have one length.
 pub(crate) fn payload(n: usize) -> Vec<u8> {
     format!(
-        "{{\"id\":{n:07},\"device\":\"d-{:04}\",\"temperature\":21.5,\"humidity\":40,\"light\":300}}",
+        "{{\"id\":{},\"device\":\"d-{:04}\",\"temperature\":21.5,\"humidity\":40,\"light\":300}}",
+        1_000_000 + n,
         n % 1000
     )
     .into_bytes()
