@@ -6,6 +6,9 @@
 // POST /stand-in/expire?prefix=projects/p/subscriptions/ ends the leases of everything that is outstanding there; with
 // &bury=1 the streams of all who read there as well, as when their processes are dead.
 //
+// POST /stand-in/end?prefix=projects/p/subscriptions/&code=7 ends the streams of all who read there with that code of gRPC; they keep
+// their leases. GET /stand-in/streams?prefix=projects/p/subscriptions/ tells how many there are.
+//
 // POST /stand-in/refuse?method=Publish&code=8&times=3 answers the next three calls with that code of gRPC, as the service does
 // when a quota is used up. It tells how many were refused by the order before.
 package main
@@ -148,6 +151,16 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodPost && r.URL.Path == "/stand-in/expire" {
 		a.server.ExpireLeases(r.URL.Query().Get("prefix"), r.URL.Query().Get("bury") == "1")
 		fmt.Fprintln(w, "Ok")
+		return
+	}
+	if r.Method == http.MethodPost && r.URL.Path == "/stand-in/end" {
+		code, _ := strconv.Atoi(r.URL.Query().Get("code"))
+		a.server.EndStreams(r.URL.Query().Get("prefix"), codes.Code(code))
+		fmt.Fprintln(w, "Ok")
+		return
+	}
+	if r.URL.Path == "/stand-in/streams" {
+		fmt.Fprint(w, a.server.Streams(r.URL.Query().Get("prefix")))
 		return
 	}
 	if r.Method == http.MethodPost && r.URL.Path == "/stand-in/refuse" {

@@ -1,6 +1,7 @@
 //! The native clients: how they are configured, and what they tell on the side.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -208,7 +209,11 @@ pub(crate) fn looker(address: &Address, config: &KafkaConfig) -> ClientConfig {
 
 /// What the clients of one transport have said of their connections last.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Said(Arc<Mutex<Option<Last>>>);
+pub(crate) struct Said {
+    last: Arc<Mutex<Option<Last>>>,
+    /// How often a broker has refused one of them for what it is.
+    refusals: Arc<AtomicU64>,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Last {
@@ -225,13 +230,16 @@ impl Said {
         if let Some(code) = error.rdkafka_error_code() {
             let told = error::meaning(reason);
             let (kind, hint) = told.unwrap_or_else(|| error::kind_of(code));
+            if error::is_refusal(code, reason) {
+                self.refusals.fetch_add(1, Ordering::AcqRel);
+            }
             self.keep(Last { code, kind, hint, exact: told.is_some() });
         }
     }
 
     /// That all brokers are down says less than why, and that a connection ended less than that somebody was refused.
     fn keep(&self, new: Last) {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let weight = |last: &Last| {
             let refused = last.kind == TransportErrorKind::Refused;
             (refused, last.exact, last.code != RDKafkaErrorCode::AllBrokersDown)
@@ -241,14 +249,19 @@ impl Said {
         }
     }
 
+    /// Changes whenever a broker refuses who we are, or shows that it is not whom we trust: waiting longer changes nothing.
+    pub(crate) fn refusals(&self) -> u64 {
+        self.refusals.load(Ordering::Acquire)
+    }
+
     /// Forgets, once a broker has answered.
     pub(crate) fn forget(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// The error of a call that failed, made clearer by what was said: a refused password looks like no answer.
     pub(crate) fn explain(&self, failed: KafkaError, doing: &str) -> TransportError {
-        let said = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let plain = error::of(failed, doing);
         let Some(Last { code, kind, hint, .. }) = said else { return plain };
         let clearer = kind == TransportErrorKind::Refused || !hint.is_empty();

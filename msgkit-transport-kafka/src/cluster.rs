@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,8 @@ use msgkit::envelope::Clock;
 use msgkit::transport::{Destination, TransportError};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::Metadata;
 use tokio::sync::Notify;
 
 use crate::client::{self, Address, Listening, Said};
@@ -25,6 +27,8 @@ use crate::subscriber::Member;
 const KNOWN_AFTER: Duration = Duration::from_secs(15);
 /// How long one question to the brokers may take.
 pub(crate) const ASK: Duration = Duration::from_secs(10);
+/// How often the client is asked, while a broker does not answer, whether it was refused.
+const LISTEN: Duration = Duration::from_millis(50);
 
 /// A transport's side of a cluster.
 pub(crate) struct Cluster {
@@ -149,9 +153,7 @@ impl Cluster {
     pub(crate) fn list_topics(&self) -> Result<Arc<BTreeMap<String, usize>>, TransportError> {
         let asker = self.asker()?;
         let doing = || format!("asking the Kafka brokers at {} for their topics", self.address.servers());
-        // The client tells why a connection failed only while it is polled.
-        let answer = asker.fetch_metadata(None, self.config.connect_timeout.min(ASK));
-        let answer = answer.map_err(|error| {
+        let answer = self.metadata(&asker).map_err(|error| {
             while asker.poll(Duration::from_millis(10)).is_some() {}
             self.said.explain(error, &doing())
         })?;
@@ -170,6 +172,29 @@ impl Cluster {
         let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
         *topics = Topics { all: Arc::clone(&all), asked: Some(Instant::now()) };
         Ok(all)
+    }
+
+    /// The brokers' answer, or why there is none; as soon as one of them refuses us, which the client takes for a connection that may
+    /// come yet. Blocks.
+    fn metadata(&self, asker: &Arc<BaseConsumer<Listening>>) -> Result<Metadata, KafkaError> {
+        let patience = self.config.connect_timeout;
+        let before = self.said.refusals();
+        let (tell, told) = mpsc::sync_channel(1);
+        let asking = asker.clone();
+        // It ends within that time, whoever still waits for it.
+        std::thread::spawn(move || tell.send(asking.fetch_metadata(None, patience)));
+        loop {
+            match told.recv_timeout(LISTEN) {
+                Ok(answer) => return answer,
+                Err(RecvTimeoutError::Disconnected) => return Err(KafkaError::Canceled),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            // The client tells why a connection failed only while it is polled.
+            while asker.poll(Duration::ZERO).is_some() {}
+            if self.said.refusals() != before {
+                return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::AllBrokersDown));
+            }
+        }
     }
 
     /// All topics, as they were known at most `age` ago. Blocks.

@@ -96,6 +96,20 @@ pub(crate) fn meaning(reason: &str) -> Option<(TransportErrorKind, &'static str)
     known.into_iter().find(|(said, _, _)| reason.contains(said)).map(|(_, kind, hint)| (kind, hint))
 }
 
+/// Whether the client has met, by its `code` and `reason`, a broker's own word that it wants us not as we are, or a certificate that
+/// we do not trust. A connection that ends while they come to know each other has the same code, and an error of the client's own in
+/// its reason: a broker that restarts does that.
+pub(crate) fn is_refusal(code: RDKafkaErrorCode, reason: &str) -> bool {
+    match meaning(reason) {
+        Some((kind, _)) => kind == TransportErrorKind::Refused && !reason.contains("Local: "),
+        None => {
+            matches!(code, RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed)
+                && !reason.contains("Local: ")
+                && !reason.contains("Disconnected")
+        }
+    }
+}
+
 /// What `code` means for the caller, and what to look at.
 pub(crate) fn kind_of(code: RDKafkaErrorCode) -> (TransportErrorKind, &'static str) {
     use RDKafkaErrorCode as Code;
@@ -151,5 +165,37 @@ pub(crate) fn kind_of(code: RDKafkaErrorCode) -> (TransportErrorKind, &'static s
         }
         Code::InvalidArgument | Code::InvalidRequest | Code::InvalidConfig => (Kind::Invalid, ""),
         _ => (Kind::Unavailable, ""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_a_brokers_own_word() {
+        let code = RDKafkaErrorCode::Authentication;
+        for reason in [
+            "sasl_plaintext://b:9092/bootstrap: SASL authentication error: Authentication failed: Invalid username or password (after \
+             310ms in state AUTH_REQ)",
+            "SASL PLAIN mechanism handshake failed: Broker: Unsupported SASL mechanism: broker's supported mechanisms: SCRAM-SHA-512",
+        ] {
+            assert!(is_refusal(code, reason), "{reason}");
+        }
+        assert!(is_refusal(RDKafkaErrorCode::SSL, "SSL handshake failed: certificate could not be verified"));
+        for (code, reason) in [
+            (
+                code,
+                "SASL PLAIN mechanism handshake failed: Local: Broker transport failure: broker's supported mechanisms: ",
+            ),
+            (code, "Disconnected: hung up from peer in state AUTH_LEGACY"),
+            (RDKafkaErrorCode::SSL, "SSL handshake failed: Disconnected"),
+            (
+                RDKafkaErrorCode::BrokerTransportFailure,
+                "Connect to ipv4#127.0.0.1:1 failed: Connection refused",
+            ),
+        ] {
+            assert!(!is_refusal(code, reason), "{reason}");
+        }
     }
 }

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 /// The most bytes of a record, its partition key included, unless a stream was told otherwise.
 const MIB: usize = 1 << 20;
+/// What a copy has more than its message, at most, beside its payload.
+const COPY: usize = 64 << 10;
 /// What of a record is left for attributes and headers beside the largest payload.
 const ATTRIBUTES: usize = 8 << 10;
 
@@ -66,7 +68,8 @@ pub struct KinesisConfig {
     /// Whether messages of one key keep their order also where the service takes only some of a request: a request then
     /// holds one record of each key. `false` is faster where few keys have many messages; the transport then claims no order.
     pub ordered: bool,
-    /// The largest record in bytes, key included: 1 MiB, or what the streams were raised to (at most 10 MiB).
+    /// The largest record in bytes, key included: 1 MiB, or what the streams were raised to (at most 10 MiB); those that are
+    /// created take so much. Streams of copies take more, so that whatever others publish has room there.
     pub max_record_size: usize,
     /// How long a publish goes on, throttling included, while the service takes nothing; then it gives back what is left.
     #[serde(with = "msgkit::config::duration")]
@@ -251,6 +254,12 @@ impl KinesisConfig {
             }
         }
         Ok(())
+    }
+
+    /// The most bytes of a record that is a copy of another one (delayed retry, dead letter): whatever came has room there, as base64
+    /// where it is no text. The service takes no more than 10 MiB.
+    pub(crate) fn max_copy(&self) -> usize {
+        (self.max_record_size.div_ceil(3) * 4 + COPY).min(10 * MIB)
     }
 
     /// The most bytes that a payload may have in its written form.

@@ -11,7 +11,7 @@ use crate::error::{Cause, Failure};
 use crate::lease::{Change, GroupRow, Lease, LeaseRow, LeaseStore, json, key_of};
 use crate::names::Wanted;
 use crate::position::Position;
-use crate::streams::Shard;
+use crate::streams::{Made, Shard};
 
 /// The row of a group's patterns.
 pub(crate) const GROUP: &str = "group";
@@ -30,9 +30,9 @@ impl Core {
         subscription: &Subscription,
     ) -> Result<Wanted, TransportError> {
         let wanted = self.names.wanted(subscription);
-        let shards = self.config.shards;
+        let topic = Made::topic(&self.config);
         let ensured = wanted.named.iter().map(|stream| async move {
-            let made = self.ensure(stream, shards, self.config.retention).await?;
+            let made = self.ensure(stream, topic).await?;
             Ok::<_, TransportError>(made.then(|| stream.clone()))
         });
         let made: BTreeSet<String> = try_join_all(ensured).await?.into_iter().flatten().collect();
@@ -54,13 +54,13 @@ impl Core {
     /// Sees to it that the delay step is there. Nothing is lost of it, so it begins at the beginning.
     pub(crate) async fn ensure_retry(&self, group: &Group, step: u32) -> Result<String, TransportError> {
         let stream = self.names.retry(group, step);
-        self.ensure(&stream, 1, self.config.retention).await?;
+        self.ensure(&stream, Made::retry(&self.config)).await?;
         self.ensure_leases(&*self.store, &self.retry_space(group, step), &stream, Start::Earliest).await?;
         Ok(stream)
     }
 
     pub(crate) async fn ensure_letters(&self, group: &Group) -> Result<(), TransportError> {
-        self.ensure(&self.names.dead_letter(group), 1, self.config.dead_letter_retention).await.map(drop)
+        self.ensure(&self.names.dead_letter(group), Made::letters(&self.config)).await.map(drop)
     }
 
     /// Notes the group, so that operators see it, and how many delay steps it has.

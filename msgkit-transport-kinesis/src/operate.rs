@@ -44,12 +44,13 @@ impl Kinesis {
 
 impl Core {
     fn incoming(&self, stream: &str, shard: &str, record: Record) -> (Incoming, bool, String) {
-        let position = format!("{stream}/{shard}/{}", Sequence::new(&record.sequence_number).as_str());
+        let place = format!("{stream}/{shard}");
+        let number = Sequence::new(&record.sequence_number);
         let data = Bytes::from(record.data.into_inner());
         let partition_key = record.partition_key.as_deref().unwrap_or_default();
-        let arrived = Arrived { stream, position: &position, partition_key, data };
+        let arrived = Arrived { stream, place: &place, number: number.as_str(), partition_key, data };
         let (message, told) = read(&arrived, &self.names, &Ingest::default(), self.clock.now());
-        (message, told, position)
+        (message, told, format!("{place}/{}", number.as_str()))
     }
 
     /// The leases of a space that are not done, in the order of their names, and what tells a message of the group.

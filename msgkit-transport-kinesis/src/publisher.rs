@@ -219,7 +219,9 @@ impl Core {
     /// One request: for each record, the code with which it was refused, if it was.
     async fn put_once(&self, stream: &str, request: &[Item]) -> Result<Vec<Option<String>>, Failure> {
         let doing = format!("publishing {} messages to stream `{stream}`", request.len());
-        self.ensure(stream, self.config.shards, self.config.retention).await?;
+        if let Some(first) = request.first() {
+            self.ensure(stream, first.parcel.made).await?;
+        }
         let mut call = self.account.client().await?.put_records().stream_name(stream);
         for item in request {
             let entry = PutRecordsRequestEntry::builder()
@@ -325,6 +327,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::streams::Made;
 
     fn items(keys: &[&str], size: usize) -> Vec<Item> {
         keys.iter()
@@ -336,6 +339,7 @@ mod tests {
                     partition_key: (*key).to_owned(),
                     keyed: !key.starts_with('~'),
                     data: Bytes::from(vec![0; size]),
+                    made: Made::topic(&crate::config::KinesisConfig::default()),
                 },
             })
             .collect()

@@ -23,6 +23,7 @@ use crate::core::Core;
 use crate::error::{self, SYSTEM, closed};
 use crate::lease::{LeaseStore, MemoryLeases};
 use crate::names::Names;
+use crate::streams::Made;
 
 /// How long the service may take to say that it is there.
 const HEALTH: Duration = Duration::from_secs(5);
@@ -292,7 +293,7 @@ impl Kinesis {
             Declaration::DeadLetters(group) => core.ensure_letters(group).await,
             Declaration::Topic(topic) => {
                 let stream = core.names.stream_of_place(topic);
-                core.ensure(&stream, core.config.shards, core.config.retention).await.map(drop)
+                core.ensure(&stream, Made::topic(&core.config)).await.map(drop)
             }
             _ => Ok(()),
         }

@@ -8,6 +8,7 @@ use msgkit::transport::{Destination, Incoming, Malformed, TransportError};
 use crate::config::{KinesisConfig, Unkeyed};
 use crate::error::{SYSTEM, invalid};
 use crate::names::Names;
+use crate::streams::Made;
 
 /// The most characters of a partition key.
 const MOST_KEY: usize = 256;
@@ -22,6 +23,8 @@ pub(crate) struct Parcel {
     /// Whether its key is an ordering key, so that nothing of it may overtake.
     pub(crate) keyed: bool,
     pub(crate) data: Bytes,
+    /// How its stream is made where it is missing.
+    pub(crate) made: Made,
 }
 
 impl Parcel {
@@ -51,17 +54,18 @@ impl Parcel {
         });
         let size = data.len() + partition_key.len();
         let written = written(&data, envelope.payload().len());
-        if size > config.max_record_size || written > config.max_written() {
+        let made = Made::of(to, config);
+        if size > made.record || (!made.copies && written > config.max_written()) {
             return Err(invalid(format!(
                 "message {} has {size} bytes as a record of stream `{stream}` (its payload {}); Kinesis takes {} of them, \
                  its attributes included: put the payload elsewhere and publish a reference (`dataref`), or raise the \
                  stream's record size and `max_record_size`",
                 envelope.id(),
                 envelope.payload().len(),
-                config.max_record_size,
+                made.record,
             )));
         }
-        Ok(Self { stream, partition_key, keyed: key.is_some(), data })
+        Ok(Self { stream, partition_key, keyed: key.is_some(), data, made })
     }
 
     /// What it counts for in the limits of a request.
@@ -101,8 +105,9 @@ fn partition_key(key: Option<&str>, unkeyed: impl FnOnce() -> String) -> String 
 #[derive(Debug, Clone)]
 pub(crate) struct Arrived<'a> {
     pub(crate) stream: &'a str,
-    /// Where it lies: `stream/shard/number`.
-    pub(crate) position: &'a str,
+    /// Where it lies: its shard as `stream/shard`, and its number there.
+    pub(crate) place: &'a str,
+    pub(crate) number: &'a str,
     pub(crate) partition_key: &'a str,
     pub(crate) data: Bytes,
 }
@@ -114,7 +119,6 @@ pub(crate) fn read(
     ingest: &Ingest,
     now: Timestamp,
 ) -> (Incoming, bool) {
-    let (topic, told) = names.topic_of(arrived.stream, arrived.partition_key);
     let key = Some(arrived.partition_key).filter(|key| !key.is_empty() && !key.starts_with(NO_KEY));
     // Read with a topic that no event has, so that one that names none can be told from one whose topic is the stream's.
     let nowhere = Names::nowhere();
@@ -122,6 +126,7 @@ pub(crate) fn read(
         Ok(mut envelope) => {
             let told = match envelope.topic() == &nowhere {
                 true => {
+                    let (topic, told) = names.topic_of(arrived.stream, arrived.partition_key);
                     envelope.set_topic(topic);
                     told
                 }
@@ -137,8 +142,10 @@ pub(crate) fn read(
         }
         Err(error) => error,
     };
-    let (position, data) = (Some(arrived.position), Some(arrived.data.clone()));
-    match ingest.envelope(SYSTEM, &topic, position, data.clone(), NativeHeaders::new(), now) {
+    let (topic, told) = names.topic_of(arrived.stream, arrived.partition_key);
+    let position = format!("{}/{}", arrived.place, arrived.number);
+    let data = Some(arrived.data.clone());
+    match ingest.envelope(SYSTEM, &topic, Some(&position), data.clone(), NativeHeaders::new(), now) {
         Some(mut envelope) => {
             if envelope.key().is_none() {
                 envelope.set_key(key.map(Into::into));
@@ -179,7 +186,7 @@ mod tests {
     }
 
     fn back(stream: &str, partition_key: &str, data: Bytes) -> (Incoming, bool) {
-        let arrived = Arrived { stream, position: "x/0/1", partition_key, data };
+        let arrived = Arrived { stream, place: "x/0", number: "1", partition_key, data };
         read(&arrived, &names(), &Ingest::default(), Timestamp::EPOCH)
     }
 
@@ -212,6 +219,20 @@ mod tests {
         // What is JSON already needs no base64.
         let text = format!("\"{}\"", "x".repeat(config.max_payload() + 1000));
         assert!(parcel(&event(text.as_bytes(), ContentType::Json)).is_ok());
+    }
+
+    #[test]
+    fn whatever_came_has_room_as_a_copy() {
+        let config = KinesisConfig::default();
+        // As much as a stream takes, and no text.
+        let came =
+            event(&vec![0xff; config.max_record_size], ContentType::Other("application/octet-stream".into()));
+        assert!(parcel(&came).is_err());
+        let group: msgkit::Group = "g".parse().unwrap();
+        let delay = std::time::Duration::from_secs(1);
+        for to in [Destination::DeadLetter(group.clone()), Destination::Retry { group, step: 1, delay }] {
+            assert!(Parcel::of(&to, &came, &names(), &config).is_ok(), "{to}");
+        }
     }
 
     #[test]

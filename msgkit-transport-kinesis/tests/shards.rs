@@ -7,6 +7,8 @@ mod support;
 
 #[path = "shards/fan_out.rs"]
 mod fan_out;
+#[path = "shards/poison.rs"]
+mod poison;
 #[path = "shards/scale.rs"]
 mod scale;
 

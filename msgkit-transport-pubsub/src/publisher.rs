@@ -32,6 +32,7 @@ pub(crate) struct Sender {
     lanes: Mutex<HashMap<String, Arc<RwLock<Lane>>>>,
     room: Arc<Semaphore>,
     most: usize,
+    most_keys: usize,
 }
 
 struct Lane {
@@ -50,7 +51,7 @@ type Parcel = (usize, String, Message);
 
 impl Sender {
     pub(crate) fn new(most: usize) -> Self {
-        Self { lanes: Mutex::default(), room: Arc::new(Semaphore::new(most)), most }
+        Self { lanes: Mutex::default(), room: Arc::new(Semaphore::new(most)), most, most_keys: MOST_KEYS }
     }
 
     /// Room for `bytes`, or for all there is where they are more.
@@ -88,7 +89,8 @@ impl Core {
             let mut lanes = self.sender.lanes.lock().unwrap_or_else(PoisonError::into_inner);
             return Ok(lanes.entry(topic.to_owned()).or_insert(new).clone());
         };
-        let worn = |lane: &Lane| lane.keys.lock().unwrap_or_else(PoisonError::into_inner).len() >= MOST_KEYS;
+        let most = self.sender.most_keys;
+        let worn = |lane: &Lane| lane.keys.lock().unwrap_or_else(PoisonError::into_inner).len() >= most;
         if worn(&*lane.read().await) {
             let mut all = lane.write().await;
             if worn(&all) {
@@ -307,3 +309,6 @@ impl Pubsub {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

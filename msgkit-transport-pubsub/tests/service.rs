@@ -2,6 +2,12 @@
 //! one, keys that fail and go on, limits, things that are missing; and Google's own emulator, where it is installed.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
 
+#[path = "service/mended.rs"]
+mod mended;
+#[path = "service/poison.rs"]
+mod poison;
+#[path = "service/scale.rs"]
+mod scale;
 mod support;
 
 use std::collections::VecDeque;

@@ -51,8 +51,12 @@ impl Entry {
         }
     }
 
+    /// Whether both are about the same thing, beside the same peer where both have one.
     fn is_about(&self, other: &Self) -> bool {
-        (&self.scenario, &self.metric, &self.subject) == (&other.scenario, &other.metric, &other.subject)
+        let same_peer = self.peer.is_none() || other.peer.is_none() || self.peer == other.peer;
+        same_peer
+            && (&self.scenario, &self.metric, &self.subject)
+                == (&other.scenario, &other.metric, &other.subject)
     }
 }
 
@@ -118,6 +122,18 @@ mod tests {
         let kept: Vec<Entry> = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         assert_eq!(kept, [other, new.clone()]);
         assert_eq!(new.ratio, Some(0.5));
+    }
+
+    #[test]
+    fn each_peer_has_a_figure_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report.json");
+        let beside =
+            |peer: &str, value| Entry::compared("kafka/consume/1", "cpu", ("msgkit", 1.0), (peer, value));
+        merge_into(&path, &[beside("one", 2.0), beside("other", 4.0)]).unwrap();
+        merge_into(&path, &[beside("one", 3.0)]).unwrap();
+        let kept: Vec<Entry> = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        assert_eq!(kept, [beside("other", 4.0), beside("one", 3.0)]);
     }
 
     #[test]

@@ -157,7 +157,7 @@ impl Pubsub {
     /// # Errors
     /// [`BrokerError`] where it cannot.
     pub fn expire(&self, project: &str) -> Result<(), BrokerError> {
-        self.end(project, "")
+        self.end(project, "expire", "")
     }
 
     /// Everybody who reads in `project` now is dead to it: their streams end, and their leases with them. Who lives opens
@@ -166,7 +166,16 @@ impl Pubsub {
     /// # Errors
     /// [`BrokerError`] where it cannot.
     pub fn bury(&self, project: &str) -> Result<(), BrokerError> {
-        self.end(project, "&bury=1")
+        self.end(project, "expire", "&bury=1")
+    }
+
+    /// Ends the streams of everybody who reads in `project` now with `code` of gRPC; they keep their leases. Only the stand-in
+    /// can.
+    ///
+    /// # Errors
+    /// [`BrokerError`] where it cannot.
+    pub fn end_streams(&self, project: &str, code: u32) -> Result<(), BrokerError> {
+        self.end(project, "end", &format!("&code={code}"))
     }
 
     /// Answers the next `times` calls of `method` (`Publish`, `Acknowledge`, `ModifyAckDeadline`, `CreateTopic`,
@@ -185,10 +194,22 @@ impl Pubsub {
         }
     }
 
-    fn end(&self, project: &str, more: &str) -> Result<(), BrokerError> {
+    /// How many streams are open in `project`. Only the stand-in tells.
+    ///
+    /// # Errors
+    /// [`BrokerError`] where it does not.
+    pub fn streams(&self, project: &str) -> Result<usize, BrokerError> {
         let prefix = escape(&format!("projects/{project}/subscriptions/"));
-        let path = format!("/stand-in/expire?prefix={prefix}{more}");
-        let failed = |error| BrokerError::io(NAME, "the leases cannot be ended", error);
+        let path = format!("/stand-in/streams?prefix={prefix}");
+        let failed = |error| BrokerError::io(NAME, "it does not tell its streams", error);
+        let answer = http::request(&self.address, ("", ""), "GET", &path, None).map_err(failed)?;
+        answer.body.trim().parse().map_err(|_| failed(io::Error::other(answer.body)))
+    }
+
+    fn end(&self, project: &str, what: &str, more: &str) -> Result<(), BrokerError> {
+        let prefix = escape(&format!("projects/{project}/subscriptions/"));
+        let path = format!("/stand-in/{what}?prefix={prefix}{more}");
+        let failed = |error| BrokerError::io(NAME, "leases or streams cannot be ended", error);
         match http::request(&self.address, ("", ""), "POST", &path, None).map_err(failed)?.status {
             200 => Ok(()),
             status => Err(failed(io::Error::other(format!("it answers {status}")))),

@@ -264,11 +264,11 @@ impl Member {
             .into_iter()
             .map(|record| {
                 let sequence = Sequence::new(&record.sequence_number);
-                let position = format!("{place}/{}", sequence.as_str());
                 let data = Bytes::from(record.data.into_inner());
                 let size = data.len();
                 let partition_key = record.partition_key.as_deref().unwrap_or_default();
-                let arrived = Arrived { stream, position: &position, partition_key, data };
+                let number = sequence.as_str();
+                let arrived = Arrived { stream, place, number, partition_key, data };
                 let (message, told) = read(&arrived, &self.core.names, &self.subscription.ingest, now);
                 // What tells no topic is for every group that reads the stream: better seen than lost.
                 let wanted = patterns.is_empty()

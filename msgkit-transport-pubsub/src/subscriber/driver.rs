@@ -31,8 +31,8 @@ pub(super) struct Driver {
     /// What is read, with the topic of each.
     reads: Reads,
     tasks: JoinSet<()>,
-    /// When its entries were asked for last.
-    renewed: Instant,
+    /// When its entries are to be asked for again, where they expire.
+    renew_at: Instant,
 }
 
 impl Driver {
@@ -50,7 +50,7 @@ impl Driver {
             subscription: Arc::new(subscription),
             reads: Reads::new(),
             tasks: JoinSet::new(),
-            renewed: Instant::now(),
+            renew_at: Instant::now() + core.config.ephemeral_expiry / 4,
         };
         driver.read_also(reads);
         driver
@@ -87,14 +87,19 @@ impl Driver {
         }
     }
 
+    /// Whether the service would soon remove the entries of this reader, which has no group.
+    fn expires(&self) -> bool {
+        let alone = self.reader.as_ref().is_some_and(|reader| reader.as_group().is_none());
+        alone && Instant::now() >= self.renew_at
+    }
+
     /// Looks for topics that have come since; wildcards and dynamic segments may match them.
     fn look(&mut self) -> Option<BoxFuture<'static, Result<Reads, TransportError>>> {
         let reader = self.reader.clone()?;
         let (core, subscription) = (self.core.clone(), self.subscription.clone());
-        let expires =
-            reader.as_group().is_none() && self.renewed.elapsed() > core.config.ephemeral_expiry / 4;
+        let expires = self.expires();
         if expires {
-            self.renewed = Instant::now();
+            self.renew_at = Instant::now() + core.config.ephemeral_expiry / 4;
         }
         Some(
             async move {
@@ -135,7 +140,7 @@ impl Driver {
                     }
                 }
                 Ok(()) = made.changed(), if wild => looking = self.look(),
-                _ = looks.tick(), if wild && looking.is_none() => looking = self.look(),
+                _ = looks.tick(), if (wild || self.expires()) && looking.is_none() => looking = self.look(),
             }
         }
         self.leave(acks).await;
@@ -185,3 +190,6 @@ impl Driver {
         self.member.end(None);
     }
 }
+
+#[cfg(test)]
+mod tests;

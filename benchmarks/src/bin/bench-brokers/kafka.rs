@@ -40,7 +40,7 @@ pub(crate) const SYSTEM: System = System {
 
 const PARTITIONS: i32 = 16;
 /// What stands before the names of attributes.
-const PREFIX: &str = "ce_";
+pub(crate) const PREFIX: &str = "ce_";
 
 /// A name space of one broker, which takes its time to start.
 fn place() -> anyhow::Result<Place> {
@@ -55,6 +55,19 @@ fn place() -> anyhow::Result<Place> {
     Ok(Place { url: format!("{}?prefix={}", broker.url(), broker.prefix("bench")), _keep: Box::new(()) })
 }
 
+/// Makes the topic of a run; answers where the broker is, and its name.
+pub(crate) async fn topic(run: &Run) -> anyhow::Result<(String, String)> {
+    let (servers, prefix) = run.url.split_once("?prefix=").context("a prefix")?;
+    let servers = servers.trim_start_matches("kafka://").to_owned();
+    let topic = format!("{prefix}{TOPIC}");
+    let admin: AdminClient<_> = ClientConfig::new().set("bootstrap.servers", &servers).create()?;
+    let wanted = NewTopic::new(&topic, PARTITIONS, TopicReplication::Fixed(1));
+    for made in admin.create_topics(&[wanted], &AdminOptions::new()).await? {
+        made.map_err(|(topic, code)| anyhow!("topic {topic}: {code}"))?;
+    }
+    Ok((servers, topic))
+}
+
 struct Raw {
     servers: String,
     topic: String,
@@ -64,14 +77,7 @@ struct Raw {
 
 impl Subject for Raw {
     async fn open(run: &Run) -> anyhow::Result<Self> {
-        let (servers, prefix) = run.url.split_once("?prefix=").context("a prefix")?;
-        let servers = servers.trim_start_matches("kafka://").to_owned();
-        let topic = format!("{prefix}{TOPIC}");
-        let admin: AdminClient<_> = ClientConfig::new().set("bootstrap.servers", &servers).create()?;
-        let wanted = NewTopic::new(&topic, PARTITIONS, TopicReplication::Fixed(1));
-        for made in admin.create_topics(&[wanted], &AdminOptions::new()).await? {
-            made.map_err(|(topic, code)| anyhow!("topic {topic}: {code}"))?;
-        }
+        let (servers, topic) = topic(run).await?;
         let producer = ClientConfig::new()
             .set("bootstrap.servers", &servers)
             .set("enable.idempotence", "true")

@@ -7,8 +7,11 @@
 mod amqp;
 mod event;
 mod kafka;
+mod kinesis;
 mod mqtt;
+mod pubsub;
 mod run;
+mod ruststream;
 mod system;
 mod transport;
 
@@ -19,10 +22,17 @@ use benchmarks::report::entry::{Entry, merge_into, table};
 use clap::{Parser, Subcommand};
 
 use self::run::{Flow, Run, Scenario, Taken};
-use self::system::System;
+use self::system::{Measured, System};
 
 /// The brokers.
-const SYSTEMS: [&System; 3] = [&amqp::SYSTEM, &kafka::SYSTEM, &mqtt::SYSTEM];
+static SYSTEMS: [Measured; 5] = [
+    Measured::broker(&amqp::SYSTEM),
+    Measured { peers: &[ruststream::PEER], ..Measured::broker(&kafka::SYSTEM) },
+    Measured::broker(&mqtt::SYSTEM),
+    // Stand-ins, which take a hundred calls a second.
+    Measured { warm: 0, messages: 20_000, ..Measured::broker(&kinesis::SYSTEM) },
+    Measured { warm: 0, messages: 5_000, ..Measured::broker(&pubsub::SYSTEM) },
+];
 
 #[derive(Debug, Parser)]
 #[command(about = "Measures msgkit's transports against their raw clients")]
@@ -30,10 +40,10 @@ struct Arguments {
     /// The report to add to.
     #[arg(long, default_value = "../target/bench/report.json")]
     report: PathBuf,
-    /// Messages of each run.
-    #[arg(long, default_value_t = 40_000)]
-    messages: usize,
-    /// Rounds of each scenario; in each, both subjects run once.
+    /// Messages of each run; less on stand-ins where it is not said.
+    #[arg(long)]
+    messages: Option<usize>,
+    /// Rounds of each scenario; in each, every subject runs once.
     #[arg(long, default_value_t = 7)]
     rounds: usize,
     /// Only the scenarios that begin with this, as in `amqp/consume`.
@@ -60,7 +70,8 @@ async fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     let mut entries = Vec::new();
-    for system in SYSTEMS {
+    for measured in &SYSTEMS {
+        let system = measured.system;
         for &scenario in system.scenarios {
             let name = format!("{}/{scenario}", system.name);
             let wanted = scenario.flow != Flow::Waiting || arguments.waiting > 0;
@@ -70,7 +81,7 @@ async fn main() -> anyhow::Result<()> {
             eprintln!("{name}");
             let figures = match scenario.flow {
                 Flow::Waiting => waiting(system, arguments.waiting)?,
-                _ => compare(system, scenario, &arguments)?,
+                _ => compare(measured, scenario, &arguments)?,
             };
             merge_into(&arguments.report, &figures)?;
             entries.extend(figures);
@@ -81,33 +92,46 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// CPU time and throughput of both subjects, by turns; the ratio is the median of the rounds' ratios.
-fn compare(system: &System, scenario: Scenario, arguments: &Arguments) -> anyhow::Result<Vec<Entry>> {
-    let mut rounds: Vec<(Taken, Taken)> = Vec::new();
+/// CPU time and throughput of all subjects, by turns; a ratio is the median of the rounds' ratios.
+fn compare(measured: &Measured, scenario: Scenario, arguments: &Arguments) -> anyhow::Result<Vec<Entry>> {
+    let system = measured.system;
+    let peers = measured.peers.iter().filter(|peer| peer.flows.contains(&scenario.flow));
+    // Each with its name in the runs and in the report.
+    let mut others = vec![(Run::RAW, system.client)];
+    others.extend(peers.map(|peer| (peer.name, peer.name)));
+    let subjects: Vec<&str> = [Run::MSGKIT].into_iter().chain(others.iter().map(|(run, _)| *run)).collect();
+    let messages = arguments.messages.unwrap_or(measured.messages);
+    // What each took, in each round.
+    let mut rounds: Vec<Vec<Taken>> = Vec::new();
     for round in 0..arguments.rounds.max(1) {
-        let one =
-            |subject: &str| Run::new(system, subject, scenario, arguments.messages).in_new_place(system);
+        let mut taken: Vec<Option<Taken>> = vec![None; subjects.len()];
         // Who goes first changes, because a broker has its moods.
-        let (ours, raw) = if round % 2 == 0 {
-            let ours = one(Run::MSGKIT)?;
-            (ours, one(Run::RAW)?)
-        } else {
-            let raw = one(Run::RAW)?;
-            (one(Run::MSGKIT)?, raw)
-        };
-        let (cpu, rate) = (ours.cpu() / raw.cpu(), ours.rate() / raw.rate());
-        eprintln!("  cpu {:.0} : {:.0} ns = {cpu:.3}, throughput {rate:.3}", ours.cpu(), raw.cpu());
-        rounds.push((ours, raw));
+        for at in (0..subjects.len()).map(|at| (at + round) % subjects.len()) {
+            let run = Run::new(system, subjects[at], scenario, messages);
+            taken[at] = Some(run.in_new_place(system)?);
+        }
+        let taken: Vec<Taken> = taken.into_iter().flatten().collect();
+        for ((_, name), other) in others.iter().zip(&taken[1..]) {
+            let ours = &taken[0];
+            let (cpu, rate) = (ours.cpu() / other.cpu(), ours.rate() / other.rate());
+            eprintln!(
+                "  cpu {:.0} : {:.0} ns = {cpu:.3}, throughput {rate:.3} ({name})",
+                ours.cpu(),
+                other.cpu()
+            );
+        }
+        rounds.push(taken);
     }
-    let metric = |name: &str, figure: fn(&Taken) -> f64| {
-        let ours = median(rounds.iter().map(|(ours, _)| figure(ours)).collect());
-        let raw = median(rounds.iter().map(|(_, raw)| figure(raw)).collect());
+    let metric = |at: usize, metric: &str, figure: fn(&Taken) -> f64| {
+        let of = |at: usize| median(rounds.iter().map(|round| figure(&round[at])).collect());
         let scenario = format!("{}/{scenario}", system.name);
-        let mut entry = Entry::compared(&scenario, name, ("msgkit", ours), (system.client, raw));
-        entry.ratio = Some(median(rounds.iter().map(|(ours, raw)| figure(ours) / figure(raw)).collect()));
+        let mut entry = Entry::compared(&scenario, metric, ("msgkit", of(0)), (others[at - 1].1, of(at)));
+        entry.ratio =
+            Some(median(rounds.iter().map(|round| figure(&round[0]) / figure(&round[at])).collect()));
         entry
     };
-    Ok(vec![metric("cpu_ns/message", Taken::cpu), metric("messages/s", Taken::rate)])
+    let both = |at| [metric(at, "cpu_ns/message", Taken::cpu), metric(at, "messages/s", Taken::rate)];
+    Ok((1..subjects.len()).flat_map(both).collect())
 }
 
 /// How much larger the process of a slow handler gets while `many` messages wait at the broker than while few do.

@@ -5,21 +5,22 @@ use std::process::Command;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::SYSTEMS;
-use crate::system::{Subject, System, Work, failed};
+use crate::system::{Measured, Subject, System, Work, failed};
 use crate::transport::Msgkit;
 
 /// Messages that are published at once, and then waited for.
 pub(crate) const BATCH: usize = 100;
 /// Messages that one member has in hand at most.
 pub(crate) const PREFETCH: usize = 256;
-/// How many messages of a run are done with before the clock starts.
-const WARM: usize = 4_000;
+/// How many messages are published at once until every member has had something, and how often at most.
+const PROBES: usize = 1_000;
+const MOST_PROBES: usize = 200;
 
 /// What the run does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +81,7 @@ impl FromStr for Scenario {
 pub(crate) struct Run {
     /// The broker's kind, as in the scenarios' names.
     system: String,
-    /// `msgkit` or `raw`.
+    /// `msgkit`, `raw`, or a peer.
     subject: String,
     /// As in the report.
     scenario: Scenario,
@@ -142,7 +143,8 @@ impl Run {
 
     /// In this process; at a new place where none is named, as when it is profiled.
     pub(crate) async fn measure(mut self) -> anyhow::Result<Taken> {
-        let system = self.system()?;
+        let measured = self.measured()?;
+        let system = measured.system;
         let _place = if self.url.is_empty() {
             let place = (system.place)()?;
             self.url.clone_from(&place.url);
@@ -153,12 +155,19 @@ impl Run {
         match self.subject.as_str() {
             Self::MSGKIT => self.drive::<Msgkit>().await,
             Self::RAW => (system.raw)(self).await,
-            other => bail!("no subject `{other}`; there are msgkit and raw"),
+            other => match measured.peers.iter().find(|peer| peer.name == other) {
+                Some(peer) => (peer.run)(self).await,
+                None => bail!("no subject `{other}` on {}; there are msgkit, raw and peers", system.name),
+            },
         }
     }
 
     pub(crate) fn system(&self) -> anyhow::Result<&'static System> {
-        let found = SYSTEMS.into_iter().find(|system| system.name == self.system);
+        self.measured().map(|measured| measured.system)
+    }
+
+    fn measured(&self) -> anyhow::Result<&'static Measured> {
+        let found = SYSTEMS.iter().find(|measured| measured.system.name == self.system);
         found.with_context(|| format!("no broker `{}`", self.system))
     }
 
@@ -179,25 +188,38 @@ impl Run {
     }
 
     async fn flow<S: Subject>(&self, subject: &mut S) -> anyhow::Result<Taken> {
-        let all = WARM + self.messages;
-        let work = Work::between(WARM, all);
-        Ok(match self.scenario.flow {
+        let warm = self.measured()?.warm;
+        let all = warm + self.messages;
+        match self.scenario.flow {
             Flow::Publish => {
-                subject.publish(0..WARM).await?;
-                let clocks = Clocks::start(WARM);
-                subject.publish(WARM..all).await?;
-                clocks.stop(all)
+                subject.publish(0..warm).await?;
+                let clocks = Clocks::start(warm);
+                subject.publish(warm..all).await?;
+                Ok(clocks.stop(all))
             }
             Flow::Consume => {
                 subject.publish(0..all).await?;
                 // From the first one: a client that reads ahead has most of them by the time that some are handled.
-                let work = Work::between(0, all);
+                let work = if warm == 0 { Work::later() } else { Work::between(0, all) };
+                if warm == 0 {
+                    work.begin(all);
+                }
                 join(subject, self.members(), &work).await?;
                 work.taken().await
             }
             Flow::Pass => {
+                let work = Work::later();
                 join(subject, self.members(), &work).await?;
-                subject.publish(0..all).await?;
+                // Both at once is measured, so every member is at work before.
+                let mut sent = 0;
+                while sent < warm || !work.all_busy() {
+                    ensure!(sent < PROBES * MOST_PROBES, "{sent} messages, and not every member has had one");
+                    subject.publish(sent..sent + PROBES).await?;
+                    sent += PROBES;
+                    work.reached(sent).await?;
+                }
+                work.begin(self.messages);
+                subject.publish(sent..sent + self.messages).await?;
                 work.taken().await
             }
             Flow::Waiting => {
@@ -205,7 +227,7 @@ impl Run {
                 join(subject, self.members(), &work).await?;
                 work.taken().await
             }
-        })
+        }
     }
 }
 
