@@ -96,3 +96,46 @@ async fn publish_before_ack(shared: &Shared, outgoing: Vec<Envelope>) -> Result<
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::envelope::{ContentType, Timestamp};
+    use crate::transport::{Delivery, Incoming, Settle, Token};
+
+    #[derive(Debug, Default)]
+    struct Noted(Mutex<Vec<u64>>);
+
+    impl Settle for Noted {
+        fn done(&self, tokens: &mut Vec<Token>) {
+            self.0.lock().unwrap().extend(tokens.drain(..).map(|token| token.id));
+        }
+        fn returned(&self, _: Token, _: Incoming) {}
+    }
+
+    #[tokio::test]
+    async fn what_was_settled_before_waits_for_nothing_that_takes_time() {
+        let noted = Arc::new(Noted::default());
+        let envelope = Envelope::new(
+            "s",
+            "t",
+            "a".parse().unwrap(),
+            ContentType::Json,
+            "1".into(),
+            Timestamp::from_millis(1),
+        );
+        let delivery = Delivery::new(Incoming::Envelope(envelope), Token { id: 7, epoch: 0 }, noted.clone());
+        let mut acks = Acks::new();
+        delivery.ack_into(&mut acks);
+        handing_over(&mut acks, std::future::ready(())).await;
+        assert!(noted.0.lock().unwrap().is_empty(), "what takes no time costs no call");
+        let told = noted.clone();
+        let looks = async move {
+            tokio::task::yield_now().await;
+            assert_eq!(*told.0.lock().unwrap(), [7]);
+        };
+        handing_over(&mut acks, looks).await;
+    }
+}

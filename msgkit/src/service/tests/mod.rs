@@ -6,6 +6,7 @@ mod failure;
 mod flow;
 mod observed;
 mod outage;
+mod unit;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};

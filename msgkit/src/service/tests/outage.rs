@@ -403,6 +403,49 @@ async fn a_suspect_does_not_wait_for_a_copy_and_nothing_starts_beside_it() {
     running.drain().await.unwrap();
 }
 
+/// What a handler publishes is with the broker before its message is settled, and a pause of the broker is no reason to handle it again.
+#[tokio::test(start_paused = true)]
+async fn publishing_is_tried_again_unless_it_is_refused_for_good() {
+    use TransportErrorKind::{Invalid, Unavailable};
+    for (faults, condemned) in [(vec![Unavailable; 3], false), (vec![Invalid, Unavailable], true)] {
+        let (memory, clock) = virtual_memory(MemoryConfig::default());
+        let faulty = Faulty::new(&memory);
+        *faulty.publishes.lock().unwrap() = faults;
+        let (calls, shipped) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let (count, arrived) = (calls.clone(), shipped.clone());
+        let running = Service::new("shop")
+            .clock(clock)
+            .transport("memory", faulty.clone())
+            .on("g", move |order: Placed, _| {
+                count.fetch_add(1, Ordering::SeqCst);
+                async move { Ok(Shipped { id: order.id }) }
+            })
+            .on("mail", move |_: Shipped, _| {
+                arrived.fetch_add(1, Ordering::SeqCst);
+                async { Ok(()) }
+            })
+            .start()
+            .await
+            .unwrap();
+        running.publisher().publish(&placed(1)).await.unwrap();
+        until("settled", || calls.load(Ordering::SeqCst) > 0 && memory.is_idle()).await;
+        assert_eq!(calls.load(Ordering::SeqCst), 1);
+        assert_eq!(shipped.load(Ordering::SeqCst), u32::from(!condemned));
+        let letters = letters(&memory, "g").await;
+        assert_eq!(letters.len(), usize::from(condemned));
+        for letter in letters {
+            let facts = letter.dead_letter().unwrap();
+            assert_eq!(facts.kind, DeadLetterKind::Rejected);
+            assert!(
+                facts.error.contains("publishing failed") && facts.error.contains("not now"),
+                "{}",
+                facts.error
+            );
+        }
+        running.drain().await.unwrap();
+    }
+}
+
 /// A transport on which copies cannot be published for a while, and whose subscriptions end by themselves for a while.
 #[derive(Debug, Clone)]
 struct Faulty {
@@ -411,6 +454,8 @@ struct Faulty {
     endings: Arc<AtomicU32>,
     refusals: Arc<AtomicU32>,
     down: Arc<Mutex<Option<Health>>>,
+    /// What publishing from within a handler ends with, the last one first.
+    publishes: Arc<Mutex<Vec<TransportErrorKind>>>,
 }
 
 impl Faulty {
@@ -421,6 +466,7 @@ impl Faulty {
             endings: Arc::default(),
             refusals: Arc::default(),
             down: Arc::default(),
+            publishes: Arc::default(),
         }
     }
 }
@@ -438,6 +484,13 @@ impl Publisher for Faulty {
             return Err(PublishError::all(batch, || {
                 TransportError::new(TransportErrorKind::Unavailable, "down")
             }));
+        }
+        let caused = batch.iter().any(|message| message.envelope.causation_id().is_some());
+        if !copy
+            && caused
+            && let Some(kind) = self.publishes.lock().unwrap().pop()
+        {
+            return Err(PublishError::all(batch, || TransportError::new(kind, "not now")));
         }
         self.memory.publish(batch).await
     }
