@@ -109,12 +109,12 @@ async fn a_drain_during_an_unconfirmed_copy_gives_the_message_back() {
 async fn an_outage_burns_no_attempts() {
     let (memory, clock) = virtual_memory(MemoryConfig::default());
     let down = Arc::new(AtomicU32::new(1));
-    let calls = Arc::new(AtomicU32::new(0));
-    let (outage, counter) = (down.clone(), calls.clone());
+    let calls: Arc<Mutex<Vec<Timestamp>>> = Arc::default();
+    let (outage, times) = (down.clone(), calls.clone());
     let spec = HandlerSpec::new("g", "g")
         .unwrap()
         .with(closure(move |_: Placed, _| {
-            counter.fetch_add(1, Ordering::SeqCst);
+            times.lock().unwrap().push(clock.now());
             let down = outage.load(Ordering::SeqCst) == 1;
             async move { if down { Err("the database is down".into()) } else { Ok(()) } }
         }))
@@ -130,9 +130,15 @@ async fn an_outage_burns_no_attempts() {
         .await
         .unwrap();
     running.publisher().publish_all(&[placed(1), placed(2)]).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(600)).await;
-    let during = calls.load(Ordering::SeqCst);
-    assert!(during < 30, "ten minutes of outage cost {during} calls");
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    // What comes meanwhile is not even begun.
+    let more: Vec<Placed> = (3..103).map(placed).collect();
+    running.publisher().publish_all(&more).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let during = calls.lock().unwrap().clone();
+    assert!((4..30).contains(&during.len()), "ten minutes of outage cost {} calls", during.len());
+    let gaps: Vec<Duration> = during[2..].windows(2).map(|two| two[1].since(two[0])).collect();
+    assert!(gaps.iter().all(|gap| *gap >= Duration::from_secs(1)), "each waits for its turn: {gaps:?}");
     assert!(letters(&memory, "g").await.is_empty());
     down.store(0, Ordering::SeqCst);
     until("all handled", || memory.is_idle()).await;
