@@ -10,6 +10,8 @@ mod operate;
 mod places;
 mod publisher;
 mod subscriber;
+#[cfg(test)]
+mod testing;
 mod transport;
 mod wire;
 

@@ -3,29 +3,16 @@
 use std::time::Duration;
 
 use msgkit::envelope::Clock;
-use msgkit_testing::brokers::{BrokerErrorKind, Pubsub as StandIn};
 
 use super::*;
 use crate::client::Clients;
 use crate::config::PubsubConfig;
 use crate::names::Names;
+use crate::testing::stand_in;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const PUBLISHERS: usize = 8;
 const ROUNDS: usize = 25;
-
-fn stand_in() -> Option<StandIn> {
-    match StandIn::launch() {
-        Err(error)
-            if error.kind() == BrokerErrorKind::Missing
-                && std::env::var("MSGKIT_REQUIRE_BROKERS").as_deref() != Ok("1") =>
-        {
-            eprintln!("not run: {error}");
-            None
-        }
-        started => Some(started.unwrap()),
-    }
-}
 
 /// A client that has seen too many keys is exchanged when nothing of it is on its way, and whoever comes then waits: two calls that
 /// hold one topic each and wait for the other's would wait for ever.

@@ -140,7 +140,12 @@ impl Driver {
                     }
                 }
                 Ok(()) = made.changed(), if wild => looking = self.look(),
-                _ = looks.tick(), if (wild || self.expires()) && looking.is_none() => looking = self.look(),
+                // Asked when the clock has ticked: the condition of a branch holds as of when the waiting began.
+                _ = looks.tick(), if looking.is_none() => {
+                    if wild || self.expires() {
+                        looking = self.look();
+                    }
+                }
             }
         }
         self.leave(acks).await;
