@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use msgkit::envelope::Clock;
-use msgkit::transport::{Destination, TransportError};
+use msgkit::transport::{Destination, TransportError, TransportErrorKind};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -27,8 +26,8 @@ use crate::subscriber::Member;
 const KNOWN_AFTER: Duration = Duration::from_secs(15);
 /// How long one question to the brokers may take.
 pub(crate) const ASK: Duration = Duration::from_secs(10);
-/// How often the client is asked, while a broker does not answer, whether it was refused.
-const LISTEN: Duration = Duration::from_millis(50);
+/// How long the brokers may take to answer until the client is asked whether they have refused it.
+const LISTEN: Duration = Duration::from_millis(500);
 
 /// A transport's side of a cluster.
 pub(crate) struct Cluster {
@@ -154,8 +153,12 @@ impl Cluster {
         let asker = self.asker()?;
         let doing = || format!("asking the Kafka brokers at {} for their topics", self.address.servers());
         let answer = self.metadata(&asker).map_err(|error| {
-            while asker.poll(Duration::from_millis(10)).is_some() {}
-            self.said.explain(error, &doing())
+            let error = self.said.explain(error, &doing());
+            if error.kind() == TransportErrorKind::Refused {
+                // For half a minute this client would keep a second refusal to itself.
+                self.drop_asker();
+            }
+            error
         })?;
         self.said.forget();
         let all = answer
@@ -174,26 +177,30 @@ impl Cluster {
         Ok(all)
     }
 
-    /// The brokers' answer, or why there is none; as soon as one of them refuses us, which the client takes for a connection that may
-    /// come yet. Blocks.
-    fn metadata(&self, asker: &Arc<BaseConsumer<Listening>>) -> Result<Metadata, KafkaError> {
-        let patience = self.config.connect_timeout;
-        let before = self.said.refusals();
-        let (tell, told) = mpsc::sync_channel(1);
-        let asking = asker.clone();
-        // It ends within that time, whoever still waits for it.
-        std::thread::spawn(move || tell.send(asking.fetch_metadata(None, patience)));
+    /// The brokers' answer, or why there is none; soon after one of them has refused us, which the client takes for a connection that
+    /// may come yet. Blocks.
+    fn metadata(&self, asker: &BaseConsumer<Listening>) -> Result<Metadata, KafkaError> {
+        let refusals = self.said.refusals();
+        let end = Instant::now() + self.config.connect_timeout;
+        let mut patience = LISTEN;
         loop {
-            match told.recv_timeout(LISTEN) {
-                Ok(answer) => return answer,
-                Err(RecvTimeoutError::Disconnected) => return Err(KafkaError::Canceled),
-                Err(RecvTimeoutError::Timeout) => {}
-            }
+            let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            let answer = asker.fetch_metadata(None, patience.min(left));
             // The client tells why a connection failed only while it is polled.
-            while asker.poll(Duration::ZERO).is_some() {}
-            if self.said.refusals() != before {
-                return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::AllBrokersDown));
+            while asker.poll(Duration::from_millis(10)).is_some() {}
+            let nobody = matches!(
+                answer.as_ref().err().and_then(KafkaError::rdkafka_error_code),
+                Some(
+                    RDKafkaErrorCode::OperationTimedOut
+                        | RDKafkaErrorCode::BrokerTransportFailure
+                        | RDKafkaErrorCode::AllBrokersDown
+                )
+            );
+            if !nobody || self.said.refusals() != refusals || Instant::now() >= end {
+                return answer;
             }
+            // A broker that is slow has more time with each question.
+            patience *= 2;
         }
     }
 
@@ -335,7 +342,7 @@ impl Cluster {
                 let Some(missing) = names.iter().find(|name| !all.contains_key(*name)) else { return Ok(()) };
                 if Instant::now() >= until {
                     return Err(TransportError::new(
-                        msgkit::transport::TransportErrorKind::Timeout,
+                        TransportErrorKind::Timeout,
                         format!(
                             "the Kafka topic `{missing}` was created and has no leader after {KNOWN_AFTER:?}"
                         ),
