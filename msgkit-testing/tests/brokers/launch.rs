@@ -199,7 +199,7 @@ fn rabbitmq_close() -> Result<(), BrokerError> {
     let end = Instant::now() + Duration::from_secs(10);
     while ours.close_connections()? == 0 {
         assert!(Instant::now() < end, "the connection is not closed");
-        thread::sleep(Duration::from_millis(10));
+        thread::sleep(Duration::from_millis(10)); // Polls with a deadline.
     }
     let close = wire::amqp_frame(&mut first);
     assert_eq!(wire::method(&close), (10, 50));
@@ -220,7 +220,7 @@ fn rabbitmq_survives() -> Result<(), BrokerError> {
     let message = r#"{"routing_key":"orders","payload":"kept","payload_encoding":"string","properties":{"delivery_mode":2}}"#;
     assert_eq!(broker.api("POST", &exchange, Some(message))?["routed"], true);
     // See `RabbitMq::kill`: nothing tells when it has written the queue's name.
-    thread::sleep(Duration::from_secs(1));
+    thread::sleep(Duration::from_secs(1)); // Nothing to poll: told above.
 
     broker.kill()?;
     assert!(refused(port));

@@ -66,13 +66,7 @@ async fn what_waits_for_its_retry_is_seen_as_delayed() {
             .unwrap()
             .with(closure(|_: Placed, _| async { Err::<(), _>("no".into()) }))
             .retry(0, 1);
-        let running = Service::new("shop")
-            .clock(clock)
-            .transport("memory", memory.clone())
-            .spec(spec)
-            .start()
-            .await
-            .unwrap();
+        let running = serve(&memory, clock, spec).await;
         running.publisher().publish(&placed(1)).await.unwrap();
         tokio::time::sleep(Duration::from_millis(500)).await;
         let status = memory.groups().await.unwrap();
@@ -164,13 +158,7 @@ async fn panics_and_timeouts_are_failures_of_one_message() {
             }
         }))
         .retry(0, 0);
-    let running = Service::new("shop")
-        .clock(clock)
-        .transport("memory", memory.clone())
-        .spec(spec)
-        .start()
-        .await
-        .unwrap();
+    let running = serve(&memory, clock, spec).await;
     running.publisher().publish_all(&[placed(1), placed(2), placed(3)]).await.unwrap();
     until("idle", || memory.is_idle()).await;
     assert_eq!(handled.load(Ordering::SeqCst), 1);

@@ -55,13 +55,7 @@ async fn keys_stay_in_order_over_lanes_and_hold_keeps_those_behind() {
                 p.immediate = Some(0);
                 p.delayed = Some(Some(Delayed::new(Duration::from_secs(1), 3)));
             });
-        let running = Service::new("shop")
-            .clock(clock)
-            .transport("memory", memory.clone())
-            .spec(spec)
-            .start()
-            .await
-            .unwrap();
+        let running = serve(&memory, clock, spec).await;
         for id in 0..20 {
             for customer in ["a", "b", "c", "d", "e"] {
                 running.publisher().publish(&Placed { id, customer: customer.into() }).await.unwrap();
@@ -290,13 +284,7 @@ async fn nothing_waits_behind_a_slow_message_while_another_lane_is_free() {
         }))
         .order(Order::None)
         .concurrency(2);
-    let running = Service::new("shop")
-        .clock(clock)
-        .transport("memory", memory.clone())
-        .spec(spec)
-        .start()
-        .await
-        .unwrap();
+    let running = serve(&memory, clock, spec).await;
     // Lanes that had to wait take no more than one message at once.
     let all: Vec<Placed> = (0..20).map(placed).collect();
     running.publisher().publish_all(&all[..4]).await.unwrap();

@@ -63,6 +63,12 @@ fn virtual_memory(config: MemoryConfig) -> (Memory, Clock) {
     (Memory::with(config, clock), clock)
 }
 
+/// A service with one handler, all on `memory`.
+async fn serve(memory: &Memory, clock: Clock, spec: HandlerSpec) -> Running {
+    let service = Service::new("shop").clock(clock).transport("memory", memory.clone());
+    service.spec(spec).start().await.unwrap()
+}
+
 async fn until(what: &str, mut done: impl FnMut() -> bool) {
     for _ in 0..20_000 {
         if done() {

@@ -122,13 +122,7 @@ async fn an_outage_burns_no_attempts() {
         .overrides(|policy| {
             policy.breaker = Some(Some(BreakerPolicy { failures: 3, ..Default::default() }));
         });
-    let running = Service::new("shop")
-        .clock(clock)
-        .transport("memory", memory.clone())
-        .spec(spec)
-        .start()
-        .await
-        .unwrap();
+    let running = serve(&memory, clock, spec).await;
     running.publisher().publish_all(&[placed(1), placed(2)]).await.unwrap();
     tokio::time::sleep(Duration::from_secs(300)).await;
     // What comes meanwhile is not even begun.
@@ -170,13 +164,7 @@ async fn without_delays_an_outage_lets_the_others_pass() {
         .overrides(|policy| {
             policy.breaker = Some(Some(BreakerPolicy { failures: 1, ..Default::default() }));
         });
-    let running = Service::new("shop")
-        .clock(clock)
-        .transport("memory", memory.clone())
-        .spec(spec)
-        .start()
-        .await
-        .unwrap();
+    let running = serve(&memory, clock, spec).await;
     running
         .publisher()
         .publish_all(&[placed(1), Placed { customer: "c2".to_owned(), ..placed(2) }])
@@ -206,13 +194,7 @@ async fn what_always_fails_ends_as_a_dead_letter_behind_an_open_breaker() {
                 let breaker = BreakerPolicy { failures: 2, patience, ..Default::default() };
                 policy.breaker = Some(Some(breaker));
             });
-        let running = Service::new("shop")
-            .clock(clock)
-            .transport("memory", memory.clone())
-            .spec(spec)
-            .start()
-            .await
-            .unwrap();
+        let running = serve(&memory, clock, spec).await;
         running.publisher().publish_all(&[placed(1), placed(2)]).await.unwrap();
         tokio::time::sleep(patience / 2).await;
         assert!(letters(&memory, "g").await.len() < 2, "the breaker has patience");

@@ -54,13 +54,7 @@ async fn each_attempt_has_a_unit_that_is_committed_with_what_it_published_or_rol
             }
         }))
         .unit_of_work(Arc::new(Units(log.clone())));
-    let running = Service::new("shop")
-        .clock(clock)
-        .transport("memory", memory.clone())
-        .spec(spec)
-        .start()
-        .await
-        .unwrap();
+    let running = serve(&memory, clock, spec).await;
     running.publisher().publish(&placed(7)).await.unwrap();
     until("committed", || log.lock().unwrap().iter().any(|line| line.starts_with("commit"))).await;
     running.drain().await.unwrap();
