@@ -28,19 +28,28 @@ pub fn drive<S: Subject>(scenario: Scenario, messages: u64, around: Around<'_>) 
     let mut region = |body: &dyn Fn() -> anyhow::Result<()>| {
         around(&mut || {
             let result = body();
-            if let Ok(mut outcome) = outcome.lock() {
+            // The first failure of several regions is the one to tell.
+            if let Ok(mut outcome) = outcome.lock()
+                && outcome.is_ok()
+            {
                 *outcome = result;
             }
         });
     };
     match scenario.flow {
         Flow::Consume => {
-            runtime.block_on(publish(&subject, 0..messages))?;
-            ensure!(work.handled() == 0, "{} messages were handled before the measurement", work.handled());
-            region(&|| {
-                runtime.block_on(work.until(messages));
-                Ok(())
-            });
+            let mut published = 0;
+            while published < messages {
+                let end = messages.min(published + Flow::FILL);
+                runtime.block_on(publish(&subject, published..end))?;
+                let early = work.handled() - published;
+                ensure!(early == 0, "{early} messages were handled before the measurement");
+                region(&|| {
+                    runtime.block_on(work.until(end));
+                    Ok(())
+                });
+                published = end;
+            }
         }
         Flow::PublishHandleAck => {
             region(&|| runtime.block_on(bursts(&subject, &work, messages, Flow::BURST)));

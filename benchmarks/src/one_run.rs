@@ -55,8 +55,11 @@ pub fn main(subjects: &[Entry], allocations: Option<fn() -> u64>) -> anyhow::Res
         let before = allocations.map(|count| count());
         let start = Instant::now();
         measured_region(body);
-        taken.wall_ns = nanoseconds(start.elapsed());
-        taken.allocations = allocations.map(|count| count() - before.unwrap_or(0));
+        // A run may have several regions.
+        taken.wall_ns += nanoseconds(start.elapsed());
+        if let (Some(count), Some(before)) = (allocations, before) {
+            *taken.allocations.get_or_insert(0) += count() - before;
+        }
     })?;
     taken.peak_resident_kib = peak_resident_kib();
     let mut out = std::io::stdout().lock();

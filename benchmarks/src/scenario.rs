@@ -7,7 +7,8 @@ use anyhow::{Context as _, bail};
 /// How messages get to the handler, and which part of that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
-    /// Every message is published before the measurement starts; measured is handling and settling them.
+    /// Messages are published before the measurement, as many at once as a queue takes ([`FILL`](Flow::FILL)); measured is
+    /// handling and settling them.
     Consume,
     /// Measured is publishing as well: bursts of [`BURST`](Flow::BURST) messages, each burst handled before the next.
     PublishHandleAck,
@@ -23,6 +24,8 @@ pub enum Flow {
 impl Flow {
     /// Messages in a burst: enough that waking up the service is spread thin, few enough that its queue stays in cache.
     pub const BURST: u64 = 64;
+    /// Messages that wait at once to be consumed: less than msgkit's memory transport takes before publishers wait (10,000).
+    pub const FILL: u64 = 4_800;
 
     const NAMES: [(Self, &'static str); 5] = [
         (Self::Consume, "consume"),
