@@ -117,10 +117,11 @@ bench: bench-build
 	cd benchmarks && $(BENCHED)/bench-report sqlite --example $(BENCHED)/examples/throughput
 	$(MAKE) bench-brokers
 
-## Only the last of these; `make bench-brokers ONLY=amqp/consume` only the scenarios that begin so.
+## Only the last of these; `make bench-brokers ONLY=amqp/consume` only the scenarios that begin so, ROUNDS=3 fewer rounds.
+ROUNDS ?= 7
 bench-brokers: brokers
 	cd benchmarks && CARGO_TARGET_DIR=$(dir $(BENCHED)) $(CARGO) build --profile shipped --locked --features brokers --bin bench-brokers
-	cd benchmarks && $(dir $(BENCHED))shipped/bench-brokers --only "$(ONLY)"
+	cd benchmarks && $(dir $(BENCHED))shipped/bench-brokers --only "$(ONLY)" --rounds $(ROUNDS)
 
 ## Fails where msgkit takes more instructions per message, beside its peer's in the same run, than benchmarks/gate.toml allows.
 bench-gate: bench-build
