@@ -22,6 +22,7 @@ pub(crate) struct Account {
     /// `None` = as AWS tools find it.
     region: Option<String>,
     endpoint: Option<String>,
+    #[cfg(feature = "dynamodb")]
     leases_endpoint: Option<String>,
     profile: Option<String>,
     /// `None` = as AWS tools find them.
@@ -98,6 +99,7 @@ impl Account {
         Ok(Self {
             region,
             endpoint,
+            #[cfg(feature = "dynamodb")]
             leases_endpoint,
             profile: config.profile.clone(),
             keys,
