@@ -4,12 +4,14 @@
 //! All dead letters of a group have one ordering key, so they come in their order. Whoever looks publishes a mark behind them,
 //! reads up to it, and gives everything back.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use google_cloud_pubsub::model::Message;
 use google_cloud_pubsub::subscriber::handler::Handler;
 use google_cloud_pubsub::subscriber::{MessageStream, ShutdownBehavior};
+use msgkit::Text;
 use msgkit::envelope::ingest::Ingest;
 use msgkit::transport::{
     Destination, Group, GroupStatus, Incoming, Operate, Outgoing, Peeked, Publisher as _, TransportError,
@@ -32,7 +34,7 @@ const MOST: usize = 10_000;
 /// The dead letters of a group, in hand until this is ended.
 struct Look {
     stream: MessageStream,
-    letters: Vec<(String, Incoming, Handler)>,
+    letters: Vec<(Arc<str>, Incoming, Handler)>,
 }
 
 impl Look {
@@ -91,7 +93,7 @@ impl Pubsub {
                         let id = raw.id.clone();
                         // One that comes again while one looks stands at the same place.
                         if !look.letters.iter().any(|(known, _, _)| *known == id) {
-                            let message = wire::read(raw, &Ingest::default(), core.clock.now());
+                            let message = wire::read(&raw, &Ingest::default(), core.clock.now());
                             look.letters.push((id, message, handler));
                         }
                     }
@@ -144,7 +146,7 @@ impl Pubsub {
         position: &str,
     ) -> Result<(Look, Incoming, Handler), TransportError> {
         let mut look = self.look(group).await?;
-        match look.letters.iter().position(|(at, _, _)| at == position) {
+        match look.letters.iter().position(|(at, _, _)| **at == *position) {
             Some(at) => {
                 let (_, message, handler) = look.letters.remove(at);
                 Ok((look, message, handler))
@@ -198,14 +200,15 @@ impl Operate for Pubsub {
         limit: usize,
     ) -> Result<Vec<Peeked>, TransportError> {
         let _alone = self.core().looking.lock().await;
-        let from = |letters: &[(String, Incoming, Handler)]| match after {
+        let from = |letters: &[(Arc<str>, Incoming, Handler)]| match after {
             None => Some(0),
-            Some(after) => letters.iter().position(|(at, _, _)| at == after).map(|at| at + 1),
+            Some(after) => letters.iter().position(|(at, _, _)| **at == *after).map(|at| at + 1),
         };
         let look = self.look(group).await?;
         let from = from(&look.letters).unwrap_or(look.letters.len());
         let page = look.letters.iter().skip(from).take(limit);
-        let page = page.map(|(at, message, _)| Peeked::new(message.clone(), at.clone())).collect();
+        let page =
+            page.map(|(at, message, _)| Peeked::new(message.clone(), Text::from(at.clone()))).collect();
         look.end(self.core()).await;
         Ok(page)
     }

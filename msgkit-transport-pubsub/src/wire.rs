@@ -5,6 +5,7 @@
 //! Read liberally: both forms, and what is no event at all.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use google_cloud_pubsub::model::Message;
@@ -113,7 +114,7 @@ pub(crate) fn bytes(message: &Message) -> usize {
 pub(crate) struct Raw {
     /// The topic that it is taken for where it names none.
     pub(crate) implied: Topic,
-    pub(crate) id: String,
+    pub(crate) id: Arc<str>,
     pub(crate) key: String,
     pub(crate) attributes: HashMap<String, String>,
     pub(crate) data: Bytes,
@@ -123,7 +124,7 @@ impl Raw {
     pub(crate) fn new(message: Message, implied: Topic) -> Self {
         Self {
             implied,
-            id: message.message_id,
+            id: message.message_id.into(),
             key: message.ordering_key,
             attributes: message.attributes,
             data: message.data,
@@ -161,30 +162,40 @@ impl Raw {
     }
 }
 
+/// The attributes that Pub/Sub and tracing libraries have a place of their own for, which counts where there is no `ce-…`.
+const BESIDES: [&str; 4] = ["datacontenttype", "partitionkey", "traceparent", "tracestate"];
+
 /// Reads a message; what is no event is read by `ingest`, else malformed. Never panics, whatever came.
-pub(crate) fn read(raw: Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
+pub(crate) fn read(raw: &Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
     let mut reader = Reader::new(&raw.implied);
+    let mut besides = [None, raw.key(), None, None];
+    let mut told = [false; BESIDES.len()];
+    let mut others = false;
     for (name, value) in &raw.attributes {
-        if let Some(attribute) = name.strip_prefix(PREFIX).filter(|rest| !rest.is_empty()) {
-            reader.attribute(attribute, value);
+        match name.strip_prefix(PREFIX) {
+            Some(attribute) if !attribute.is_empty() => {
+                reader.attribute(attribute, value);
+                if let Some(place) = BESIDES.iter().position(|beside| *beside == attribute) {
+                    told[place] = true;
+                }
+            }
+            _ => match name.as_str() {
+                CONTENT_TYPE => besides[0] = Some(value),
+                "traceparent" => besides[2] = Some(value),
+                "tracestate" => besides[3] = Some(value),
+                _ => others = true,
+            },
         }
     }
     if reader.is_event() {
-        let besides = [
-            ("datacontenttype", raw.get(CONTENT_TYPE)),
-            ("partitionkey", raw.key()),
-            // Of a producer that knows tracing and no CloudEvents extension for it.
-            ("traceparent", raw.get("traceparent")),
-            ("tracestate", raw.get("tracestate")),
-        ];
-        for (attribute, value) in besides {
+        for ((attribute, value), told) in BESIDES.into_iter().zip(besides).zip(told) {
             if let Some(value) = value
-                && raw.get(&format!("{PREFIX}{attribute}")).is_none()
+                && !told
             {
                 reader.attribute(attribute, value);
             }
         }
-        if raw.get(NATIVE).is_none() {
+        if others && raw.get(NATIVE).is_none() {
             for (name, value) in raw.foreign(true).iter() {
                 reader.native(name, value.clone());
             }
@@ -211,18 +222,17 @@ pub(crate) fn read(raw: Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
     } else {
         "the message has no CloudEvents attributes, and no ingest rule says what it is".to_owned()
     };
-    let position = Some(raw.id.as_str());
+    let position = Some(&*raw.id);
     match ingest.envelope(SYSTEM, &raw.implied, position, Some(raw.data.clone()), raw.foreign(false), now) {
         Some(envelope) => keyed(envelope),
         None => malformed(raw, error),
     }
 }
 
-fn malformed(raw: Raw, error: String) -> Incoming {
+fn malformed(raw: &Raw, error: String) -> Incoming {
     let native = raw.foreign(false);
-    let key = raw.key().map(Into::into);
-    let mut malformed = Malformed::new(raw.implied, Some(raw.data), native, error);
-    malformed.key = key;
+    let mut malformed = Malformed::new(raw.implied.clone(), Some(raw.data.clone()), native, error);
+    malformed.key = raw.key().map(Into::into);
     Incoming::Malformed(Box::new(malformed))
 }
 

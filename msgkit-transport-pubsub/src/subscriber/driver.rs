@@ -1,6 +1,7 @@
 //! The task of one subscription: owns those that read for it, looks for new topics, hears the service's word on settlements.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
@@ -20,6 +21,7 @@ use crate::names::Reader;
 const COPIES_AHEAD: u32 = 100;
 
 type Reads = BTreeMap<String, String>;
+type Acks = FuturesUnordered<BoxFuture<'static, Vec<Answer>>>;
 
 /// The task of one subscription.
 pub(super) struct Driver {
@@ -114,20 +116,23 @@ impl Driver {
 
     /// Until the receiver leaves or the transport closes.
     pub(super) async fn run(mut self) {
-        let mut acks = FuturesUnordered::new();
+        let mut acks = Acks::new();
         let mut made = self.core.made.subscribe();
         let refresh = self.core.config.topic_refresh;
         let mut looks = interval_at(Instant::now() + refresh, refresh);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looking: Option<BoxFuture<'static, Result<Reads, TransportError>>> = None;
         let wild = self.reader.is_some() && !self.subscription.patterns.iter().all(msgkit::Pattern::is_exact);
+        let (core, member) = (self.core.clone(), self.member.clone());
+        let mut closed = pin!(closing(&core));
+        let mut left = pin!(member.reached(Phase::Left));
         loop {
             tokio::select! {
                 biased;
-                () = closing(&self.core) => break,
-                () = self.member.reached(Phase::Left) => break,
+                () = &mut closed => break,
+                () = &mut left => break,
                 () = self.member.settled.notified() => acks.extend(self.member.acks()),
-                Some(answer) = acks.next() => self.member.answered(answer),
+                Some(answers) = acks.next() => self.member.answered(answers),
                 found = async { looking.as_mut().map_or_else(|| std::future::pending().boxed(), |look| look.boxed()).await } => {
                     looking = None;
                     match found {
@@ -152,12 +157,12 @@ impl Driver {
     }
 
     /// Until the service has answered for all that is settled.
-    async fn confirm(&self, acks: &mut FuturesUnordered<BoxFuture<'static, Answer>>) {
+    async fn confirm(&self, acks: &mut Acks) {
         loop {
             acks.extend(self.member.acks());
             tokio::select! {
-                answer = acks.next() => match answer {
-                    Some(answer) => self.member.answered(answer),
+                answers = acks.next() => match answers {
+                    Some(answers) => self.member.answered(answers),
                     None => return,
                 },
                 () = self.member.settled.notified() => {}
@@ -166,7 +171,7 @@ impl Driver {
     }
 
     /// Nothing more is fetched; what was settled is told, what is unsettled goes back.
-    async fn leave(mut self, mut acks: FuturesUnordered<BoxFuture<'static, Answer>>) {
+    async fn leave(mut self, mut acks: Acks) {
         self.member.enter(Phase::Stopped);
         self.member.unpark();
         if timeout(LEAVE, self.confirm(&mut acks)).await.is_err() {

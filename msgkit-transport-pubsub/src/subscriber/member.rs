@@ -2,9 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use google_cloud_pubsub::subscriber::handler::Handler;
 use msgkit::transport::{Incoming, Settle, Token, TransportError, TransportErrorKind};
 use tokio::sync::{Notify, watch};
@@ -23,6 +27,8 @@ pub(crate) struct Member {
     prefetch: usize,
     /// Something came for the receiver.
     pub(crate) arrived: Notify,
+    /// Whether something came that the receiver was not told of.
+    untold: AtomicBool,
     /// Settlements wait to be confirmed.
     pub(crate) settled: Notify,
     /// The word on a settlement came.
@@ -51,7 +57,7 @@ struct State {
     held: HashMap<u64, Held>,
     /// What was settled, while an earlier message of its key is not: the service takes settlements of a key in order.
     parked: HashMap<u64, Held>,
-    ids: HashMap<(usize, String), u64>,
+    ids: HashMap<(usize, Arc<str>), u64>,
     /// The unsettled and parked messages of each key, by topic.
     keys: HashMap<(usize, String), BTreeSet<u64>>,
     in_hand: usize,
@@ -68,7 +74,7 @@ struct State {
 
 struct Held {
     source: usize,
-    message: String,
+    message: Arc<str>,
     key: String,
     count: u32,
     handler: Handler,
@@ -78,7 +84,7 @@ struct Held {
 pub(crate) struct Came {
     /// Which of those that read for the subscription it came to.
     pub(crate) source: usize,
-    pub(crate) id: String,
+    pub(crate) id: Arc<str>,
     pub(crate) key: String,
     pub(crate) message: Incoming,
     pub(crate) handler: Handler,
@@ -89,7 +95,7 @@ pub(crate) struct Came {
 pub(crate) struct Handed {
     pub(crate) token: Token,
     pub(crate) count: u32,
-    pub(crate) position: String,
+    pub(crate) position: Arc<str>,
     pub(crate) message: Incoming,
 }
 
@@ -172,6 +178,7 @@ impl Member {
             state: Mutex::default(),
             prefetch: prefetch.max(1),
             arrived: Notify::new(),
+            untold: AtomicBool::new(false),
             settled: Notify::new(),
             confirmed: Notify::new(),
             phase: watch::Sender::new(Phase::Reads),
@@ -237,8 +244,8 @@ impl Member {
         let _ = self.over.subscribe().wait_for(|over| *over).await;
     }
 
-    /// For a reading task: what came from the service.
-    pub(crate) fn give(&self, came: Came) {
+    /// For a reading task: what came from the service. The receiver hears of it with [`Member::tell`].
+    pub(crate) fn put(&self, came: Came) {
         let Came { source, id: message_id, key, message, handler } = came;
         let count =
             handler.delivery_attempt().and_then(|count| u32::try_from(count).ok()).unwrap_or(1).max(1);
@@ -259,7 +266,14 @@ impl Member {
         state.held.insert(id, Held { source, message: message_id, key, count, handler });
         state.buffer.insert(id, message);
         drop(state);
-        self.arrived.notify_one();
+        self.untold.store(true, Ordering::Release);
+    }
+
+    /// For a reading task: the receiver is told of what has come.
+    pub(crate) fn tell(&self) {
+        if self.untold.swap(false, Ordering::AcqRel) {
+            self.arrived.notify_one();
+        }
     }
 
     /// For a reading task: a message that does not belong to the subscription.
@@ -286,38 +300,62 @@ impl Member {
         drop(state);
     }
 
-    /// For the supervising task: what is to be confirmed.
-    pub(crate) fn acks(&self) -> Vec<BoxFuture<'static, Answer>> {
+    /// For the supervising task: what is to be confirmed, all of it together; `None` where there is nothing. It begins when it is
+    /// polled.
+    pub(crate) fn acks(&self) -> Option<BoxFuture<'static, Vec<Answer>>> {
         let acks = std::mem::take(&mut self.lock().acks);
+        if acks.is_empty() {
+            return None;
+        }
         // A settlement that goes into a silent connection has no answer ever, and no lease after so long.
         let patience = self.core.config.lease * 2;
-        let confirming = |(number, handler)| -> BoxFuture<'static, Answer> {
+        let mut open = BTreeSet::new();
+        let mut answers = Vec::with_capacity(acks.len());
+        let mut asked = FuturesUnordered::new();
+        for (number, handler) in acks {
             match handler {
-                Handler::ExactlyOnce(handler) => Box::pin(async move {
-                    match tokio::time::timeout(patience, handler.confirmed_ack()).await {
-                        Ok(Ok(())) => (number, None),
-                        Ok(Err(error)) => (number, Some(msgkit::Chain(&error).to_string())),
-                        Err(_) => (number, Some("there was no answer to it".to_owned())),
-                    }
-                }),
+                Handler::ExactlyOnce(handler) => {
+                    open.insert(number);
+                    asked.push(async move { (number, handler.confirmed_ack().await) });
+                }
                 // The service says nothing.
                 other => {
                     other.ack();
-                    Box::pin(async move { (number, None) })
+                    answers.push((number, None));
                 }
             }
+        }
+        let all = async move {
+            let mut end = pin!(tokio::time::sleep(patience));
+            while !open.is_empty() {
+                tokio::select! {
+                    biased;
+                    Some((number, told)) = asked.next() => {
+                        open.remove(&number);
+                        answers.push((number, told.err().map(|error| msgkit::Chain(&error).to_string())));
+                    }
+                    () = &mut end => {
+                        let nothing = "there was no answer to it";
+                        answers.extend(open.iter().map(|number| (*number, Some(nothing.to_owned()))));
+                        break;
+                    }
+                }
+            }
+            answers
         };
-        acks.into_iter().map(confirming).collect()
+        Some(Box::pin(all))
     }
 
-    /// For the supervising task: the service's word on a settlement.
-    pub(crate) fn answered(&self, (number, refused): Answer) {
+    /// For the supervising task: the service's word on settlements.
+    pub(crate) fn answered(&self, answers: Vec<Answer>) {
         let mut state = self.lock();
-        state.unconfirmed.remove(&number);
-        if let Some(why) = refused {
-            tracing::debug!(%why, "a settlement was not taken; its message comes again");
-            state.lost += 1;
-            self.core.count_late(1);
+        for (number, refused) in answers {
+            state.unconfirmed.remove(&number);
+            if let Some(why) = refused {
+                tracing::debug!(%why, "a settlement was not taken; its message comes again");
+                state.lost += 1;
+                self.core.count_late(1);
+            }
         }
         drop(state);
         self.confirmed.notify_waiters();

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use msgkit::Text;
 use msgkit::transport::{
     Deliveries, Delivery, Settle, Subscriber, Subscription, Transport as _, TransportError,
     TransportErrorKind,
@@ -93,7 +94,7 @@ impl Deliveries for PubsubDeliveries {
         }
         for Handed { token, message, count, position } in self.handed.drain(..) {
             let delivery = Delivery::new(message, token, self.settler.clone());
-            into.push_back(delivery.with_count(count).with_position(position));
+            into.push_back(delivery.with_count(count).with_position(Text::from(position)));
         }
         Ok(())
     }

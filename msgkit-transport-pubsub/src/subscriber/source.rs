@@ -1,6 +1,10 @@
 //! What reads one subscription of Pub/Sub: a stream, made again when it is lost.
 
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::FutureExt as _;
@@ -89,18 +93,22 @@ impl Source {
         pause: &mut Duration,
     ) -> Option<TransportError> {
         let ended = stream.shutdown_token();
-        let clients = &self.core.clients;
+        let mut stopped = pin!(self.member.reached(Phase::Stopped));
+        let mut renewed = pin!(self.core.clients.subscriber_renewed(generation));
         let error = loop {
             // Never dropped for anything but the end: the client opens another stream where it is.
             let next = tokio::select! {
                 biased;
-                () = self.member.reached(Phase::Stopped) => break None,
+                () = &mut stopped => break None,
                 next = stream.next() => next,
-                () = clients.subscriber_renewed(generation) => {
+                // Asked where nothing more is there: one word for all that came at once.
+                never = poll_fn(|_| self.tell()) => match never {},
+                () = &mut renewed => {
                     // What it has read already is handed out; no lease is lost unless the silence was longer.
                     while let Some(Some(Ok((message, handler)))) = stream.next().now_or_never() {
                         self.give(message, handler);
                     }
+                    self.member.tell();
                     let text = format!("the stream of subscription `{}` is silent", self.name);
                     return Some(TransportError::new(TransportErrorKind::Unavailable, text));
                 }
@@ -125,6 +133,7 @@ impl Source {
                 }
             }
         };
+        self.member.tell();
         // First the stream, so that what goes back goes to others.
         drop(stream);
         if error.is_none() {
@@ -132,6 +141,12 @@ impl Source {
             ended.shutdown().await;
         }
         error
+    }
+
+    /// The receiver is told of what came.
+    fn tell(&self) -> Poll<Infallible> {
+        self.member.tell();
+        Poll::Pending
     }
 
     fn give(&self, message: Message, handler: Handler) {
@@ -142,10 +157,10 @@ impl Source {
         {
             raw.implied = topic;
         }
-        let (id, key) = (raw.id.clone(), raw.key.clone());
-        let message = wire::read(raw, &self.subscription.ingest, self.core.clock.now());
+        let message = wire::read(&raw, &self.subscription.ingest, self.core.clock.now());
         if self.is_ours(&message) {
-            self.member.give(Came { source: self.number, id, key, message, handler });
+            let Raw { id, key, .. } = raw;
+            self.member.put(Came { source: self.number, id, key, message, handler });
         } else {
             self.member.skip(handler);
         }
