@@ -54,12 +54,15 @@ impl Quarantine {
         let _ = state.wait_for(|active| !active).await;
     }
 
-    /// Waits until everything else stands still; the caller has given back all but the suspect.
+    /// Waits until everything else stands still; the caller has given back all but the suspect. Dropped while it waits, it lets
+    /// the others go on.
     pub(crate) async fn alone(&self) -> Alone<'_> {
         let turn = {
             let _parked = self.park();
             self.turn.lock().await
         };
+        // Made before it is true, so that whoever gives up waiting holds nobody back.
+        let alone = Alone { quarantine: self, _turn: turn };
         self.active.store(true, Ordering::Relaxed);
         self.state.send_replace(true);
         loop {
@@ -70,7 +73,7 @@ impl Quarantine {
             }
             changed.await;
         }
-        Alone { quarantine: self, _turn: turn }
+        alone
     }
 
     /// Counts a lane as standing still for as long as the guard lives: it waits for something that may take long, and starts
@@ -127,5 +130,44 @@ impl Drop for Alone<'_> {
     fn drop(&mut self) {
         self.quarantine.active.store(false, Ordering::Relaxed);
         self.quarantine.state.send_replace(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Whether a suspect could begin now.
+    async fn is_alone(quarantine: &Quarantine) -> bool {
+        tokio::time::timeout(Duration::from_secs(1), quarantine.alone()).await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_suspect_waits_for_whoever_moves_again() {
+        let quarantine = Arc::new(Quarantine::new());
+        let (_suspects, _other) = (quarantine.join(), quarantine.join());
+        assert!(!is_alone(&quarantine).await, "the other one moves");
+        assert!(!quarantine.is_active(), "whoever gave up waiting holds nobody back");
+        let stands = quarantine.waits();
+        assert!(is_alone(&quarantine).await);
+        drop(stands);
+        assert!(!is_alone(&quarantine).await, "it moves again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_suspect_does_not_wait_for_who_has_gone() {
+        let quarantine = Arc::new(Quarantine::new());
+        let (_suspects, other) = (quarantine.join(), quarantine.join());
+        let waiting = tokio::spawn({
+            let quarantine = quarantine.clone();
+            async move { is_alone(&quarantine).await }
+        });
+        tokio::task::yield_now().await;
+        drop(other);
+        assert!(waiting.await.unwrap(), "it is told that the other one went");
+        assert!(is_alone(&quarantine).await);
     }
 }
