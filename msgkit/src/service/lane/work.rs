@@ -65,3 +65,15 @@ pub(super) enum Action {
     /// Dropped, because the handler said so.
     Discard(Text),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_of_years_is_kept_and_one_beyond_all_numbers_is_no_panic() {
+        let years = Duration::from_secs(29 * 365 * 86_400);
+        assert_eq!(later(years), Instant::now() + years);
+        assert!(later(Duration::MAX) > later(years));
+    }
+}

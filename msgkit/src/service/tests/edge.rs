@@ -3,6 +3,7 @@
 use super::*;
 use crate::envelope::MessageId;
 use crate::handler::{Batch, BatchOutcome, HandleBatch, HandlerSpec, MemoryInbox, batch, closure};
+use crate::telemetry::Event;
 use crate::transport::{Destination, Outgoing, Publisher as _};
 
 fn service(memory: &Memory, clock: Clock) -> Service {
@@ -20,7 +21,8 @@ fn counting(name: &'static str, count: &Arc<AtomicU32>) -> HandlerSpec {
 
 #[tokio::test(start_paused = true)]
 async fn without_delays_retry_after_is_kept_and_the_cap_holds() {
-    for order in [Order::None, Order::Key(OnFailure::Hold)] {
+    // A copy waits in the place of a message, or where a key must hold, the message itself.
+    for (order, copies) in [(Order::None, 2), (Order::Key(OnFailure::Hold), 0)] {
         let (memory, clock) = virtual_memory(MemoryConfig::default());
         let times: Arc<Mutex<Vec<Timestamp>>> = Arc::default();
         let log = times.clone();
@@ -35,12 +37,18 @@ async fn without_delays_retry_after_is_kept_and_the_cap_holds() {
                 policy.immediate = Some(2);
                 policy.delayed = Some(None);
             });
-        let running = service(&memory, clock).spec(spec).start().await.unwrap();
+        let scheduled = Arc::new(AtomicU32::new(0));
+        let count = scheduled.clone();
+        let counting = move |event: &Event<'_>| {
+            count.fetch_add(u32::from(event.kind.name() == "retry_scheduled"), Ordering::SeqCst);
+        };
+        let running = service(&memory, clock).spec(spec).observe(counting).start().await.unwrap();
         running.publisher().publish(&placed(1)).await.unwrap();
         tokio::time::sleep(Duration::from_secs(600)).await;
         let times = times.lock().unwrap().clone();
         assert_eq!(times.len(), 3, "two retries, {order:?}");
         assert!(times.windows(2).all(|pair| pair[1].since(pair[0]) >= Duration::from_secs(60)), "{times:?}");
+        assert_eq!(scheduled.load(Ordering::SeqCst), copies, "{order:?}");
         let letter = letters(&memory, "g").await.remove(0);
         let facts = letter.dead_letter().unwrap();
         assert_eq!((facts.attempts, facts.first), (3, times[0]), "{order:?}");

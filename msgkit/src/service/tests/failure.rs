@@ -1,6 +1,8 @@
 //! The failure pipeline: retries, dead letters, what kills a process.
 
 use super::*;
+use crate::policy::Unhandled;
+use crate::transport::{Outgoing, Publisher as _};
 
 struct Flaky {
     fail: u32,
@@ -233,4 +235,58 @@ async fn dead_letters_are_kept_where_the_configuration_says() {
     let [letter] = &letters(&archive, "g").await[..] else { panic!("one letter") };
     assert_eq!(letter.dead_letter().unwrap().error.as_str(), "no such customer");
     running.drain().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_expired_is_a_dead_letter_and_nothing_else_is() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let handled: Arc<Mutex<Vec<u32>>> = Arc::default();
+    let log = handled.clone();
+    let spec = HandlerSpec::new("g", "g").unwrap().with(closure(move |order: Placed, _| {
+        log.lock().unwrap().push(order.id);
+        async { Ok(()) }
+    }));
+    let running = serve(&memory, clock, spec).await;
+    let now = clock.now();
+    for (id, expires) in [(1, Timestamp::EPOCH), (2, now), (3, now.after(Duration::from_secs(3600)))] {
+        running
+            .publisher()
+            .publish_with(&placed(id), |envelope| envelope.set_expires(Some(expires)))
+            .await
+            .unwrap();
+    }
+    until("idle", || memory.is_idle()).await;
+    assert_eq!(*handled.lock().unwrap(), [3]);
+    let letters = letters(&memory, "g").await;
+    let told: Vec<_> = letters
+        .iter()
+        .map(|letter| {
+            let facts = letter.dead_letter().unwrap();
+            (serde_json::from_slice::<Placed>(letter.payload()).unwrap().id, facts.kind, facts.attempts)
+        })
+        .collect();
+    assert_eq!(told, [(1, DeadLetterKind::Expired, 0), (2, DeadLetterKind::Expired, 0)]);
+    running.drain().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_type_that_the_handler_does_not_take_is_skipped_or_dead_lettered() {
+    for (unhandled, kinds) in
+        [(Unhandled::Skip, vec![]), (Unhandled::DeadLetter, vec![DeadLetterKind::Rejected])]
+    {
+        let (memory, clock) = virtual_memory(MemoryConfig::default());
+        let spec = HandlerSpec::new("g", "g")
+            .unwrap()
+            .with(closure(|_: Placed, _| async { Ok(()) }))
+            .overrides(move |policy| policy.unhandled = Some(unhandled));
+        let running = serve(&memory, clock, spec).await;
+        let other = crate::envelope_of(&Shipped { id: 1 }, &Text::from_static("shop"), clock.now()).unwrap();
+        let to = Destination::topic("orders.x".parse().unwrap());
+        memory.publish(vec![Outgoing::new(to, other)]).await.unwrap();
+        until("it is settled", || memory.is_idle()).await;
+        let told = letters(&memory, "g").await;
+        let told: Vec<_> = told.iter().map(|letter| letter.dead_letter().unwrap().kind).collect();
+        assert_eq!(told, kinds, "{unhandled:?}");
+        running.drain().await.unwrap();
+    }
 }

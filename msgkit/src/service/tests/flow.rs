@@ -354,3 +354,33 @@ async fn a_drain_finishes_what_is_being_handled_and_begins_nothing_more() {
     let [left] = &memory.groups().await.unwrap()[..] else { panic!("one group") };
     assert_eq!((left.waiting, left.in_hand), (9, Some(0)), "{left:?}");
 }
+
+/// A lane works off what there is of one type by itself and looks where the type changes: what comes next is not taken for handled.
+#[tokio::test(start_paused = true)]
+async fn types_that_alternate_are_each_handled_once() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let handled: Arc<Mutex<Vec<u32>>> = Arc::default();
+    let (of_one, of_other) = (handled.clone(), handled.clone());
+    let spec = HandlerSpec::new("g", "g")
+        .unwrap()
+        .with(closure(move |order: Placed, _| {
+            of_one.lock().unwrap().push(order.id);
+            async { Ok(()) }
+        }))
+        .with(closure(move |order: Shipped, _| {
+            of_other.lock().unwrap().push(order.id);
+            async { Ok(()) }
+        }));
+    let running = serve(&memory, clock, spec).await;
+    for id in 0..12 {
+        let to = running.publisher();
+        match id {
+            1 | 3 | 4 | 6 | 7 => drop(to.publish(&Shipped { id }).await.unwrap()),
+            9 => memory.publish_foreign(&"orders.x".parse().unwrap(), &b"\xff"[..], &NativeHeaders::new()),
+            _ => drop(to.publish(&placed(id)).await.unwrap()),
+        }
+    }
+    until("idle", || memory.is_idle()).await;
+    assert_eq!(*handled.lock().unwrap(), [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11]);
+    running.drain().await.unwrap();
+}

@@ -1,5 +1,6 @@
 //! The service as a whole, on the memory transport and virtual time.
 
+mod batches;
 mod check;
 mod edge;
 mod failure;

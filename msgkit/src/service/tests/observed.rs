@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::policy::BreakerPolicy;
 use crate::telemetry::Event;
 
 #[tokio::test(start_paused = true)]
@@ -65,4 +66,70 @@ async fn observers_are_told_every_step_of_every_message() {
     assert_eq!(of(5), "published received started succeeded settled", "a drain waits for it");
     assert_eq!(of(6), "published given_back");
     assert_eq!(of(0), "malformed dead_lettered settled");
+}
+
+/// What waited behind an open breaker when a drain began goes back, and somebody is told.
+#[tokio::test(start_paused = true)]
+async fn what_a_drain_gives_back_unfinished_is_told() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let told: Arc<Mutex<Vec<&'static str>>> = Arc::default();
+    let notes = told.clone();
+    let spec = HandlerSpec::new("g", "g")
+        .unwrap()
+        .with(closure(|_: Placed, _| async { Err::<(), _>("no database".into()) }))
+        .retry(5, 0)
+        .overrides(|policy| {
+            policy.breaker = Some(Some(BreakerPolicy { failures: 1, ..Default::default() }));
+        });
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("memory", memory.clone())
+        .spec(spec)
+        .observe(move |event: &Event<'_>| notes.lock().unwrap().push(event.kind.name()))
+        .start()
+        .await
+        .unwrap();
+    running.publisher().publish(&placed(1)).await.unwrap();
+    until("it failed", || told.lock().unwrap().contains(&"failed")).await;
+    running.drain().await.unwrap();
+    let told = told.lock().unwrap().join(" ");
+    assert!(told.ends_with("failed given_back"), "{told}");
+    assert!(!memory.is_idle(), "it waits for the next who comes");
+}
+
+/// A message may be started as often as the policy says without being settled; the start after those is its last, by way of a copy.
+#[tokio::test(start_paused = true)]
+async fn starts_are_counted_up_to_the_policys_most() {
+    for (lost, received) in [(2, 3), (3, 5)] {
+        let (memory, clock) = virtual_memory(MemoryConfig::default());
+        let (told, starts) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let (notes, count, broken) = (told.clone(), starts.clone(), memory.clone());
+        let spec = HandlerSpec::new("g", "g")
+            .unwrap()
+            .with(closure(move |_: Placed, _| {
+                // Nothing that is settled after that is heard.
+                if count.fetch_add(1, Ordering::SeqCst) < lost {
+                    broken.disconnect();
+                }
+                async { Ok(()) }
+            }))
+            .overrides(|policy| policy.max_starts = Some(3));
+        let running = Service::new("shop")
+            .clock(clock)
+            .transport("memory", memory.clone())
+            .spec(spec)
+            .observe(move |event: &Event<'_>| {
+                if event.kind.name() == "received" {
+                    notes.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+            .start()
+            .await
+            .unwrap();
+        running.publisher().publish(&placed(1)).await.unwrap();
+        until("idle", || memory.is_idle()).await;
+        running.drain().await.unwrap();
+        assert_eq!(starts.load(Ordering::SeqCst), lost + 1);
+        assert_eq!(told.load(Ordering::SeqCst), received, "{lost} starts were lost");
+    }
 }

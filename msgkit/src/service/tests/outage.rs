@@ -147,10 +147,12 @@ async fn an_outage_burns_no_attempts() {
 async fn without_delays_an_outage_lets_the_others_pass() {
     let (memory, clock) = virtual_memory(MemoryConfig::default());
     let handled: Arc<Mutex<Vec<u32>>> = Arc::default();
-    let log = handled.clone();
+    let begun: Arc<Mutex<Vec<u32>>> = Arc::default();
+    let (log, starts) = (handled.clone(), begun.clone());
     let spec = HandlerSpec::new("g", "g")
         .unwrap()
         .with(closure(move |order: Placed, _| {
+            starts.lock().unwrap().push(order.id);
             let log = log.clone();
             async move {
                 if order.id == 1 {
@@ -173,6 +175,7 @@ async fn without_delays_an_outage_lets_the_others_pass() {
     // It cannot be told from an outage at first; but the other one is let through in minutes, not after the patience.
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(*handled.lock().unwrap(), [2]);
+    assert_eq!(begun.lock().unwrap()[..4], [1, 1, 1, 2], "three times it goes first");
     tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
     let letters = letters(&memory, "g").await;
     assert_eq!(letters.iter().map(|letter| letter.dead_letter().unwrap().attempts).collect::<Vec<_>>(), [2]);
