@@ -87,3 +87,51 @@ impl fmt::Display for ContentType {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::ContentType;
+
+    #[test]
+    fn the_known_ones_are_read_without_case_and_without_parameters_only() {
+        for json in ["application/json", "Application/JSON"] {
+            assert_eq!(ContentType::parse(json), ContentType::Json, "{json}");
+        }
+        for packed in ["application/msgpack", "application/X-msgpack", "application/vnd.msgpack"] {
+            assert_eq!(ContentType::parse(packed), ContentType::MessagePack, "{packed}");
+        }
+        for other in [
+            "application/json; charset=utf-8",
+            " application/json",
+            "application/msgpack;v=1",
+            "text/plain",
+            "",
+        ] {
+            assert_eq!(ContentType::parse(other), ContentType::Other(other.into()));
+            assert_eq!(ContentType::parse(other).as_str(), other, "as it was written");
+        }
+        assert_eq!(ContentType::Json.to_string(), "application/json");
+        assert_eq!(ContentType::MessagePack.to_string(), "application/msgpack");
+        assert_eq!(ContentType::parse("text/csv ; header=present").essence(), "text/csv");
+    }
+
+    #[test]
+    fn json_and_message_pack_are_known_under_all_their_names() {
+        for json in
+            ["application/json", "application/json;v=1", "text/JSON", "application/problem+json", "x/ü+json"]
+        {
+            let read = ContentType::parse(json);
+            assert!(read.is_json() && !read.is_message_pack(), "{json}");
+        }
+        for packed in ["application/msgpack", "application/x-msgpack; v=1"] {
+            let read = ContentType::parse(packed);
+            assert!(read.is_message_pack() && !read.is_json(), "{packed}");
+        }
+        for neither in
+            ["text/plain", "json", "/json", "+json", "application/jsonl", "application/json+xml", "ü", ""]
+        {
+            let read = ContentType::parse(neither);
+            assert!(!read.is_json() && !read.is_message_pack(), "{neither}");
+        }
+    }
+}

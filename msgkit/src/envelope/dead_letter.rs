@@ -164,6 +164,30 @@ mod tests {
     }
 
     #[test]
+    fn an_error_is_cut_only_where_it_is_too_long_and_never_within_a_character() {
+        let of = |text: &str| {
+            DeadLetter::new(DeadLetterKind::Handler, text, Timestamp::EPOCH).error.as_str().to_owned()
+        };
+        let x = |times| "x".repeat(times);
+        assert_eq!(of(&x(MAX_ERROR)), x(MAX_ERROR));
+        assert_eq!(of(&x(MAX_ERROR + 1)), format!("{}…", x(MAX_ERROR - 3)));
+        assert_eq!(
+            of(&format!("{}\n", x(MAX_ERROR - 1))),
+            format!("{}…", x(MAX_ERROR - 3)),
+            "an escape is whole"
+        );
+        assert_eq!(of(&"ü".repeat(MAX_ERROR)), format!("{}…", "ü".repeat(510)));
+    }
+
+    #[test]
+    fn a_fingerprint_stays_the_same_in_every_version() {
+        let mut letter = DeadLetter::new(DeadLetterKind::Handler, "row 17 is locked", Timestamp::EPOCH);
+        letter.handler = "g".into();
+        letter.fingerprint();
+        assert_eq!(letter.fingerprint, "a25dffbcca060da4");
+    }
+
+    #[test]
     fn fingerprints_ignore_numbers_and_tell_kinds_apart() {
         let of = |kind, error: &str| {
             let mut letter = DeadLetter::new(kind, error, Timestamp::EPOCH);

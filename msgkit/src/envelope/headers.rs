@@ -140,3 +140,69 @@ fn is_noncharacter(c: char) -> bool {
     let code = u32::from(c);
     (0xFDD0..=0xFDEF).contains(&code) || code & 0xFFFE == 0xFFFE
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(name: &str) -> HeaderName {
+        HeaderName::new(name).unwrap()
+    }
+
+    #[test]
+    fn headers_are_kept_by_name() {
+        let mut headers = Headers::new();
+        assert!(headers.is_empty());
+        assert_eq!(headers.insert(name("tenant"), "a").unwrap(), None);
+        assert_eq!(headers.insert(name("region"), "eu").unwrap(), None);
+        assert_eq!(headers.insert(name("tenant"), "b").unwrap(), Some("a".into()));
+        assert_eq!((headers.len(), headers.is_empty()), (2, false));
+        assert_eq!(headers.iter().collect::<Vec<_>>(), [("region", "eu"), ("tenant", "b")]);
+        assert_eq!(headers.remove("region"), Some("eu".into()));
+        assert_eq!(headers.remove("region"), None);
+        assert_eq!((headers.get("region"), headers.get("tenant")), (None, Some("b")));
+        assert_eq!(name("tenant").to_string(), "tenant");
+    }
+
+    #[test]
+    fn what_not_every_broker_carries_is_refused_and_says_why() {
+        let mut headers = Headers::new();
+        for allowed in ["", "t\"1\\ü", "\u{fdcf}\u{fdf0}\u{fffd}", &"x".repeat(MAX_VALUE)] {
+            assert!(headers.insert(name("note"), allowed).is_ok(), "{allowed:.20}");
+        }
+        for (refused, why) in [
+            ("a\nb", "control characters"),
+            ("\u{fdd0}", "control characters"),
+            ("\u{fdef}", "control characters"),
+            ("\u{ffff}", "control characters"),
+            ("\u{1fffe}", "control characters"),
+            (&"x".repeat(MAX_VALUE + 1), "8193 bytes, more than 8192"),
+        ] {
+            let error = headers.insert(name("note"), refused).unwrap_err().to_string();
+            assert!(error.contains(why) && error.contains("`note`"), "{error}");
+        }
+        for (refused, why) in [
+            ("", "1 to 20"),
+            ("abcdefghijklmnopqrstu", "1 to 20"),
+            ("Tenant", "1 to 20"),
+            ("ten-ant", "1 to 20"),
+            ("subject", "an attribute"),
+        ] {
+            let error = HeaderName::new(refused).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+        assert!(HeaderName::new("abcdefghijklmnopqrs7").is_ok());
+    }
+
+    #[test]
+    fn there_are_64_at_most_and_those_can_be_changed() {
+        let mut headers = Headers::new();
+        for n in 0..MAX_HEADERS {
+            headers.insert(name(&format!("h{n}")), "1").unwrap();
+        }
+        assert_eq!(headers.insert(name("h7"), "2").unwrap(), Some("1".into()));
+        let error = headers.insert(name("one"), "1").unwrap_err().to_string();
+        assert!(error.contains("`one` is one more than the 64"), "{error}");
+        assert_eq!(headers.len(), MAX_HEADERS);
+    }
+}

@@ -147,4 +147,12 @@ mod tests {
             assert_eq!(MessageId::parse(other).unwrap().to_string(), other);
         }
     }
+
+    #[test]
+    fn the_longest_id_is_one_and_no_longer_one() {
+        let longest = "x".repeat(255);
+        assert_eq!(format!("{:?}", MessageId::parse(&longest).unwrap()), format!("MessageId({longest})"));
+        let error = MessageId::parse(&"x".repeat(256)).unwrap_err().to_string();
+        assert!(error.contains("256 bytes, more than 255"), "{error}");
+    }
 }

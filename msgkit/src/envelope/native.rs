@@ -259,3 +259,85 @@ pub struct Hint {
     /// The hint's value.
     pub value: NativeValue,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two of each kind, all of them different.
+    fn all() -> Vec<NativeValue> {
+        vec![
+            NativeValue::Null,
+            NativeValue::Bool(false),
+            NativeValue::Bool(true),
+            NativeValue::Int(1),
+            NativeValue::Int(-1),
+            NativeValue::UInt(1),
+            NativeValue::UInt(u64::MAX),
+            NativeValue::Float(0.0),
+            NativeValue::Float(-0.0),
+            NativeValue::Float(f64::NAN),
+            NativeValue::Text("1".into()),
+            NativeValue::Text("".into()),
+            NativeValue::Bytes(Bytes::from_static(b"1")),
+            NativeValue::Bytes(Bytes::from_static(b"\xff")),
+            NativeValue::List(vec![]),
+            NativeValue::List(vec![NativeValue::Null]),
+            NativeValue::Table(vec![]),
+            NativeValue::Table(vec![("a".into(), NativeValue::Null)]),
+            NativeValue::Other("decimal".into(), "1".into()),
+            NativeValue::Other("decimal".into(), "2".into()),
+            NativeValue::Other("time".into(), "1".into()),
+        ]
+    }
+
+    #[test]
+    fn every_value_is_equal_to_its_copy_alone_and_comes_back_from_json() {
+        for (at, value) in all().iter().enumerate() {
+            for (other_at, other) in all().iter().enumerate() {
+                assert_eq!(value == other, at == other_at, "{value:?} and {other:?}");
+            }
+            let mut headers = NativeHeaders::new();
+            headers.push("first", "1");
+            headers.push("name", value.clone());
+            assert_eq!(NativeHeaders::from_json(&headers.to_json()).as_ref(), Some(&headers));
+            assert_eq!((headers.get("name"), headers.get("nobody")), (Some(value), None));
+            assert_eq!((headers.len(), headers.is_empty()), (2, false));
+        }
+        assert!(NativeHeaders::new().is_empty());
+    }
+
+    #[test]
+    fn text_is_what_is_text() {
+        assert_eq!(NativeValue::from("ü").as_str(), Some("ü"));
+        assert_eq!(NativeValue::from(Bytes::from_static(b"ab")).as_str(), Some("ab"));
+        assert_eq!(NativeValue::from(Bytes::from_static(b"\xff")).as_str(), None);
+        assert_eq!(NativeValue::from(7).as_str(), None);
+        assert_eq!(NativeValue::from(true), NativeValue::Bool(true));
+    }
+
+    #[test]
+    fn debug_tells_the_values() {
+        let told: Vec<String> = all().iter().map(|value| format!("{value:?}")).collect();
+        let wanted = "null false true 1 -1 1 18446744073709551615 0.0 -0.0 NaN \"1\" \"\" b\"1\" b\"\\xff\" \
+                      [] [null] {} {\"a\": null} decimal(1) decimal(2) time(1)";
+        assert_eq!(told.join(" "), wanted);
+    }
+
+    #[test]
+    fn what_nests_too_deep_is_not_read_back() {
+        let nested = |levels: usize| {
+            let value = (0..levels).fold(NativeValue::Null, |inner, level| match level % 2 {
+                0 => NativeValue::List(vec![inner]),
+                _ => NativeValue::Table(vec![("a".into(), inner)]),
+            });
+            NativeHeaders::from_iter([("deep", value)])
+        };
+        let deepest = nested(MAX_DEPTH);
+        assert_eq!(NativeHeaders::from_json(&deepest.to_json()), Some(deepest));
+        assert_eq!(NativeHeaders::from_json(&nested(MAX_DEPTH + 1).to_json()), None);
+        for text in ["", "{}", "[[\"a\",{\"x\":\"no base64!\"}]]", "[[\"a\",{\"?\":1}]]"] {
+            assert_eq!(NativeHeaders::from_json(text), None, "{text}");
+        }
+    }
+}

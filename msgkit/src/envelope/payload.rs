@@ -99,16 +99,18 @@ impl fmt::Debug for Payload {
 
 #[cfg(test)]
 mod tests {
-    use super::{Payload, ROOM};
+    use super::{Payload, ROOM, Repr};
 
     #[test]
     fn every_length_comes_back_as_it_was() {
         let bytes: Vec<u8> = (0..=255).chain(0..=255).collect();
-        for length in [0, 1, ROOM - 1, ROOM, ROOM + 1, 255, 256, 257, bytes.len()] {
+        for length in [0, 1, ROOM - 1, ROOM, ROOM + 1, 255, 256, 257, bytes.len() - 2] {
             let payload = Payload::copy_from_slice(&bytes[..length]);
             assert_eq!(&*payload, &bytes[..length]);
             assert_eq!(payload.to_bytes(), bytes[..length]);
             assert_eq!(payload, Payload::from(bytes[..length].to_vec()));
+            assert_ne!(payload, Payload::from(bytes[1..=length + 1].to_vec()));
+            assert_eq!(matches!(payload.0, Repr::InPlace(_)), length <= ROOM, "{length} bytes");
         }
     }
 

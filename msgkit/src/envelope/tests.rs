@@ -283,6 +283,146 @@ fn a_replay_forgets_its_attempts_and_counts_itself() {
     assert_eq!(replayed.dead_letter().unwrap().replays, 2);
 }
 
+#[test]
+fn an_envelope_tells_what_was_set() {
+    let now: Timestamp = "2026-01-31T12:00:00.123456789Z".parse().unwrap();
+    let told = full(Some(Bytes::from_static(b"{}")), ContentType::Json);
+    assert_eq!(
+        (told.source(), told.kind(), told.topic().as_str()),
+        ("crm", "crm.customer.created", "crm.customer")
+    );
+    assert_eq!(
+        (told.time(), told.content_type(), told.key()),
+        (Some(now), &ContentType::Json, Some("c 1/ü"))
+    );
+    assert_eq!(
+        (told.payload(), told.payload_bytes(), told.is_null()),
+        (&b"{}"[..], Some("{}".into()), false)
+    );
+    assert_eq!((told.hop(), told.attempt()), (1, 4));
+    assert_eq!(told.causation_id(), Some(told.correlation_id()), "its cause is the first of the flow");
+    assert_ne!(told.correlation_id(), told.id());
+    assert_eq!(told.headers().get("tenant"), Some("t\"1\\ü"));
+    assert_eq!((told.subject(), told.sequence()), (Some("customer 1"), Some("0007")));
+    assert_eq!(told.data_schema(), Some("https://example.org/schema"));
+    assert_eq!(
+        (told.reply_to().map(Topic::as_str), told.data_ref()),
+        (Some("crm.answers"), Some("s3://bucket/key"))
+    );
+    assert_eq!(told.not_before(), Some(now));
+    assert_eq!(told.expires(), Some(now.after(std::time::Duration::from_secs(60))));
+    assert_eq!(told.principal(), Some("user:7"));
+    assert_eq!(told.retry(), Some(&Retry { round: 2, first: now, last_start: true }));
+    assert_eq!(told.dead_letter().map(|letter| letter.kind), Some(DeadLetterKind::Timeout));
+    assert_eq!(told.native().len(), 5);
+
+    let mut bare = told.clone();
+    bare.set_payload(None);
+    bare.set_time(None);
+    bare.set_key(Some("".into()));
+    bare.set_subject(Some("".into()));
+    bare.set_data_schema(None);
+    bare.set_sequence(None);
+    bare.set_reply_to(None);
+    bare.set_not_before(None);
+    bare.set_expires(None);
+    bare.set_principal(None);
+    bare.set_data_ref(None);
+    bare.set_retry(None);
+    bare.set_dead_letter(None);
+    bare.set_native(NativeHeaders::new());
+    assert!(bare.is_null() && bare.payload().is_empty() && bare.payload_bytes().is_none());
+    assert_eq!((bare.time(), bare.key(), bare.subject(), bare.data_schema()), (None, None, None, None));
+    assert_eq!(
+        (bare.sequence(), bare.reply_to(), bare.principal(), bare.data_ref()),
+        (None, None, None, None)
+    );
+    assert_eq!(
+        (bare.not_before(), bare.expires(), bare.retry(), bare.dead_letter()),
+        (None, None, None, None)
+    );
+    assert!(bare.native().is_empty());
+    assert_eq!(told.subject(), Some("customer 1"), "a clone is changed alone");
+
+    let other = MessageId::parse("other").unwrap();
+    bare.set_id(other.clone());
+    bare.set_correlation_id(other.clone());
+    bare.set_topic(topic("elsewhere"));
+    assert_eq!((bare.id(), bare.correlation_id(), bare.topic().as_str()), (&other, &other, "elsewhere"));
+}
+
+/// One that nobody has changed.
+fn plain() -> Envelope {
+    let now = Timestamp::from_millis(1_767_225_600_000);
+    Envelope::new("s", "t", topic("t"), ContentType::Json, Bytes::from_static(b"{}"), now)
+}
+
+#[test]
+fn a_new_envelope_begins_a_flow_of_its_own() {
+    let (one, two) = (plain(), plain());
+    assert_ne!(one.id(), two.id());
+    assert_ne!(one.trace().parent.trace_id(), two.trace().parent.trace_id());
+    assert_eq!((one.correlation_id(), one.causation_id(), one.hop()), (one.id(), None, 0));
+    let mut caused = plain();
+    let mut cause = plain();
+    cause.set_principal(Some("user:7".into()));
+    caused.set_cause(&cause);
+    assert_eq!(caused.trace().parent.trace_id(), cause.trace().parent.trace_id());
+    assert_ne!(caused.trace().parent, cause.trace().parent, "a span of its own");
+    assert_eq!((caused.principal(), caused.hop()), (Some("user:7"), 1));
+}
+
+#[test]
+fn what_has_a_past_or_a_schedule_is_not_plain() {
+    let at = Timestamp::from_millis(1);
+    let changes: [fn(&mut Envelope, Timestamp); 4] = [
+        |envelope, _| envelope.set_attempt(1),
+        |envelope, at| envelope.set_retry(Some(Retry { round: 0, first: at, last_start: false })),
+        |envelope, at| envelope.set_not_before(Some(at)),
+        |envelope, at| envelope.set_expires(Some(at)),
+    ];
+    for change in changes {
+        let mut envelope = plain();
+        envelope.set_subject(Some("rare".into()));
+        assert!(envelope.is_plain());
+        change(&mut envelope, at);
+        assert!(!envelope.is_plain(), "{envelope:?}");
+    }
+}
+
+#[test]
+fn envelopes_are_equal_where_everything_on_the_wire_is() {
+    let envelope = plain();
+    let differ: [fn(&mut Envelope); 4] = [
+        |envelope| envelope.set_payload(Some(Bytes::from_static(b"[]"))),
+        |envelope| envelope.set_payload(None),
+        |envelope| envelope.set_key(Some("k".into())),
+        |envelope| envelope.set_native(NativeHeaders::from_iter([("a", "1")])),
+    ];
+    for change in differ {
+        let mut other = envelope.clone();
+        other.set_time(other.time());
+        assert_eq!(other, envelope);
+        change(&mut other);
+        assert_ne!(other, envelope);
+    }
+}
+
+#[test]
+fn a_hint_is_for_one_transport_and_not_on_the_wire() {
+    let mut envelope = plain();
+    let hint = |transport: &str, name: &str| Hint {
+        transport: transport.into(),
+        name: name.into(),
+        value: NativeValue::Bool(true),
+    };
+    envelope.add_hint(hint("mqtt", "retain"));
+    envelope.add_hint(hint("amqp", "priority"));
+    assert_eq!(envelope.hints("mqtt").map(|hint| hint.name.as_str()).collect::<Vec<_>>(), ["retain"]);
+    assert_eq!(envelope.hints("kafka").count(), 0);
+    assert_eq!(through_attributes(&envelope).hints("mqtt").count(), 0);
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_the_structured_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {

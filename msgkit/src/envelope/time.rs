@@ -186,7 +186,45 @@ impl Clock {
 mod tests {
     use proptest::prelude::*;
 
-    use super::written;
+    use super::{Duration, Timestamp, written};
+
+    #[test]
+    fn what_no_wire_can_write_is_the_nearest_that_one_can() {
+        let (first, last) = (Timestamp(jiff::Timestamp::MIN), Timestamp(jiff::Timestamp::MAX));
+        for (number, nearest) in [(i64::MIN, first), (i64::MAX, last)] {
+            assert_eq!(Timestamp::from_millis(number), nearest);
+            assert_eq!(Timestamp::from_micros(number), nearest);
+        }
+        assert_eq!(last.after(Duration::from_secs(1)), last);
+    }
+
+    #[test]
+    fn a_time_is_told_in_each_unit() {
+        let time: Timestamp = "2001-09-09T01:46:40.123456789Z".parse().unwrap();
+        assert_eq!(time.as_millis(), 1_000_000_000_123);
+        assert_eq!(time.as_micros(), 1_000_000_000_123_456);
+        assert_eq!(time.as_nanos(), 1_000_000_000_123_456_789);
+        assert_eq!(Timestamp::from_micros(1_000_000_000_123_456).as_nanos(), 1_000_000_000_123_456_000);
+        assert_eq!(
+            format!("{time} {time:?}"),
+            "2001-09-09T01:46:40.123456789Z 2001-09-09T01:46:40.123456789Z"
+        );
+        let later = time.after(Duration::from_millis(1_500));
+        assert_eq!(later.since(time), Duration::from_millis(1_500));
+        assert_eq!(time.since(later), Duration::ZERO);
+        let old = std::time::UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(Timestamp::from(old).as_millis(), -1_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_virtual_clock_goes_with_the_runtimes_timer() {
+        let clock = super::Clock::virtual_from(Timestamp::EPOCH);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(clock.now(), Timestamp::EPOCH.after(Duration::from_secs(5)));
+        let in_a_minute = tokio::time::Instant::now() + Duration::from_secs(60);
+        assert_eq!(clock.instant_of(clock.now().after(Duration::from_secs(60))), in_a_minute);
+        assert!(super::Clock::system().now() > clock.now());
+    }
 
     #[test]
     fn what_is_no_time_is_left_to_the_long_way() {
