@@ -79,7 +79,9 @@ impl Group {
         let (input, output) = (child.stdin.take(), child.stdout.take());
         self.new.push(Reader::open(&journal)?);
         let mut running = Running { child, input, log };
-        if !running.is_ready(output).await {
+        // One that is to die may come to it before it has said that it is there.
+        let up = running.is_ready(output).await || dies.is_some() && running.has_died().await;
+        if !up {
             let _ = running.child.start_kill();
             return Err(running.failure("did not come up"));
         }
@@ -143,6 +145,12 @@ impl Running {
         let mut line = String::new();
         let read = timeout(PATIENCE, BufReader::new(output).read_line(&mut line)).await;
         matches!(read, Ok(Ok(_))) && line.trim() == READY
+    }
+
+    /// Whether a signal has ended it.
+    async fn has_died(&mut self) -> bool {
+        let ended = timeout(Duration::from_secs(1), self.child.wait()).await;
+        matches!(ended, Ok(Ok(status)) if status.code().is_none())
     }
 
     fn failure(&self, what: &str) -> Failure {
