@@ -56,32 +56,42 @@ async fn a_panic_is_a_failure_of_each_of_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_batch_of_one_says_of_its_failure_is_kept() {
+async fn what_a_batch_says_of_the_one_that_is_left_of_it_is_kept() {
     let (memory, clock) = virtual_memory(MemoryConfig::default());
     let handler = noting(|_| Err(HandlerError::permanent("no such order")));
     let running = serve(&memory, clock, eight(&handler).retry(3, 0)).await;
-    running.publisher().publish(&placed(1)).await.unwrap();
+    let expired = |envelope: &mut crate::Envelope| envelope.set_expires(Some(Timestamp::EPOCH));
+    running.publisher().publish_with(&placed(1), expired).await.unwrap();
+    running.publisher().publish(&placed(2)).await.unwrap();
     until("idle", || memory.is_idle()).await;
-    assert_eq!(*handler.0.lock().unwrap(), [[1]]);
-    assert_eq!(deaths(&memory).await, [(DeadLetterKind::Rejected, 1)]);
+    assert_eq!(*handler.0.lock().unwrap(), [[2]]);
+    assert_eq!(deaths(&memory).await, [(DeadLetterKind::Expired, 0), (DeadLetterKind::Rejected, 1)]);
     running.drain().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn in_an_outage_they_are_tried_one_by_one() {
     let (memory, clock) = virtual_memory(MemoryConfig::default());
-    let handler = noting(|call| if call <= 4 { Err("no database".into()) } else { Ok(()) });
+    let handler = noting(|call| if call <= 12 { Err("no database".into()) } else { Ok(()) });
     let spec = eight(&handler).retry(0, 5).overrides(|policy| {
         policy.breaker = Some(Some(BreakerPolicy { failures: 1, ..Default::default() }));
     });
     let running = serve(&memory, clock, spec).await;
     running.publisher().publish_all(&[placed(1), placed(2)]).await.unwrap();
-    until("all handled", || memory.is_idle() && handler.0.lock().unwrap().len() > 5).await;
+    until("the first failure", || handler.0.lock().unwrap().len() == 1).await;
+    running.publisher().publish_all(&[placed(3), placed(4)]).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
     let calls = handler.0.lock().unwrap().clone();
     assert_eq!(calls[0], [1, 2]);
-    assert!(calls[1..4].iter().all(|call| call.len() == 1), "{calls:?}");
-    let last: Vec<u32> = calls[4..].concat();
-    assert!(last.len() == 2 && last.contains(&1) && last.contains(&2), "{calls:?}");
+    let outage = &calls[1..12];
+    assert!(outage.iter().all(|call| call.len() == 1), "{calls:?}");
+    assert!(
+        outage.contains(&vec![3]) && outage.contains(&vec![4]),
+        "those that came together, too: {calls:?}"
+    );
+    let mut handled: Vec<u32> = calls[12..].concat();
+    handled.sort_unstable();
+    assert_eq!(handled, [1, 2, 3, 4]);
     assert!(deaths(&memory).await.is_empty());
     running.drain().await.unwrap();
 }

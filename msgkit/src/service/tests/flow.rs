@@ -384,3 +384,36 @@ async fn types_that_alternate_are_each_handled_once() {
     assert_eq!(*handled.lock().unwrap(), [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11]);
     running.drain().await.unwrap();
 }
+
+/// A key that goes on does not wait for another one that still holds.
+#[tokio::test(start_paused = true)]
+async fn a_key_goes_on_while_another_waits() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let handled: Arc<Mutex<Vec<u32>>> = Arc::default();
+    let log = handled.clone();
+    let spec = HandlerSpec::new("g", "g")
+        .unwrap()
+        .with(closure(move |order: Placed, cx: Context| {
+            let log = log.clone();
+            let waits = |seconds| Err(HandlerError::retry_after("busy", Duration::from_secs(seconds)));
+            async move {
+                match (order.id, cx.attempt()) {
+                    (1, 1) => return waits(1),
+                    (2, 1) => return waits(60),
+                    _ => log.lock().unwrap().push(order.id),
+                }
+                Ok(())
+            }
+        }))
+        .order(Order::Key(OnFailure::Hold))
+        .retry(0, 3);
+    let running = serve(&memory, clock, spec).await;
+    for (id, customer) in [(1, "a"), (2, "b"), (3, "a"), (4, "b")] {
+        running.publisher().publish(&Placed { id, customer: customer.into() }).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(*handled.lock().unwrap(), [1, 3]);
+    until("idle", || memory.is_idle()).await;
+    assert_eq!(*handled.lock().unwrap(), [1, 3, 2, 4]);
+    running.drain().await.unwrap();
+}

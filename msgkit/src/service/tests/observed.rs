@@ -97,6 +97,35 @@ async fn what_a_drain_gives_back_unfinished_is_told() {
     assert!(!memory.is_idle(), "it waits for the next who comes");
 }
 
+/// So does what waits for its retry in place, and what waits behind it.
+#[tokio::test(start_paused = true)]
+async fn what_waits_in_place_goes_back_with_what_is_behind_it() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let told: Arc<Mutex<Vec<&'static str>>> = Arc::default();
+    let notes = told.clone();
+    let spec = HandlerSpec::new("g", "g")
+        .unwrap()
+        .with(closure(|_: Placed, _| async {
+            Err::<(), _>(HandlerError::retry_after("busy", Duration::from_secs(60)))
+        }))
+        .order(Order::Key(OnFailure::Hold))
+        .retry(0, 3);
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("memory", memory.clone())
+        .spec(spec)
+        .observe(move |event: &Event<'_>| notes.lock().unwrap().push(event.kind.name()))
+        .start()
+        .await
+        .unwrap();
+    running.publisher().publish_all(&[placed(1), placed(2)]).await.unwrap();
+    until("both are there", || told.lock().unwrap().iter().filter(|name| **name == "received").count() == 2)
+        .await;
+    running.drain().await.unwrap();
+    let told = told.lock().unwrap().join(" ");
+    assert!(told.ends_with("given_back given_back"), "{told}");
+}
+
 /// A message may be started as often as the policy says without being settled; the start after those is its last, by way of a copy.
 #[tokio::test(start_paused = true)]
 async fn starts_are_counted_up_to_the_policys_most() {
