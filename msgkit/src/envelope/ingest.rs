@@ -83,3 +83,36 @@ impl Ingest {
         Some(envelope)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_rule_that_matches_makes_an_envelope_of_what_is_none() {
+        let mut rule = IngestRule::new("device.*.raw".parse().unwrap(), "device.reading");
+        (rule.content_type, rule.key_segment) = (ContentType::MessagePack, Some(1));
+        let ingest = Ingest(vec![rule, IngestRule::new("device.>".parse().unwrap(), "device.other")]);
+        let (now, native) = (Timestamp::from_millis(1), NativeHeaders::from_iter([("a", "1")]));
+        let of = |topic: &str, position: Option<&str>| {
+            let topic: Topic = topic.parse().unwrap();
+            ingest.envelope("mqtt", &topic, position, Some("7".into()), native.clone(), now)
+        };
+        let read = of("device.d7.raw", Some("1/2")).unwrap();
+        assert_eq!(
+            (read.source(), read.kind(), read.topic().as_str()),
+            ("mqtt", "device.reading", "device.d7.raw")
+        );
+        assert_eq!(
+            (read.key(), read.content_type(), read.payload()),
+            (Some("d7"), &ContentType::MessagePack, &b"7"[..])
+        );
+        assert_eq!((read.time(), read.native()), (Some(now), &native));
+        assert_eq!(read.id(), of("device.d7.raw", Some("1/2")).unwrap().id(), "the same on every redelivery");
+        assert_ne!(read.id(), of("device.d7.raw", Some("1/3")).unwrap().id());
+        assert_ne!(of("device.d7.raw", None).unwrap().id(), of("device.d7.raw", None).unwrap().id());
+        let other = of("device.d7", None).unwrap();
+        assert_eq!((other.kind(), other.key()), ("device.other", None));
+        assert!(of("sensor.d7", None).is_none());
+    }
+}

@@ -344,6 +344,9 @@ fn an_envelope_tells_what_was_set() {
     assert!(bare.native().is_empty());
     assert_eq!(told.subject(), Some("customer 1"), "a clone is changed alone");
 
+    let trace = plain().trace().clone();
+    bare.set_trace(trace.clone());
+    assert_eq!(bare.trace(), &trace);
     let other = MessageId::parse("other").unwrap();
     bare.set_id(other.clone());
     bare.set_correlation_id(other.clone());
@@ -369,24 +372,150 @@ fn a_new_envelope_begins_a_flow_of_its_own() {
     caused.set_cause(&cause);
     assert_eq!(caused.trace().parent.trace_id(), cause.trace().parent.trace_id());
     assert_ne!(caused.trace().parent, cause.trace().parent, "a span of its own");
+    let spans = [(); 2].map(|()| {
+        caused.set_cause(&cause);
+        caused.trace().parent
+    });
+    assert_ne!(spans[0], spans[1]);
     assert_eq!((caused.principal(), caused.hop()), (Some("user:7"), 1));
 }
 
 #[test]
 fn what_has_a_past_or_a_schedule_is_not_plain() {
     let at = Timestamp::from_millis(1);
-    let changes: [fn(&mut Envelope, Timestamp); 4] = [
-        |envelope, _| envelope.set_attempt(1),
-        |envelope, at| envelope.set_retry(Some(Retry { round: 0, first: at, last_start: false })),
-        |envelope, at| envelope.set_not_before(Some(at)),
-        |envelope, at| envelope.set_expires(Some(at)),
-    ];
-    for change in changes {
-        let mut envelope = plain();
-        envelope.set_subject(Some("rare".into()));
+    let retry = Retry { round: 0, first: at, last_start: false };
+    let mut rare = plain();
+    rare.set_subject(Some("rare".into()));
+    for envelope in [plain(), rare] {
         assert!(envelope.is_plain());
-        change(&mut envelope, at);
-        assert!(!envelope.is_plain(), "{envelope:?}");
+        let mut changed = [(); 4].map(|()| envelope.clone());
+        changed[0].set_attempt(1);
+        changed[1].set_retry(Some(retry));
+        changed[2].set_not_before(Some(at));
+        changed[3].set_expires(Some(at));
+        assert_eq!(changed.map(|envelope| envelope.is_plain()), [false; 4]);
+    }
+}
+
+#[test]
+fn what_only_few_have_can_be_set_where_there_was_none_of_it() {
+    let at = Timestamp::from_millis(1);
+    let mut dead = plain();
+    dead.set_dead_letter(Some(DeadLetter::new(DeadLetterKind::Crash, "gone", at)));
+    assert_eq!(dead.dead_letter().map(|letter| letter.kind.to_string()), Some("crash".to_owned()));
+    let mut foreign = plain();
+    foreign.set_native(NativeHeaders::from_iter([("a", "1")]));
+    assert_eq!(foreign.native().len(), 1);
+    let mut none = plain();
+    none.set_not_before(None);
+    none.set_retry(None);
+    none.set_dead_letter(None);
+    none.set_native(NativeHeaders::new());
+    assert!(none.rare().is_none(), "what sets nothing takes no room");
+    assert!(event(&[]).finish(None).unwrap().rare().is_none(), "nor does what is read");
+}
+
+#[test]
+fn the_attributes_of_a_plain_event_are_these() {
+    let envelope = plain();
+    let list = attributes::list(&envelope);
+    let names: Vec<&str> = list.iter().map(|(name, _)| name.as_str()).collect();
+    let wanted = "correlationid datacontenttype hop id source specversion time topic traceparent type";
+    let mut sorted = names.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted.join(" "), wanted);
+    let value = |name: &str| list.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+    assert_eq!((value("source"), value("type"), value("topic")), (Some("s"), Some("t"), Some("t")));
+    assert_eq!((value("hop"), value("specversion")), (Some("0"), Some("1.0")));
+    assert_eq!(value("id"), Some(&*envelope.id().to_string()));
+}
+
+#[test]
+fn an_event_has_these_four_attributes() {
+    let least = [("specversion", "1.0"), ("id", "1"), ("source", "s"), ("type", "t")];
+    assert!(event(&[]).is_event());
+    for missing in least {
+        let mut reader = Reader::new(&topic("t"));
+        for (name, value) in least.iter().filter(|one| **one != missing) {
+            reader.attribute(name, value);
+        }
+        assert!(!reader.is_event(), "without {missing:?}");
+    }
+}
+
+#[test]
+fn a_value_that_does_not_fit_its_attribute_is_kept_beside_it() {
+    let long = "x".repeat(MAX_VALUE + 1);
+    for (name, value) in
+        [("subject", ""), ("subject", &long), ("datacontenttype", ""), ("datacontenttype", &long)]
+    {
+        let read = event(&[(name, value)]).finish(None).unwrap();
+        assert_eq!((read.subject(), read.content_type()), (None, &ContentType::Json), "{name}");
+        assert_eq!(read.native().get(name).and_then(NativeValue::as_str), Some(value));
+    }
+    let most = "x".repeat(MAX_VALUE);
+    assert_eq!(event(&[("subject", &most)]).finish(None).unwrap().subject(), Some(&*most));
+    let read = event(&[("dlx", "a header of somebody's")]).finish(None).unwrap();
+    assert_eq!(read.headers().get("dlx"), Some("a header of somebody's"));
+}
+
+#[test]
+fn a_trace_state_is_read_and_a_trace_is_begun_where_there_is_none() {
+    let parent = ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    let read = event(&[parent, ("tracestate", "a=1,b=2")]).finish(None).unwrap();
+    assert_eq!(read.trace().state.as_ref().map(trace::TraceState::as_str), Some("a=1,b=2"));
+    assert!(read.native().is_empty());
+    let begun = [(); 2].map(|()| event(&[]).finish(None).unwrap().trace().parent);
+    assert_ne!(begun[0].trace_id(), begun[1].trace_id());
+}
+
+#[test]
+fn the_structured_form_holds_json_as_it_is_and_everything_else_as_base64() {
+    let written = |payload: &'static [u8], content_type| {
+        let payload = Bytes::from_static(payload);
+        let envelope = Envelope::new("s", "t", topic("t"), content_type, payload, Timestamp::EPOCH);
+        let json = String::from_utf8(structured::to_vec(&envelope)).unwrap();
+        json[json.rfind(",\"data").unwrap() + 1..].to_owned()
+    };
+    assert_eq!(written(b"{\"a\": [1]}", ContentType::Json), "\"data\":{\"a\": [1]}}");
+    assert_eq!(written(b"[1]", ContentType::parse("text/plain")), "\"data_base64\":\"WzFd\"}");
+    assert_eq!(written(b"[1", ContentType::Json), "\"data_base64\":\"WzE=\"}");
+    assert_eq!(written(b" [1]", ContentType::Json), "\"data_base64\":\"IFsxXQ==\"}");
+}
+
+#[test]
+fn data_is_read_by_its_media_type_and_the_first_of_it_counts() {
+    let read = |more: &str| {
+        let json = format!(r#"{{"specversion":"1.0","id":"1","source":"s","type":"t",{more}}}"#);
+        let envelope = structured::from_slice(json.as_bytes(), &topic("t")).unwrap();
+        assert!(envelope.native().is_empty() && envelope.headers().is_empty(), "{more}");
+        assert_eq!(envelope.subject(), None, "{more}");
+        envelope.payload_bytes()
+    };
+    let some = |bytes: &'static [u8]| Some(Bytes::from_static(bytes));
+    assert_eq!(read(r#""data":"a\nb""#), some(br#""a\nb""#), "a JSON text is kept as it stands");
+    assert_eq!(read(r#""data":"a\nb","datacontenttype":"text/plain""#), some(b"a\nb"));
+    assert_eq!(read(r#""data":[1, 2],"datacontenttype":"text/plain""#), some(b"[1, 2]"));
+    assert_eq!(read(r#""data":"a","datacontenttype":"application/problem+json""#), some(br#""a""#));
+    assert_eq!(read(r#""data":null"#), None);
+    assert_eq!(read(r#""subject":null,"data":1"#), some(b"1"));
+    assert_eq!(read(r#""data":1,"data_base64":"MjI=","data":3"#), some(b"1"));
+    assert_eq!(read(r#""data_base64":"MjI=","data":1,"data_base64":"MzM=""#), some(b"22"));
+    let refused = structured::from_slice(b"[1]", &topic("t")).unwrap_err();
+    assert!(
+        crate::Chain(&refused).to_string().contains("expected a JSON object"),
+        "{}",
+        crate::Chain(&refused)
+    );
+}
+
+#[test]
+fn texts_of_nothing_but_what_json_writes_otherwise_come_back() {
+    for value in ["\"", "\"\"", "\\", "\\\\", "\\\""] {
+        let mut envelope = plain();
+        envelope.headers_mut().insert("note".try_into().unwrap(), value).unwrap();
+        let read = structured::from_slice(&structured::to_vec(&envelope), &topic("t")).unwrap();
+        assert_eq!(read.headers().get("note"), Some(value));
     }
 }
 

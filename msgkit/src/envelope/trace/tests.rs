@@ -187,3 +187,21 @@ mod state {
         assert_eq!(TraceContext::from_headers(["00-"], unread), None);
     }
 }
+
+#[test]
+fn flags_are_told_and_kept() {
+    let parent = TraceParent::root(1, 2).with_sampled(true);
+    assert!(parent.sampled() && parent.with_sampled(true).sampled());
+    assert!(!parent.with_sampled(false).with_sampled(false).sampled());
+    let (ids, parent) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+    for (flags, sampled, random) in
+        [("00", false, false), ("01", true, false), ("02", false, true), ("ff", true, true)]
+    {
+        let read = TraceParent::parse(format!("00-{ids}-{parent}-{flags}")).unwrap();
+        assert_eq!((read.sampled(), read.random()), (sampled, random), "{flags}");
+        assert_eq!(
+            format!("{:?} {:?}", read.trace_id(), read.parent_id()),
+            format!("TraceId({ids}) SpanId({parent})")
+        );
+    }
+}
