@@ -309,8 +309,6 @@ impl Link {
         };
         drop((course, keeping));
         drop(connection);
-        // Of what came last, where the connection ended on the way through it.
-        membership.inbox.tell();
         let over = match &self.role {
             Role::Alone { .. } => true,
             Role::Keeper => self.lock().keeping.is_over(),

@@ -68,12 +68,29 @@ async fn observers_are_told_every_step_of_every_message() {
     assert_eq!(of(0), "malformed dead_lettered settled");
 }
 
+/// The names of what an observer was told.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<&'static str>>>);
+
+impl Told {
+    fn times(&self, name: &str) -> usize {
+        self.0.lock().unwrap().iter().filter(|told| **told == name).count()
+    }
+}
+
+/// A service with one handler, all on `memory`, and an observer.
+async fn observed(memory: &Memory, clock: Clock, spec: HandlerSpec) -> (Running, Told) {
+    let told = Told::default();
+    let notes = told.clone();
+    let service = Service::new("shop").clock(clock).transport("memory", memory.clone()).spec(spec);
+    let service = service.observe(move |event: &Event<'_>| notes.0.lock().unwrap().push(event.kind.name()));
+    (service.start().await.unwrap(), told)
+}
+
 /// What waited behind an open breaker when a drain began goes back, and somebody is told.
 #[tokio::test(start_paused = true)]
 async fn what_a_drain_gives_back_unfinished_is_told() {
     let (memory, clock) = virtual_memory(MemoryConfig::default());
-    let told: Arc<Mutex<Vec<&'static str>>> = Arc::default();
-    let notes = told.clone();
     let spec = HandlerSpec::new("g", "g")
         .unwrap()
         .with(closure(|_: Placed, _| async { Err::<(), _>("no database".into()) }))
@@ -81,18 +98,11 @@ async fn what_a_drain_gives_back_unfinished_is_told() {
         .overrides(|policy| {
             policy.breaker = Some(Some(BreakerPolicy { failures: 1, ..Default::default() }));
         });
-    let running = Service::new("shop")
-        .clock(clock)
-        .transport("memory", memory.clone())
-        .spec(spec)
-        .observe(move |event: &Event<'_>| notes.lock().unwrap().push(event.kind.name()))
-        .start()
-        .await
-        .unwrap();
+    let (running, told) = observed(&memory, clock, spec).await;
     running.publisher().publish(&placed(1)).await.unwrap();
-    until("it failed", || told.lock().unwrap().contains(&"failed")).await;
+    until("it failed", || told.times("failed") == 1).await;
     running.drain().await.unwrap();
-    let told = told.lock().unwrap().join(" ");
+    let told = told.0.lock().unwrap().join(" ");
     assert!(told.ends_with("failed given_back"), "{told}");
     assert!(!memory.is_idle(), "it waits for the next who comes");
 }
@@ -101,8 +111,6 @@ async fn what_a_drain_gives_back_unfinished_is_told() {
 #[tokio::test(start_paused = true)]
 async fn what_waits_in_place_goes_back_with_what_is_behind_it() {
     let (memory, clock) = virtual_memory(MemoryConfig::default());
-    let told: Arc<Mutex<Vec<&'static str>>> = Arc::default();
-    let notes = told.clone();
     let spec = HandlerSpec::new("g", "g")
         .unwrap()
         .with(closure(|_: Placed, _| async {
@@ -110,19 +118,11 @@ async fn what_waits_in_place_goes_back_with_what_is_behind_it() {
         }))
         .order(Order::Key(OnFailure::Hold))
         .retry(0, 3);
-    let running = Service::new("shop")
-        .clock(clock)
-        .transport("memory", memory.clone())
-        .spec(spec)
-        .observe(move |event: &Event<'_>| notes.lock().unwrap().push(event.kind.name()))
-        .start()
-        .await
-        .unwrap();
+    let (running, told) = observed(&memory, clock, spec).await;
     running.publisher().publish_all(&[placed(1), placed(2)]).await.unwrap();
-    until("both are there", || told.lock().unwrap().iter().filter(|name| **name == "received").count() == 2)
-        .await;
+    until("both are there", || told.times("received") == 2).await;
     running.drain().await.unwrap();
-    let told = told.lock().unwrap().join(" ");
+    let told = told.0.lock().unwrap().join(" ");
     assert!(told.ends_with("given_back given_back"), "{told}");
 }
 
@@ -131,8 +131,8 @@ async fn what_waits_in_place_goes_back_with_what_is_behind_it() {
 async fn starts_are_counted_up_to_the_policys_most() {
     for (lost, received) in [(2, 3), (3, 5)] {
         let (memory, clock) = virtual_memory(MemoryConfig::default());
-        let (told, starts) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-        let (notes, count, broken) = (told.clone(), starts.clone(), memory.clone());
+        let starts = Arc::new(AtomicU32::new(0));
+        let (count, broken) = (starts.clone(), memory.clone());
         let spec = HandlerSpec::new("g", "g")
             .unwrap()
             .with(closure(move |_: Placed, _| {
@@ -143,22 +143,11 @@ async fn starts_are_counted_up_to_the_policys_most() {
                 async { Ok(()) }
             }))
             .overrides(|policy| policy.max_starts = Some(3));
-        let running = Service::new("shop")
-            .clock(clock)
-            .transport("memory", memory.clone())
-            .spec(spec)
-            .observe(move |event: &Event<'_>| {
-                if event.kind.name() == "received" {
-                    notes.fetch_add(1, Ordering::SeqCst);
-                }
-            })
-            .start()
-            .await
-            .unwrap();
+        let (running, told) = observed(&memory, clock, spec).await;
         running.publisher().publish(&placed(1)).await.unwrap();
         until("idle", || memory.is_idle()).await;
         running.drain().await.unwrap();
         assert_eq!(starts.load(Ordering::SeqCst), lost + 1);
-        assert_eq!(told.load(Ordering::SeqCst), received, "{lost} starts were lost");
+        assert_eq!(told.times("received"), received, "{lost} starts were lost");
     }
 }
