@@ -28,6 +28,8 @@ const KNOWN_AFTER: Duration = Duration::from_secs(15);
 pub(crate) const ASK: Duration = Duration::from_secs(10);
 /// How long the brokers may take to answer until the client is asked whether they have refused it.
 const LISTEN: Duration = Duration::from_millis(500);
+/// The longest that one question may take then, whatever `connect_timeout` is.
+const PATIENT: Duration = Duration::from_secs(3600);
 
 /// A transport's side of a cluster.
 pub(crate) struct Cluster {
@@ -181,10 +183,11 @@ impl Cluster {
     /// may come yet. Blocks.
     fn metadata(&self, asker: &BaseConsumer<Listening>) -> Result<Metadata, KafkaError> {
         let refusals = self.said.refusals();
-        let end = Instant::now() + self.config.connect_timeout;
+        let began = Instant::now();
         let mut patience = LISTEN;
         loop {
-            let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            let left =
+                self.config.connect_timeout.saturating_sub(began.elapsed()).max(Duration::from_millis(1));
             let answer = asker.fetch_metadata(None, patience.min(left));
             // The client tells why a connection failed only while it is polled.
             while asker.poll(Duration::from_millis(10)).is_some() {}
@@ -196,11 +199,11 @@ impl Cluster {
                         | RDKafkaErrorCode::AllBrokersDown
                 )
             );
-            if !nobody || self.said.refusals() != refusals || Instant::now() >= end {
+            if !nobody || self.said.refusals() != refusals || began.elapsed() >= self.config.connect_timeout {
                 return answer;
             }
-            // A broker that is slow has more time with each question.
-            patience *= 2;
+            // A broker that is slow has more time with each question; one that breaks off at once is asked very often.
+            patience = (patience * 2).min(PATIENT);
         }
     }
 
