@@ -108,6 +108,14 @@ impl Clients {
                     .to_owned(),
             );
         }
+        // Google's client makes a TLS client for an emulator too, and panics where it finds no provider.
+        if !cfg!(feature = "tls") && rustls::crypto::CryptoProvider::get_default().is_none() {
+            return refuse(
+                "without the feature `tls` of msgkit-transport-pubsub the program has to install a provider of `rustls` before it \
+                 makes a Pub/Sub transport (`CryptoProvider::install_default`); do so, or add the feature"
+                    .to_owned(),
+            );
+        }
         let credentials = match &config.credentials_file {
             Some(_) if plain => {
                 return refuse(
@@ -272,4 +280,18 @@ impl Clients {
 fn made(error: impl std::error::Error + Send + Sync + 'static) -> TransportError {
     TransportError::new(TransportErrorKind::Refused, "making a client of Pub/Sub failed; look at `endpoint`")
         .with_source(error)
+}
+
+#[cfg(all(test, not(feature = "tls")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_provider_of_tls_it_says_what_to_do() {
+        let config =
+            PubsubConfig { endpoint: Some("http://127.0.0.1:1".to_owned()), ..PubsubConfig::default() };
+        let refused = Clients::new(&config).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Config);
+        assert!(refused.to_string().contains("CryptoProvider::install_default"), "{refused}");
+    }
 }
