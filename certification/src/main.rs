@@ -26,8 +26,8 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// Only this broker: mosquitto, rabbitmq, kafka, kinesis.
-    #[arg(long)]
+    /// Only this broker.
+    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(brokers::NAMES))]
     broker: Option<String>,
     /// Only this scenario.
     #[arg(long)]

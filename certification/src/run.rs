@@ -219,7 +219,15 @@ impl Run {
     /// [`Failure`] where it does not come back.
     pub fn restart_broker(&mut self, killed: bool) -> Result<(), Failure> {
         let confirmed = self.confirmed();
+        let alone = !killed && self.broker.waits_for_callers();
+        if alone {
+            self.place.network.refuse();
+            self.place.network.cut();
+        }
         tokio::task::block_in_place(|| self.broker.restart(killed))?;
+        if alone {
+            self.place.network.heal();
+        }
         self.faults.connections(if killed { "broker killed" } else { "broker restarted" }, self.members());
         if self.broker.copies_what_a_group_is_sent() && self.members() > 1 {
             self.faults.on_the_way(publisher::lead(&*self.broker, self.members()) + BATCH);

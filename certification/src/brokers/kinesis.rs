@@ -71,6 +71,11 @@ impl Broker for KinesisBroker {
         Ok(streams.restart()?)
     }
 
+    /// Its HTTP server does, for minutes.
+    fn waits_for_callers(&self) -> bool {
+        true
+    }
+
     /// Checkpoints are written with each sign of life.
     fn settles_in_intervals(&self) -> bool {
         true

@@ -42,6 +42,11 @@ pub trait Broker: fmt::Debug + Send + Sync {
     /// [`Failure`] where it does not come back, or keeps nothing over a restart and so cannot have this fault.
     fn restart(&self, killed: bool) -> Result<(), Failure>;
 
+    /// Whether it ends in good order only once nobody calls it any more, so that its callers are cut off before.
+    fn waits_for_callers(&self) -> bool {
+        false
+    }
+
     /// Whether it may confirm a message just before it writes it, so that what it confirmed last may die with it. The
     /// ledger then lists such messages apart, by their number, instead of calling them lost.
     fn confirms_before_it_writes(&self) -> bool {
