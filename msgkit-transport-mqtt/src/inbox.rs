@@ -7,7 +7,7 @@
 //!
 //! How many that can be is the prefetch, whatever the broker sends: of what one connection brought, nothing is handed out that
 //! lies further than the prefetch behind the oldest message that is not acknowledged. A broker that keeps to the receive
-//! maximum never sends such a message; Mosquitto 2.0 does (eclipse-mosquitto/mosquitto#2301), and it waits here. On a
+//! maximum never sends such a message; Mosquitto before 2.0.13 does (eclipse-mosquitto/mosquitto#2301), and it waits here. On a
 //! connection that was seen to bring too many, an acknowledgement counts once the broker has answered something that was
 //! asked behind it: what is on its way to the broker is lost when the connection breaks.
 //!

@@ -143,7 +143,8 @@ async fn large_messages_come() -> Tested {
     let Some((proxy, prefix)) = broker("large").await else { return Ok(()) };
     let transport = mqtt(&proxy.address().to_string(), &prefix, |_| {});
     let mut deliveries = reader(&transport, &group("g", "a.b")).await;
-    let large = vec!["x".repeat(3 << 20)];
+    // Mosquitto 2.1 takes no more than 2,000,000 bytes unless told.
+    let large = vec!["x".repeat(3 << 19)];
     publish(&transport, "a.b", &large).await;
     assert_eq!(all(&mut *deliveries, &large).await, large);
     Ok(())
@@ -213,7 +214,7 @@ async fn no_acknowledgement_goes_out_on_a_later_connection() -> Tested {
     Ok(())
 }
 
-/// Mosquitto 2.0 sends more than the receive maximum. What is handed out and may come again is bounded nevertheless.
+/// Mosquitto before 2.0.13 sends more than the receive maximum. What is handed out and may come again is bounded nevertheless.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_than_the_prefetch_waits_to_be_acknowledged() -> Tested {
     let acknowledged: Arc<Mutex<Vec<u16>>> = Arc::default();
@@ -266,7 +267,7 @@ async fn no_more_than_the_prefetch_waits_to_be_acknowledged() -> Tested {
     Ok(())
 }
 
-/// The client reads faster than it acknowledges, and Mosquitto 2.0 sends all that it has.
+/// The client reads faster than it acknowledges, and Mosquitto before 2.0.13 sends all that it has.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_acknowledgement_is_dropped_however_many_wait() -> Tested {
     const MANY: u16 = 10_000;

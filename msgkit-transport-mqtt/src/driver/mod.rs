@@ -331,7 +331,7 @@ fn unreached(broker: &Broker, error: &dyn std::error::Error) -> Failure {
 
 /// How many requests may wait for the client's loop, which takes one where it reads several packets. A request that does not fit
 /// is an acknowledgement that the broker never gets. What bounds them is the window of publishes, and of acknowledgements what the
-/// broker has sent, which with Mosquitto 2.0 is more than it was told to (eclipse-mosquitto/mosquitto#2301).
+/// broker has sent, which with Mosquitto before 2.0.13 is more than it was told to (eclipse-mosquitto/mosquitto#2301).
 const ROOM: usize = usize::MAX / 2;
 
 fn seconds(duration: Duration) -> u32 {

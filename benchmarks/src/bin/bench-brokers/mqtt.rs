@@ -51,7 +51,7 @@ fn place() -> anyhow::Result<Place> {
 }
 
 /// How many requests may wait for the client's loop: an acknowledgement for each packet number that there is. The loop reads
-/// ahead of them, and Mosquitto 2.0 sends more than the receive maximum (eclipse-mosquitto/mosquitto#2301).
+/// ahead of them, and Mosquitto before 2.0.13 sends more than the receive maximum (eclipse-mosquitto/mosquitto#2301).
 const REQUESTS: usize = u16::MAX as usize;
 
 /// The topic in MQTT's words.
