@@ -8,6 +8,8 @@ use msgkit::transport::TransportUrl;
 use msgkit::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 
+use crate::wire::is_carried;
+
 /// What an `mqtt:` URL, or its table in the configuration, may say.
 ///
 /// ```toml
@@ -226,13 +228,28 @@ impl MqttConfig {
         if self.max_packet < 10 << 10 || self.max_packet > MOST_PACKET {
             return refuse("`max_packet` of an MQTT transport must be 10240 to 268435455 bytes");
         }
-        if self.prefix.contains(['+', '#', '\0']) || self.prefix.starts_with('$') {
+        if self.version == Version::V311 && self.max_packet != MOST_PACKET {
             return refuse(
-                "`prefix` of an MQTT transport must be topic levels like `plant/7`, without `+ # $`",
+                "`max_packet` needs MQTT 5: a broker of 3.1.1 cannot be told, and would send what is larger again and again",
             );
         }
-        if self.client_id.is_empty() || self.client_id.contains('\0') {
-            return refuse("`client_id` of an MQTT transport must not be empty; it begins every client id");
+        if self.prefix.contains(['+', '#']) || self.prefix.starts_with('$') || !is_carried(&self.prefix) {
+            return refuse(
+                "`prefix` of an MQTT transport must be topic levels like `plant/7`, without `+ # $` and control characters",
+            );
+        }
+        if self.client_id.is_empty() || self.client_id.len() > 1024 || !is_carried(&self.client_id) {
+            return refuse(
+                "`client_id` of an MQTT transport must have 1 to 1024 bytes and no control characters; it begins every client id",
+            );
+        }
+        if self.connect_timeout.is_zero() {
+            return refuse("`connect_timeout = 0s` lets no MQTT connection come about; use at least 1s");
+        }
+        if self.takeover_after < Duration::from_millis(100) {
+            return refuse(
+                "`takeover_after` of an MQTT transport must be at least 100ms: members would take sessions from each other all the time",
+            );
         }
         let name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
         if self.instance.as_ref().is_some_and(|instance| instance.is_empty() || !instance.bytes().all(name)) {
@@ -353,13 +370,21 @@ mod tests {
     #[test]
     fn what_cannot_work_is_refused_by_name() {
         type Change = fn(&mut MqttConfig);
-        let cases: [(&str, Change); 10] = [
+        let cases: [(&str, Change); 15] = [
             ("will.topic", |config| config.will = Some(Will::new("a/b", "gone"))),
             ("qos", |config| config.qos = 2),
             ("keep_alive", |config| config.keep_alive = Duration::from_secs(4)),
             ("in_flight", |config| config.in_flight = 0),
             ("max_payload", |config| config.max_payload = usize::MAX),
             ("prefix", |config| config.prefix = "a/#".to_owned()),
+            ("prefix", |config| config.prefix = "a\nb".to_owned()),
+            ("client_id", |config| config.client_id = "a\u{7f}".to_owned()),
+            ("connect_timeout", |config| config.connect_timeout = Duration::ZERO),
+            ("takeover_after", |config| config.takeover_after = Duration::from_millis(1)),
+            ("max_packet", |config| {
+                config.version = Version::V311;
+                config.max_packet = 1 << 20;
+            }),
             ("session_expiry", |config| config.session_expiry = Duration::ZERO),
             ("cert_file", |config| config.cert_file = Some("c.pem".into())),
             ("format", |config| {

@@ -118,8 +118,8 @@ struct LinkState {
     client: Option<Client>,
     /// What the connection brought, in its order: the place here, the packet's number, whether it is settled.
     unacknowledged: VecDeque<(u64, u16, bool)>,
-    /// Whether something was acknowledged that the broker has not answered behind.
-    unflushed: bool,
+    /// Whether it ended with settlements that the broker may not have heard of. The next connection brings their messages again.
+    lost: bool,
     /// What waits for the broker's answers to its questions, in order.
     questions: VecDeque<Question>,
     /// How many messages the broker was told to send at most, and whether it has sent more.
@@ -141,6 +141,11 @@ enum Question {
 }
 
 impl LinkState {
+    /// Whether something is settled that the broker is not known to have heard of.
+    fn is_behind(&self) -> bool {
+        self.acknowledged > self.heard || self.unacknowledged.iter().any(|(_, _, settled)| *settled)
+    }
+
     /// How many acknowledgements the broker may not have heard of, where that matters.
     fn unheard(&self) -> usize {
         let unheard = if self.floods { self.acknowledged - self.heard } else { 0 };
@@ -175,10 +180,8 @@ impl LinkState {
         while let Some((_, number, true)) = self.unacknowledged.front().copied() {
             self.unacknowledged.pop_front();
             self.acknowledged += 1;
-            if let Some(client) = &self.client
-                && client.acknowledge(number)
-            {
-                self.unflushed = true;
+            if let Some(client) = &self.client {
+                client.acknowledge(number);
             }
         }
     }
@@ -270,7 +273,7 @@ impl Inbox {
         known.client = Some(client);
         known.unacknowledged.clear();
         (known.window, known.floods, known.asked) = (usize::from(window), false, false);
-        (known.acknowledged, known.heard) = (0, 0);
+        (known.acknowledged, known.heard, known.lost) = (0, 0, false);
         let old: Vec<u64> = state
             .entries
             .iter()
@@ -298,9 +301,10 @@ impl Inbox {
     pub(crate) fn disconnected(&self, link: u64) {
         let mut state = self.lock();
         if let Some(known) = state.links.get_mut(&link) {
+            known.lost |= known.is_behind();
             known.client = None;
             known.unacknowledged.clear();
-            known.unflushed = false;
+            (known.acknowledged, known.heard) = (0, 0);
             known.questions.clear();
         }
         let State { entries, ready, .. } = &mut *state;
@@ -411,10 +415,13 @@ impl Inbox {
         Some(receiver)
     }
 
-    /// For a link: whether nothing that it brought is unsettled.
+    /// For a link: whether nothing that it brought is unsettled. Never where nothing is taken any more: what comes then is
+    /// left with the broker, unseen.
     pub(crate) fn is_drained(&self, link: u64) -> bool {
         let state = self.lock();
-        state.links.get(&link).is_none_or(|known| known.unacknowledged.is_empty())
+        !state.stopped
+            && !state.closed
+            && state.links.get(&link).is_none_or(|known| known.unacknowledged.is_empty())
             && !state.entries.iter().any(|(_, entry)| entry.link == link)
     }
 
@@ -489,16 +496,23 @@ impl Inbox {
         self.arrived.notify_one();
     }
 
-    /// Waits until the broker has answered a question that was asked behind everything that is acknowledged.
+    /// Waits until the broker has answered a question that was asked behind everything that is acknowledged. An error also where
+    /// a connection has ended before that, and the next one has not brought its messages again.
     pub(crate) async fn flush(&self, nowhere: &str) -> Result<(), Unheard> {
-        let links: Vec<u64> =
-            self.lock().links.iter().filter(|(_, known)| known.unflushed).map(|(link, _)| *link).collect();
-        for link in links {
-            let asked = self.ask(link, nowhere).ok_or(Unheard)?;
-            if let Some(known) = self.lock().links.get_mut(&link) {
-                known.unflushed = false;
+        let behind: Vec<(u64, u64, u64)> = {
+            let state = self.lock();
+            if state.links.values().any(|known| known.lost) {
+                return Err(Unheard);
             }
+            let behind = state.links.iter().filter(|(_, known)| known.acknowledged > known.heard);
+            behind.map(|(link, known)| (*link, known.epoch, known.acknowledged)).collect()
+        };
+        for (link, epoch, acknowledged) in behind {
+            let asked = self.ask(link, nowhere).ok_or(Unheard)?;
             asked.await.map_err(|_| Unheard)?;
+            if let Some(known) = self.lock().links.get_mut(&link).filter(|known| known.epoch == epoch) {
+                known.heard = known.heard.max(acknowledged);
+            }
         }
         Ok(())
     }

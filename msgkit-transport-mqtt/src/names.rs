@@ -131,7 +131,8 @@ fn level_of(segment: &str, first: bool) -> Cow<'_, str> {
     }
     match Topic::read_segment(segment) {
         Some(raw)
-            if !raw.contains(['/', '+', '#', '\0'])
+            if !raw.contains(['/', '+', '#'])
+                && crate::wire::is_carried(&raw)
                 && !(first && (raw.starts_with('$') || raw.is_empty()))
                 && segment_of(&raw) == segment =>
         {

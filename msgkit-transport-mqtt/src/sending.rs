@@ -83,12 +83,19 @@ impl Batch {
     }
 }
 
-/// Nobody waits for the batch any more once this is dropped.
-struct Waiting<'a>(&'a Batch);
+/// Nobody waits for the batch any more once this is dropped, and what was not handed to the client is not kept.
+struct Waiting<'a> {
+    sending: &'a Sending,
+    batch: Arc<Batch>,
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.end();
+        self.batch.end();
+        if self.batch.lock().open > 0 {
+            let mut state = self.sending.lock();
+            state.waiting.retain(|(job, _)| !Arc::ptr_eq(&job.batch, &self.batch));
+        }
     }
 }
 
@@ -159,7 +166,13 @@ impl State {
                 },
             };
             let size = client.size_of(&parcel);
-            if size > largest {
+            if parcel.confirmed && !welcome.confirms {
+                let text = format!(
+                    "the broker takes only quality of service 0, and the message to `{}` has to be confirmed; look at its `max_qos`",
+                    parcel.topic
+                );
+                job.resolve(Outcome::Failed(TransportError::new(TransportErrorKind::Refused, text)));
+            } else if size > largest {
                 let text = format!(
                     "the message to `{}` needs {size} bytes, more than the {largest} that the broker takes",
                     parcel.topic
@@ -245,7 +258,7 @@ impl Sending {
         // Not while everybody waits for the lock.
         let parcels: Vec<Parcel> = messages.iter().map(|message| self.writer.parcel(message)).collect();
         let batch = Arc::new(Batch::new(messages));
-        let waiting = Waiting(&batch);
+        let waiting = Waiting { sending: self, batch: batch.clone() };
         let begun;
         {
             let mut state = self.lock();

@@ -123,12 +123,9 @@ pub(crate) fn another_keeps(
     })
 }
 
-/// The client id of a slot, or of a keeper.
+/// The client id of a slot, or of a keeper. No group has a colon, so no two have the same, whatever `prefix` is.
 pub(crate) fn client_id(prefix: &str, group: &Group, lane: u32, slot: impl std::fmt::Display) -> String {
-    match lane {
-        0 => format!("{prefix}-{group}-{slot}"),
-        step => format!("{prefix}-{group}-retry{step}-{slot}"),
-    }
+    format!("{prefix}:{group}:{lane}:{slot}")
 }
 
 /// Takes note of a mark that came.
@@ -238,6 +235,22 @@ mod tests {
         assert!(waits(3, false));
         let sharers = Slots::from([(0, Mark::vacant(&plain)), (1, Mark::held("a", &shared))]);
         assert!(!another_keeps(&sharers, Some(1), true, Mark::is_vacant), "nobody else is there");
+    }
+
+    #[test]
+    fn no_two_lanes_share_a_client_id() {
+        let id = |prefix, group: &'static str, lane| client_id(prefix, &Group::new(group).unwrap(), lane, 0);
+        let ids = [
+            id("p", "orders", 1),
+            id("p", "orders-retry1", 0),
+            id("p", "orders-1", 0),
+            id("p", "a-b", 0),
+            id("p-a", "b", 0),
+            id("p:a", "b", 0),
+            id("p", "a", 0),
+        ];
+        let distinct: std::collections::BTreeSet<_> = ids.iter().collect();
+        assert_eq!(distinct.len(), ids.len(), "{ids:?}");
     }
 
     #[test]

@@ -69,8 +69,8 @@ impl Mqtt {
     /// [`ErrorKind::Config`](msgkit::ErrorKind::Config), naming the option that cannot be and the fix.
     pub fn with(url: &TransportUrl, mut config: MqttConfig, clock: Clock) -> Result<Self, Error> {
         config.check()?;
-        config.user = config.user.or_else(|| url.user().map(str::to_owned));
-        config.password = config.password.or_else(|| url.password().map(str::to_owned));
+        config.user = url.user().map(str::to_owned).or(config.user);
+        config.password = url.password().map(str::to_owned).or(config.password);
         let broker = Arc::new(Broker::new(Address::of(url)?, &config)?);
         let names = Names::new(&config.prefix);
         let will = match &config.will {

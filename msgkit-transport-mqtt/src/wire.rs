@@ -1,7 +1,8 @@
 //! Envelopes as MQTT carries them: the CloudEvents MQTT binding, and bytes of plain devices.
 //!
 //! MQTT 5, binary: every attribute is a user property of its own name, the media type is the content type as well, because
-//! some readers know only one of the two. The expiry is no message expiry: a broker would drop the message without a word,
+//! some readers know only one of the two. An event that has something which a text of MQTT cannot carry (64 KiB of it, control
+//! characters) goes structured instead. The expiry is no message expiry: a broker would drop the message without a word,
 //! where the pipeline makes it a dead letter. Structured JSON is read from both versions, announced or not, because 3.1.1
 //! has no way to announce it.
 
@@ -79,18 +80,45 @@ impl Writer {
     }
 }
 
+impl Properties {
+    /// Whether MQTT can carry each of them. What it cannot makes no packet, or one for which a broker ends the connection, with
+    /// every message behind it.
+    fn are_carried(&self) -> bool {
+        let Self { content_type, is_text: _, response_topic, correlation, user } = self;
+        [content_type, response_topic].into_iter().flatten().all(|text| is_carried(text))
+            && correlation.as_ref().is_none_or(|bytes| bytes.len() <= MOST_TEXT)
+            && user.iter().all(|(name, value)| is_carried(name) && is_carried(value))
+    }
+}
+
+/// The most bytes of a text of MQTT (MQTT 5, 1.5.4).
+const MOST_TEXT: usize = u16::MAX as usize;
+
+/// Whether `text` can be a text of MQTT: of a length that it can say, and without what a broker may take for malformed (MQTT 5,
+/// 1.5.4): control characters, and what is no character for Unicode.
+pub(crate) fn is_carried(text: &str) -> bool {
+    // All bytes at once, because almost every text is plain.
+    let plain = text.bytes().fold(true, |plain, byte| plain & matches!(byte, b' '..=b'~'));
+    let is_none = |c: char| matches!(u32::from(c), 0xfdd0..=0xfdef) || u32::from(c) & 0xfffe == 0xfffe;
+    text.len() <= MOST_TEXT && (plain || !text.chars().any(|c| c.is_control() || is_none(c)))
+}
+
 impl Parcel {
     /// `envelope` to `topic`.
     pub(crate) fn of(envelope: &Envelope, topic: String, names: &Names, format: Format) -> Self {
         let retain =
             envelope.hints("mqtt").any(|hint| hint.name == "retain" && hint.value == NativeValue::Bool(true));
-        let (payload, properties) = match format {
-            Format::Structured => {
+        let properties = match format {
+            Format::Binary => Some(binary(envelope, names)).filter(Properties::are_carried),
+            Format::Structured => None,
+        };
+        let (payload, properties) = match properties {
+            Some(properties) => (envelope.payload_bytes().unwrap_or_default(), properties),
+            None => {
                 let content_type = Some(structured::MEDIA_TYPE.to_owned());
                 let properties = Properties { content_type, is_text: true, ..Properties::default() };
                 (Bytes::from(structured::to_vec(envelope)), properties)
             }
-            Format::Binary => (envelope.payload_bytes().unwrap_or_default(), binary(envelope, names)),
         };
         Self { topic, payload, confirmed: true, retain, properties }
     }

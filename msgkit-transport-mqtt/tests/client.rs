@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use msgkit::envelope::NativeHeaders;
 use msgkit::transport::{Publisher as _, Subscriber as _, Subscription, Transport as _, TransportErrorKind};
 use msgkit_testing::brokers::{FaultProxy, Mosquitto};
+use msgkit_transport_mqtt::Version;
 use rumqttc::v5::mqttbytes::v5::Packet;
 use scripted::{Do, Scripted, confirm, polite, send, send_old};
 use support::{
@@ -52,6 +54,80 @@ async fn a_publish_is_done_when_the_broker_says_so() -> Tested {
     assert_eq!(error.rejected().len(), 1, "it is given back");
     proxy.heal();
     publish(&transport, "a.b", &numbered(1)).await;
+    Ok(())
+}
+
+/// A broker ends the connection for a text that MQTT cannot carry, and the client writes longer ones than can be read. Nobody's
+/// messages wait behind such a one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_text_of_mqtt_can_carry_travels_all_the_same() -> Tested {
+    let Some((proxy, prefix)) = broker("texts").await else { return Ok(()) };
+    for version in [Version::V5, Version::V311] {
+        let transport = mqtt(&proxy.address().to_string(), &prefix, |config| config.version = version);
+        let mut deliveries = reader(&transport, &group("g", "a.>")).await;
+        for (topic, key, header) in [
+            ("a.b", "a\nb", 1),
+            ("a.b", "\u{fffe}", 1),
+            ("a.b", "plain", 70_000),
+            ("a.b~0Ac", "plain", 1),
+            ("a.b~C2~85c", "plain", 1),
+        ] {
+            let mut sent = message(topic, "odd");
+            sent.envelope.set_key(Some(key.into()));
+            sent.envelope.set_native(NativeHeaders::from_iter([("X-Long", "x".repeat(header).as_str())]));
+            transport.publish(vec![sent.clone()]).await?;
+            let came = take(&mut *deliveries, 1).await.remove(0);
+            assert_eq!(came.message().envelope(), Some(&sent.envelope), "every attribute");
+            came.ack();
+        }
+        assert_eq!(transport.resent(), 0, "no connection broke");
+        deliveries.close().await?;
+    }
+    Ok(())
+}
+
+/// Who waits for the broker's word on what is settled does not get it from a connection that is gone, nor from having given up
+/// waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_is_the_brokers_word() -> Tested {
+    let Some((proxy, prefix)) = broker("word").await else { return Ok(()) };
+    let transport = mqtt(&proxy.address().to_string(), &prefix, |_| {});
+    let mut deliveries = reader(&transport, &group("g", "a.b")).await;
+    publish(&transport, "a.b", &numbered(2)).await;
+    let mut came = take(&mut *deliveries, 2).await;
+    came.remove(0).ack();
+    deliveries.flush().await?;
+    proxy.stall();
+    came.remove(0).ack();
+    for _ in 0..2 {
+        let flushed = tokio::time::timeout(Duration::from_millis(100), deliveries.flush()).await;
+        assert!(flushed.is_err(), "nobody has answered, yet {flushed:?}");
+    }
+    proxy.refuse();
+    proxy.reset();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let error = deliveries.flush().await.unwrap_err();
+    assert!(error.to_string().contains("may come again"), "{error}");
+    proxy.heal();
+    let again = take(&mut *deliveries, 1).await.remove(0);
+    assert_eq!(text(&again), "00001", "the broker had not heard of it");
+    again.ack();
+    deliveries.flush().await?;
+    Ok(())
+}
+
+/// What is given back is not kept: while a broker is away, memory does not grow with what is tried.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_given_back_is_not_kept() -> Tested {
+    let transport = mqtt("127.0.0.1:9", "away", |config| {
+        config.publish_timeout = Duration::from_millis(50);
+    });
+    for _ in 0..3 {
+        let error = transport.publish(vec![message("a.b", "1"), message("a.b", "2")]).await.unwrap_err();
+        assert!(error.is_temporary());
+    }
+    // Nobody waits for anything any more, so there is nothing to say.
+    transport.close().await?;
     Ok(())
 }
 

@@ -4,6 +4,7 @@ mod support;
 
 use std::time::Duration;
 
+use msgkit::envelope::Clock;
 use msgkit::transport::{
     Options, Publisher as _, Subscriber as _, Subscription, Transport as _, TransportErrorKind, TransportUrl,
 };
@@ -11,7 +12,7 @@ use msgkit::{Chain, Registry};
 #[cfg(feature = "tls")]
 use msgkit_testing::brokers::{Authority, Signed};
 use msgkit_testing::brokers::{BrokerError, Mosquitto, MosquittoOptions};
-use msgkit_transport_mqtt::{Mqtt, Version};
+use msgkit_transport_mqtt::{Mqtt, MqttConfig, Version};
 use support::{all, group, message, mqtt, nothing, numbered, publish, reader};
 
 type Tested = Result<(), Box<dyn std::error::Error>>;
@@ -49,6 +50,27 @@ fn says(line: &str, words: &[&str]) {
     }
 }
 
+/// An option that would do nothing is not taken in silence.
+#[test]
+fn what_would_be_ignored_is_refused() {
+    type Change = fn(&mut MqttConfig);
+    let cases: [(&str, Change); 3] = [
+        ("ca_file", |config| config.ca_file = Some("ca.pem".into())),
+        ("cert_file", |config| {
+            config.cert_file = Some("cert.pem".into());
+            config.key_file = Some("key.pem".into());
+        }),
+        ("password", |config| config.password = Some("5ecr3t".to_owned())),
+    ];
+    let url = TransportUrl::parse("mqtt://localhost").unwrap();
+    for (option, change) in cases {
+        let mut config = MqttConfig::default();
+        change(&mut config);
+        let refused = Mqtt::with(&url, config, Clock::system()).err().unwrap().to_string();
+        assert!(refused.contains(&format!("`{option}`")) && !refused.contains("5ecr3t"), "{refused}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_host_is_named() -> Tested {
     for version in VERSIONS {
@@ -78,8 +100,12 @@ async fn a_wrong_password_is_refused_at_once_with_the_options() -> Tested {
             assert_eq!(kind, TransportErrorKind::Refused, "{line}");
             says(&line, &["`user`", "`password`", &port.to_string()]);
         }
-        publish(&mqtt(broker.url(), "password", |config| config.version = version), "a.b", &numbered(1))
-            .await;
+        // The options are for where the url does not name them.
+        let named = mqtt(broker.url(), "password", |config| {
+            config.version = version;
+            (config.user, config.password) = (Some("nobody".to_owned()), Some("wrong".to_owned()));
+        });
+        publish(&named, "a.b", &numbered(1)).await;
     }
     Ok(())
 }

@@ -89,6 +89,61 @@ async fn what_a_dead_member_held_goes_to_another() -> Tested {
     Ok(())
 }
 
+/// A member that has stopped leaves with the broker what comes, so it cannot know that a session has nothing left.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_stopped_dissolves_no_session() -> Tested {
+    let Some(broker) = there(Mosquitto::shared()) else { return Ok(()) };
+    let proxy = FaultProxy::start(format!("127.0.0.1:{}", broker.port().unwrap_or(1883))).await?;
+    let prefix = broker.prefix("stopped");
+    let wanted = group("g", "a.b").with_prefetch(4);
+    let dying = mqtt(&proxy.address().to_string(), &prefix, |_| {});
+    let mut first = reader(&dying, &wanted).await;
+    let living = mqtt(broker.url(), &prefix, |_| {});
+    let mut second = reader(&living, &wanted).await;
+    let sent = numbered(80);
+    publish(&living, "a.b", &sent).await;
+    let held: Vec<String> = take(&mut *first, 4).await.iter().map(text).collect();
+    proxy.refuse();
+    proxy.reset();
+    let (mut settled, mut in_hand) = (Vec::new(), Vec::new());
+    while in_hand.len() < 4 {
+        let next = take(&mut *second, 1).await.remove(0);
+        settled.push(text(&next));
+        if held.contains(&text(&next)) { in_hand.push(next) } else { next.ack() }
+    }
+    second.stop();
+    in_hand.into_iter().for_each(Delivery::ack);
+    // Longer than a session must have been silent.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    second.close().await?;
+    let mut third = reader(&living, &wanted).await;
+    let owed: Vec<String> = sent.into_iter().filter(|text| !settled.contains(text)).collect();
+    all(&mut *third, &owed).await;
+    Ok(())
+}
+
+/// Whatever groups are called, the copies of one do not come to another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_has_its_sessions_to_itself() -> Tested {
+    let Some((url, prefix)) = shared("names") else { return Ok(()) };
+    let transport = mqtt(&url, &prefix, |_| {});
+    let mut copy = message("a.b", "again");
+    copy.to = msgkit::transport::Destination::Retry {
+        group: msgkit::Group::new("orders")?,
+        step: 1,
+        delay: Duration::from_secs(1),
+    };
+    transport.publish(vec![copy]).await?;
+    let mut other = reader(&transport, &group("orders-retry1", "a.b")).await;
+    nothing(&mut *other, "it is another's").await;
+    other.close().await?;
+    let mut wanted = group("orders", "a.b").with_prefetch(1);
+    wanted.retry_step = Some(1);
+    let mut deliveries = transport.subscribe(&wanted).await?;
+    assert_eq!(text(&take(&mut *deliveries, 1).await[0]), "again");
+    Ok(())
+}
+
 /// A process that has a name takes up its own sessions at once, also where the broker has not noticed its death.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_takes_up_its_own_session() -> Tested {
@@ -232,6 +287,52 @@ async fn retained_messages_come_to_those_who_ask() -> Tested {
         let mut told = asking.subscribe(&wanted).await?;
         assert_eq!(text(&take(&mut *told, 1).await[0]), "the state");
     }
+    Ok(())
+}
+
+/// What was retained and not handled yet when a connection broke comes on the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn retained_messages_outlive_a_connection() -> Tested {
+    let Some(broker) = there(Mosquitto::shared()) else { return Ok(()) };
+    let proxy = FaultProxy::start(format!("127.0.0.1:{}", broker.port().unwrap_or(1883))).await?;
+    let transport = mqtt(&proxy.address().to_string(), &broker.prefix("owed"), |config| {
+        config.retained = true;
+    });
+    let states = numbered(5);
+    for state in &states {
+        let mut message = message(&format!("state.{state}"), state);
+        message.envelope.add_hint(msgkit::envelope::Hint {
+            transport: "mqtt".into(),
+            name: "retain".into(),
+            value: true.into(),
+        });
+        transport.publish(vec![message]).await?;
+    }
+    let mut told = transport.subscribe(&Subscription::ephemeral(["state.*".parse()?])).await?;
+    proxy.reset();
+    all(&mut *told, &states).await;
+    Ok(())
+}
+
+/// A broker that grants less than was asked for gives no guarantee, and is not taken for one that does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_without_quality_of_service_1_is_refused() -> Tested {
+    let Some(broker) = there(Mosquitto::options().setting("max_qos 0").start()) else { return Ok(()) };
+    for version in [Version::V5, Version::V311] {
+        let transport = mqtt(broker.url(), "low", |config| config.version = version);
+        let Err(refused) = transport.subscribe(&Subscription::ephemeral(["a.b".parse()?])).await else {
+            panic!("it subscribes")
+        };
+        assert_eq!(refused.kind(), TransportErrorKind::Refused, "{refused}");
+        let said = msgkit::Chain(&refused).to_string();
+        assert!(said.contains("max_qos") && said.contains("low/a/b"), "{said}");
+    }
+    let transport = mqtt(broker.url(), "low", |_| {});
+    let refused = transport.publish(vec![message("a.b", "1")]).await.unwrap_err();
+    assert_eq!(refused.kind(), TransportErrorKind::Refused);
+    assert!(msgkit::Chain(&refused).to_string().contains("max_qos"));
+    let fast = mqtt(broker.url(), "low", |config| config.qos = 0);
+    publish(&fast, "a.b", &numbered(1)).await;
     Ok(())
 }
 

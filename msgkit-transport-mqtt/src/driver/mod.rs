@@ -15,8 +15,9 @@
 mod v311;
 mod v5;
 
+use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -51,6 +52,20 @@ impl fmt::Debug for Broker {
 
 impl Broker {
     pub(crate) fn new(address: Address, config: &MqttConfig) -> Result<Self, Error> {
+        let files =
+            [("ca_file", &config.ca_file), ("cert_file", &config.cert_file), ("key_file", &config.key_file)];
+        if let Some((option, _)) = files.into_iter().find(|(_, file)| file.is_some() && !address.tls) {
+            let text = format!(
+                "`{option}` of an MQTT transport is for TLS, which its url does not ask for; write `mqtts:`"
+            );
+            return Err(Error::new(msgkit::ErrorKind::Config, text));
+        }
+        if config.password.is_some() && config.user.is_none() {
+            return Err(Error::new(
+                msgkit::ErrorKind::Config,
+                "`password` of an MQTT transport needs `user`, in the url or beside it",
+            ));
+        }
         let credentials = config.user.clone().map(|user| (user, config.password.clone().unwrap_or_default()));
         Ok(Self {
             transport: transport(&address, config)?,
@@ -187,6 +202,8 @@ pub(crate) struct Welcome {
     pub(crate) window: u16,
     /// The largest packet that it takes.
     pub(crate) largest: Option<u32>,
+    /// Whether it confirms publishes, as far as it tells.
+    pub(crate) confirms: bool,
 }
 
 /// What the broker says of a publish.
@@ -262,6 +279,39 @@ pub(crate) struct Filter {
     pub(crate) retained: bool,
 }
 
+/// Of each subscribe that the broker has not answered, in order, which filters are to be confirmed.
+#[derive(Debug, Clone, Default)]
+struct Asked(Arc<Mutex<VecDeque<Vec<bool>>>>);
+
+impl Asked {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Vec<bool>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of what `ask` asks for, where it does.
+    fn expect(&self, filters: &[Filter], ask: impl FnOnce() -> bool) -> bool {
+        let mut asked = self.lock();
+        let goes = ask();
+        if goes {
+            asked.push_back(filters.iter().map(|filter| filter.confirmed).collect());
+        }
+        goes
+    }
+
+    /// The first filter of the oldest subscribe that was not granted as it was asked for, and why; `granted` says of each
+    /// whether what comes by it is confirmed. A broker may grant less than was asked for (MQTT 5, 3.8.4).
+    fn answered(&self, granted: impl Iterator<Item = Result<bool, String>>) -> Option<(usize, String)> {
+        let confirmed = self.lock().pop_front().unwrap_or_default();
+        granted.enumerate().find_map(|(at, granted)| match granted {
+            Ok(false) if confirmed.get(at) == Some(&true) => {
+                Some((at, "it grants only quality of service 0, by its `max_qos`".to_owned()))
+            }
+            Ok(_) => None,
+            Err(why) => Some((at, why)),
+        })
+    }
+}
+
 /// A connection. One task owns it and asks for its events until one is an error.
 pub(crate) enum Connection {
     V5(Box<v5::Connection>),
@@ -333,6 +383,11 @@ fn unreached(broker: &Broker, error: &dyn std::error::Error) -> Failure {
 /// is an acknowledgement that the broker never gets. What bounds them is the window of publishes, and of acknowledgements what the
 /// broker has sent, which with Mosquitto before 2.0.13 is more than it was told to (eclipse-mosquitto/mosquitto#2301).
 const ROOM: usize = usize::MAX / 2;
+
+/// The client takes no fractions: not less than was asked for.
+fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0))
+}
 
 fn seconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_secs().max(u64::from(!duration.is_zero()))).unwrap_or(u32::MAX)

@@ -7,11 +7,11 @@ use rumqttc::{
     MqttOptions, Outgoing, Packet, Publish, QoS, StateError, SubscribeFilter, SubscribeReasonCode,
 };
 
-use super::{Broken, Broker, Confirmation, Dial, Event, Filter, Refusal, Welcome, refused, too_large};
+use super::{Asked, Broken, Broker, Confirmation, Dial, Event, Filter, Refusal, Welcome, refused, too_large};
 use crate::wire::{Arrived, Parcel};
 
 #[derive(Debug, Clone)]
-pub(crate) struct Client(AsyncClient);
+pub(crate) struct Client(AsyncClient, Asked);
 
 pub(crate) struct Connection {
     events: EventLoop,
@@ -19,6 +19,7 @@ pub(crate) struct Connection {
     connected: bool,
     /// Why it ended, while there is something left that came before.
     failed: Option<Broken>,
+    asked: Asked,
 }
 
 pub(super) fn open(dial: &Dial) -> (Client, Connection) {
@@ -45,9 +46,10 @@ pub(super) fn open(dial: &Dial) -> (Client, Connection) {
     let (client, mut events) = AsyncClient::new(options, super::ROOM);
     let mut network = events.network_options();
     network.set_tcp_nodelay(true);
-    network.set_connection_timeout(broker.connect_timeout.as_secs().max(1));
+    network.set_connection_timeout(super::whole_seconds(broker.connect_timeout));
     events.set_network_options(network);
-    (Client(client), Connection { events, broker, connected: false, failed: None })
+    let asked = Asked::default();
+    (Client(client, asked.clone()), Connection { events, broker, connected: false, failed: None, asked })
 }
 
 const fn qos(confirmed: bool) -> QoS {
@@ -70,7 +72,7 @@ impl Client {
         // Retained messages come always; they are told apart on arrival.
         let raw =
             filters.iter().map(|filter| SubscribeFilter::new(filter.name.clone(), qos(filter.confirmed)));
-        self.0.try_subscribe_many(raw).is_ok()
+        self.1.expect(filters, || self.0.try_subscribe_many(raw).is_ok())
     }
 
     pub(super) fn unsubscribe(&self, filter: &str) -> bool {
@@ -121,7 +123,12 @@ impl Connection {
             RawEvent::Incoming(Packet::ConnAck(ack)) => {
                 self.connected = true;
                 let window = self.events.mqtt_options.inflight().max(1);
-                Event::Connected(Welcome { session: ack.session_present, window, largest: None })
+                Event::Connected(Welcome {
+                    session: ack.session_present,
+                    window,
+                    largest: None,
+                    confirms: true,
+                })
             }
             RawEvent::Incoming(Packet::Publish(publish)) => Event::Arrived(Arrived {
                 topic: publish.topic,
@@ -133,8 +140,11 @@ impl Connection {
             }),
             RawEvent::Incoming(Packet::PubAck(ack)) => Event::Confirmed(ack.pkid, Confirmation::Taken),
             RawEvent::Incoming(Packet::SubAck(ack)) => {
-                let refused = ack.return_codes.iter().position(|code| *code == SubscribeReasonCode::Failure);
-                Event::Subscribed(refused.map(|at| (at, "refused".to_owned())))
+                let granted = ack.return_codes.iter().map(|code| match code {
+                    SubscribeReasonCode::Success(granted) => Ok(*granted != QoS::AtMostOnce),
+                    SubscribeReasonCode::Failure => Err("refused".to_owned()),
+                });
+                Event::Subscribed(self.asked.answered(granted))
             }
             RawEvent::Incoming(Packet::UnsubAck(_)) => Event::Unsubscribed,
             RawEvent::Outgoing(Outgoing::Publish(number)) => Event::Sent(number),

@@ -11,12 +11,13 @@ use rumqttc::v5::mqttbytes::{Error as CodecError, QoS};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event as RawEvent, EventLoop, MqttOptions, StateError};
 
 use super::{
-    Broken, Broker, Confirmation, Dial, Event, Filter, Refusal, Welcome, refused, seconds, text_of, too_large,
+    Asked, Broken, Broker, Confirmation, Dial, Event, Filter, Refusal, Welcome, refused, seconds, text_of,
+    too_large, whole_seconds,
 };
 use crate::wire::{Arrived, Parcel, Properties};
 
 #[derive(Debug, Clone)]
-pub(crate) struct Client(AsyncClient);
+pub(crate) struct Client(AsyncClient, Asked);
 
 pub(crate) struct Connection {
     events: EventLoop,
@@ -24,6 +25,7 @@ pub(crate) struct Connection {
     connected: bool,
     /// Why it ended, while there is something left that came before.
     failed: Option<Broken>,
+    asked: Asked,
 }
 
 pub(super) fn open(dial: &Dial) -> (Client, Connection) {
@@ -38,10 +40,10 @@ pub(super) fn open(dial: &Dial) -> (Client, Connection) {
         .set_max_packet_size(Some(broker.max_packet))
         .set_manual_acks(true)
         .set_outgoing_inflight_upper_limit(broker.in_flight)
-        .set_connection_timeout(broker.connect_timeout.as_secs().max(1));
+        .set_connection_timeout(whole_seconds(broker.connect_timeout));
     let mut network = options.network_options();
     network.set_tcp_nodelay(true);
-    network.set_connection_timeout(broker.connect_timeout.as_secs().max(1));
+    network.set_connection_timeout(whole_seconds(broker.connect_timeout));
     options.set_network_options(network);
     if let Some((user, password)) = &broker.credentials {
         options.set_credentials(user, password);
@@ -57,7 +59,8 @@ pub(super) fn open(dial: &Dial) -> (Client, Connection) {
         ));
     }
     let (client, events) = AsyncClient::new(options, super::ROOM);
-    (Client(client), Connection { events, broker, connected: false, failed: None })
+    let asked = Asked::default();
+    (Client(client, asked.clone()), Connection { events, broker, connected: false, failed: None, asked })
 }
 
 const fn qos(confirmed: bool) -> QoS {
@@ -120,7 +123,7 @@ impl Client {
             },
             ..RawFilter::new(filter.name.as_str(), qos(filter.confirmed))
         });
-        self.0.try_subscribe_many(raw).is_ok()
+        self.1.expect(filters, || self.0.try_subscribe_many(raw).is_ok())
     }
 
     pub(super) fn unsubscribe(&self, filter: &str) -> bool {
@@ -175,6 +178,7 @@ impl Connection {
                     session: ack.session_present,
                     window: window.min(self.broker.in_flight).max(1),
                     largest: told.and_then(|told| told.max_packet_size),
+                    confirms: told.and_then(|told| told.max_qos) != Some(0),
                 })
             }
             RawEvent::Incoming(Packet::Publish(publish)) => {
@@ -190,9 +194,11 @@ impl Connection {
             }
             RawEvent::Incoming(Packet::PubAck(ack)) => Event::Confirmed(ack.pkid, confirmation(ack.reason)),
             RawEvent::Incoming(Packet::SubAck(ack)) => {
-                let refused =
-                    ack.return_codes.iter().position(|code| !matches!(code, SubscribeReasonCode::Success(_)));
-                Event::Subscribed(refused.map(|at| (at, format!("{:?}", ack.return_codes[at]))))
+                let granted = ack.return_codes.iter().map(|code| match code {
+                    SubscribeReasonCode::Success(granted) => Ok(*granted != QoS::AtMostOnce),
+                    refused => Err(format!("{refused:?}")),
+                });
+                Event::Subscribed(self.asked.answered(granted))
             }
             RawEvent::Incoming(Packet::UnsubAck(_)) => Event::Unsubscribed,
             RawEvent::Outgoing(Outgoing::Publish(number)) => Event::Sent(number),

@@ -58,6 +58,8 @@ fn number() -> u64 {
 #[derive(Debug, Default)]
 struct Course {
     draining: Option<Draining>,
+    /// Whether what was retained before is wanted: it was asked for on this connection, or the broker owes it from an earlier one.
+    retained: bool,
     /// The last topic that a message came from, as it is written there and here, and whether it is wanted.
     last: Option<(String, Topic, bool)>,
 }
@@ -280,12 +282,15 @@ impl Link {
             let said = if welcome.session { Said::Held } else { Said::Dissolved };
             self.say(&mut self.lock(), &client, membership.place(*slot), &held, said);
         }
-        let mut course = Course::default();
+        let retained = matches!(self.role, Role::Alone { .. })
+            && membership.config.retained
+            && (first || welcome.session);
+        let mut course = Course { retained, ..Course::default() };
         let result = loop {
             match connection.next().await {
                 Ok(Event::Left) => break Ok(()),
                 Ok(event) => {
-                    if let Err(failure) = self.on(event, first, &client, &mut course) {
+                    if let Err(failure) = self.on(event, &client, &mut course) {
                         break Err(failure);
                     }
                     // One word for all that came at once.
@@ -418,13 +423,7 @@ impl Link {
         wanted
     }
 
-    fn on(
-        self: &Arc<Self>,
-        event: Event,
-        first: bool,
-        client: &Client,
-        course: &mut Course,
-    ) -> Result<(), Failure> {
+    fn on(self: &Arc<Self>, event: Event, client: &Client, course: &mut Course) -> Result<(), Failure> {
         let membership = &self.membership;
         match event {
             Event::Subscribed(None) => {
@@ -457,7 +456,7 @@ impl Link {
                 return Err(Failure::new(TransportErrorKind::Refused, text));
             }
             Event::Unsubscribed => membership.inbox.answered(self.id),
-            Event::Arrived(arrived) => self.arrived(arrived, first, client, course),
+            Event::Arrived(arrived) => self.arrived(arrived, client, course),
             Event::Sent(named) => {
                 let mut control = self.lock();
                 if let Some(said) = control.asked.pop_front()
@@ -486,7 +485,7 @@ impl Link {
         Ok(())
     }
 
-    fn arrived(self: &Arc<Self>, mut arrived: Arrived, first: bool, client: &Client, course: &mut Course) {
+    fn arrived(self: &Arc<Self>, mut arrived: Arrived, client: &Client, course: &mut Course) {
         let membership = &self.membership;
         if self.is_keeper() {
             return self.kept(arrived);
@@ -513,8 +512,7 @@ impl Link {
                 Place::Survey => {}
             };
         }
-        let alone = matches!(self.role, Role::Alone { .. });
-        let unwanted = arrived.retained && !(alone && first && membership.config.retained);
+        let unwanted = arrived.retained && !course.retained;
         let number = arrived.number;
         // Messages of one topic often come one behind the other.
         let (topic, wanted) = match &course.last {
