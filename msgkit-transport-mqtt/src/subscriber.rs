@@ -19,7 +19,7 @@ use crate::driver::{Broker, Dial};
 use crate::error::Failure;
 use crate::inbox::{Found, Inbox};
 use crate::link::{Link, Role};
-use crate::names::{CALL, HERE, KEEPER, Names, disjoint};
+use crate::names::{CALL, HERE, KEEPER, Names, disjoint, filter_matches};
 use crate::slots::{self, Lane, Mark};
 use crate::transport::Mqtt;
 
@@ -308,12 +308,15 @@ impl Membership {
         Ok(lanes.remove(&self.lane()).unwrap_or_default())
     }
 
-    /// Whether a message of `topic` is for it. What its filters match beyond its patterns is not, nor is what an earlier
-    /// declaration had asked for.
-    pub(crate) fn wants(&self, topic: Option<&Topic>) -> bool {
+    /// Whether a message of `topic`, which the broker calls `name`, is for it. What its filters match beyond its patterns is not. What they do not match came by
+    /// those of another version of the group, whose session this member has: the group is owed it.
+    pub(crate) fn wants(&self, topic: Option<&Topic>, name: &str) -> bool {
         match topic {
             _ if self.subscription.retry_step.is_some() => true,
-            Some(topic) => self.subscription.matches(topic),
+            Some(topic) => {
+                self.subscription.matches(topic)
+                    || !self.filters.plain.iter().any(|filter| filter_matches(filter, name))
+            }
             // No topic of msgkit: some filter matched, and the operator is to see it.
             None => true,
         }

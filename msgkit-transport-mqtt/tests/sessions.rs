@@ -224,6 +224,21 @@ async fn a_group_that_wants_less_gets_less() -> Tested {
     Ok(())
 }
 
+/// What was published for a group before it wanted less is owed to it, and the service sees it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_wants_less_gets_what_it_is_owed() -> Tested {
+    let Some((url, prefix)) = shared("owed-less") else { return Ok(()) };
+    let transport = mqtt(&url, &prefix, |_| {});
+    let mut more = group("g", "a.*");
+    more.patterns.push("x.*".parse()?);
+    transport.declare(&declaration(&more)).await?;
+    let sent = vec!["for the wider one".to_owned()];
+    publish(&transport, "x.b", &sent).await;
+    let mut deliveries = reader(&transport, &group("g", "a.*")).await;
+    assert_eq!(all(&mut *deliveries, &sent).await, sent);
+    Ok(())
+}
+
 /// 3.1.1 has no headers; where it is spoken, everybody writes structured events, and reads both.
 #[tokio::test(flavor = "multi_thread")]
 async fn mixed_fleets_understand_each_other() -> Tested {

@@ -519,7 +519,7 @@ impl Link {
             Some((name, topic, wanted)) if *name == arrived.topic => (Some(topic.clone()), *wanted),
             _ => {
                 let topic = membership.names.read(&arrived.topic);
-                let wanted = membership.wants(topic.as_ref());
+                let wanted = membership.wants(topic.as_ref(), &arrived.topic);
                 if let Some(topic) = &topic {
                     course.last = Some((std::mem::take(&mut arrived.topic), topic.clone(), wanted));
                 }
