@@ -46,9 +46,7 @@ impl Operate for Files {
     ) -> Result<Vec<Peeked>, TransportError> {
         let (group, after) = (group.clone(), after.map(number).transpose()?);
         let looking = self.store().run(move |turn| {
-            if !turn.groups()?.iter().any(|(known, _)| *known == group) {
-                return Err(missing(format!("group `{group}` is not declared here; declare it first")));
-            }
+            is_declared(turn, &group)?;
             page(&turn.place(&group).join("ready"), after, limit)
         });
         looking.await
@@ -68,6 +66,7 @@ impl Operate for Files {
         let (group, position) = (group.clone(), number(position)?);
         let replaying = self.store().run(move |turn| {
             let letter = letter(turn, &group, position)?;
+            is_declared(turn, &group)?;
             let at = |error| failed(&letter, error);
             let body = fs::read(&letter).map_err(at)?;
             let envelope = structured::from_slice(&body, &unknown_topic()).map_err(|error| {
@@ -100,6 +99,13 @@ impl Operate for Files {
             names(&dead).map(|names| Some(names.len() as u64)).map_err(|error| failed(&dead, error))
         });
         counting.await
+    }
+}
+
+fn is_declared(turn: &Turn<'_>, group: &Group) -> Result<(), TransportError> {
+    match turn.groups()?.iter().any(|(known, _)| known == group) {
+        true => Ok(()),
+        false => Err(missing(format!("group `{group}` is not declared here; declare it first"))),
     }
 }
 

@@ -100,6 +100,14 @@ impl Operate for Memory {
 
     async fn replay(&self, group: &Group, position: &str) -> Result<(), TransportError> {
         let (number, envelope) = self.letter(group, position)?;
+        if !self.broker.read().groups.contains_key(group) {
+            return Err(TransportError::new(
+                TransportErrorKind::Invalid,
+                format!(
+                    "group `{group}` is not declared here; its dead letter goes back by `Running::replay`"
+                ),
+            ));
+        }
         let to = Destination::Retry { group: group.clone(), step: 1, delay: std::time::Duration::ZERO };
         self.publish(vec![Outgoing::new(to, envelope.replayed())]).await.map_err(|error| {
             TransportError::new(

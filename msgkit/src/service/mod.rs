@@ -17,6 +17,7 @@ mod parking;
 mod plan;
 mod publish;
 mod quarantine;
+mod replay;
 mod resolve;
 mod running;
 #[cfg(feature = "runtime")]

@@ -15,7 +15,7 @@ use super::health::{HealthBoard, Readiness};
 use super::lane::{Feed, Lane, Shared, panic_text};
 use super::leftovers;
 use super::plan::{Named, Plan};
-use super::publish::PublishHandle;
+use super::publish::{PublishHandle, Routes};
 use super::quarantine::Quarantine;
 use super::source::{Beginning, Fetched, Source};
 use crate::envelope::Clock;
@@ -24,7 +24,7 @@ use crate::handler::{ContextParts, HandlerSpec, State};
 use crate::policy::{Breaker, OnFailure, Order};
 use crate::telemetry::Observers;
 use crate::text::Text;
-use crate::transport::{Subscriber as _, Transport, TransportError};
+use crate::transport::{Group, Subscriber as _, Transport, TransportError};
 
 /// The shortest and the longest pause between two tries to reach a transport at start.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
@@ -111,6 +111,24 @@ impl Running {
     /// All transports, by the names that configuration gives them.
     pub fn transports(&self) -> impl Iterator<Item = (&str, &Arc<dyn Transport>)> {
         self.core.transports.iter().map(|named| (named.name.as_str(), &named.transport))
+    }
+
+    /// How the handler of `group` is run.
+    pub(super) async fn plan_of(&self, group: &Group) -> Result<Arc<Plan>, Error> {
+        let handlers = self.handlers.lock().await;
+        let found = handlers.iter().find(|handler| handler.plan.group == *group);
+        found.map(|handler| handler.plan.clone()).ok_or_else(|| {
+            let mut known: Vec<&str> = handlers.iter().map(|handler| handler.plan.group.as_str()).collect();
+            known.dedup();
+            Error::refused(format!(
+                "no handler of this service has group `{group}`; there are {}",
+                known.join(", ")
+            ))
+        })
+    }
+
+    pub(super) fn routes(&self) -> &Routes {
+        &self.core.resolver.routes
     }
 
     /// The handlers' names.

@@ -86,8 +86,12 @@ pub trait Operate: Send + Sync {
     /// Publishes the dead letter at `position` again, to the group that gave it up and to no other, then removes it.
     /// The copy is confirmed before the dead letter goes.
     ///
+    /// Where this transport only keeps the dead letters of another one's group, the way back is
+    /// [`Running::replay`](crate::service::Running::replay).
+    ///
     /// # Errors
-    /// [`TransportError`] where there is no such dead letter, or the broker does not answer.
+    /// [`TransportError`] where there is no such dead letter, its group is not declared at this transport, or the broker does not
+    /// answer; the dead letter stays then.
     async fn replay(&self, group: &Group, position: &str) -> Result<(), TransportError>;
 
     /// Removes the dead letter at `position` for good.

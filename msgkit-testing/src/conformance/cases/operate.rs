@@ -1,6 +1,6 @@
 //! What operators ask, and what must never be told.
 
-use msgkit::transport::{Destination, Outgoing, TransportErrorKind};
+use msgkit::transport::{Declaration, Destination, Outgoing, TransportErrorKind};
 
 use super::case;
 use super::support::full_envelope;
@@ -236,6 +236,23 @@ async fn a_replay_goes_to_its_group_alone(bench: &Bench<'_>) -> Proof {
     let left = letters(bench, &*transport, "g", None, 10).await;
     assert_eq!(left.len(), 1, "the one that was replayed is gone, the other is not");
     assert_eq!(left[0].0.payload(), b"\"second\"");
+    // Kept here for a group of another transport: nobody would handle here what is published again.
+    let elsewhere = group_of("elsewhere");
+    let kept = [Declaration::DeadLetters(elsewhere.clone())];
+    if let Err(error) = bench.soon("declare", transport.declare(&kept)).await {
+        panic!("dead letters of another transport's group cannot be kept: {}", msgkit::Chain(&error));
+    }
+    bury(bench, &*transport, "elsewhere", "third").await;
+    let position = letters(bench, &*transport, "elsewhere", None, 10).await[0].1.clone();
+    match bench.soon("replay", operate.replay(&elsewhere, &position)).await {
+        Ok(()) => panic!("nobody handles the group here, yet its dead letter was replayed"),
+        Err(error) => assert!(
+            msgkit::Chain(&error).to_string().contains("elsewhere"),
+            "the error names the group: {}",
+            msgkit::Chain(&error)
+        ),
+    }
+    assert_eq!(letters(bench, &*transport, "elsewhere", None, 10).await.len(), 1, "it stays");
     Proof::Proven
 }
 

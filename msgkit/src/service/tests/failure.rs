@@ -238,6 +238,59 @@ async fn dead_letters_are_kept_where_the_configuration_says() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_dead_letter_that_is_kept_elsewhere_is_replayed_to_its_own_handler() {
+    let (edge, clock) = virtual_memory(MemoryConfig::default());
+    let new = || Memory::with(MemoryConfig::default(), clock);
+    let (backbone, archive) = (new(), new());
+    let broken = Arc::new(AtomicU32::new(1));
+    let handled: Arc<Mutex<Vec<u32>>> = Arc::default();
+    let (state, log) = (broken.clone(), handled.clone());
+    let running = Service::new("shop")
+        .clock(clock)
+        .transport("edge", edge.clone())
+        .transport("backbone", backbone.clone())
+        .transport("archive", archive.clone())
+        .route("orders.c1".parse().unwrap(), "edge")
+        .route(">".parse().unwrap(), "backbone")
+        .dead_letters("edge", "archive")
+        .dead_letters("backbone", "archive")
+        .on("g", move |order: Placed, _| {
+            let result = match state.load(Ordering::Relaxed) {
+                0 => Ok(log.lock().unwrap().push(order.id)),
+                _ => Err(HandlerError::permanent("no such customer")),
+            };
+            async move { result }
+        })
+        .start()
+        .await
+        .unwrap();
+    let idle = || edge.is_idle() && backbone.is_idle();
+    running.publisher().publish(&placed(1)).await.unwrap();
+    running.publisher().publish(&Placed { id: 2, customer: "c2".to_owned() }).await.unwrap();
+    until("idle", idle).await;
+    let group = Group::new("g").unwrap();
+    let kept = archive.dead_letters(&group, None, 100).await.unwrap();
+    assert_eq!(kept.len(), 2);
+    broken.store(0, Ordering::Relaxed);
+    for (at, named, position, reason) in [
+        ("archive", "other", "0", "there are g"),
+        ("edge", "g", "0", "kept at `archive`, not at `edge`"),
+        ("archive", "g", "99", "stays at `archive`"),
+    ] {
+        let refused = running.replay(at, &Group::new(named).unwrap(), position).await.unwrap_err();
+        assert!(refused.to_string().contains(reason), "{refused}");
+    }
+    for letter in &kept {
+        running.replay("archive", &group, &letter.position).await.unwrap();
+    }
+    until("both are handled", || handled.lock().unwrap().len() == 2).await;
+    until("idle", idle).await;
+    assert_eq!(*handled.lock().unwrap(), [1, 2], "each by the transport that it came from");
+    assert_eq!(letters(&archive, "g").await, []);
+    running.drain().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_has_expired_is_a_dead_letter_and_nothing_else_is() {
     let (memory, clock) = virtual_memory(MemoryConfig::default());
     let handled: Arc<Mutex<Vec<u32>>> = Arc::default();
