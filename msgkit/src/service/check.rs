@@ -60,7 +60,8 @@ fn handler(plan: &Plan) -> CheckedHandler {
     let delayed = match &policy.delayed {
         None => "no delayed retries".to_owned(),
         Some(delayed) => {
-            format!("{} delayed from {:?} to {:?}", delayed.rounds, delayed.initial, delayed.max)
+            let last = delayed.delay(delayed.rounds);
+            format!("{} delayed from {:?} to {last:?}", delayed.rounds, delayed.initial)
         }
     };
     let mut notes = Vec::new();

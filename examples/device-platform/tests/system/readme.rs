@@ -30,7 +30,7 @@ fn the_configuration_of_the_readme_is_one() {
         (&["edge (memory)".to_owned()][..], &["backbone (sqlite)".to_owned()][..])
     );
     assert!(
-        alerting.policy.starts_with("16 at once, 2 in place, 5 delayed from 1s to 300s"),
+        alerting.policy.starts_with("16 at once, 2 in place, 5 delayed from 1s to 16s"),
         "{}",
         alerting.policy
     );
