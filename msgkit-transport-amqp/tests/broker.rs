@@ -10,7 +10,7 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties};
 use msgkit::envelope::{Clock, ContentType};
 use msgkit::transport::{
-    Declaration, Deliveries, Destination, Outgoing, Publisher as _, Subscriber as _, Subscription,
+    Declaration, Deliveries, Destination, Health, Outgoing, Publisher as _, Subscriber as _, Subscription,
     Transport as _, TransportErrorKind, TransportUrl,
 };
 use msgkit::{Envelope, Group};
@@ -268,6 +268,32 @@ async fn publish_until_taken(transport: &Amqp, text: &str) -> usize {
         assert!(refused < 50, "{text} is never taken");
     }
     refused
+}
+
+/// A broker that never answers: whoever waits for the connection gets the outcome of one attempt, not a turn of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_who_wait_for_a_connection_wait_once() -> Tested {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let patience = Duration::from_secs(1);
+    let transport =
+        amqp(&format!("amqp://{}", silent.local_addr()?), |config| config.connect_timeout = patience);
+    let began = std::time::Instant::now();
+    let publishers = (0..8).map(|n| {
+        let transport = transport.clone();
+        async move { transport.publish(vec![message(&n.to_string())]).await }
+    });
+    let (published, health) = tokio::join!(futures_util::future::join_all(publishers), transport.health());
+    let waited = began.elapsed();
+    for outcome in published {
+        let error = outcome.err().ok_or("it was taken")?;
+        let line = msgkit::Chain(&error).to_string();
+        assert_eq!(error.rejected().len(), 1, "it is given back: {line}");
+        assert!(line.contains("connecting to") && line.contains("connect_timeout"), "{line}");
+    }
+    assert!(matches!(health, Health::Down(_)), "{health:?}");
+    assert!(waited < 3 * patience, "they waited {waited:?}");
+    transport.close().await?;
+    Ok(())
 }
 
 /// `count` dead letters of group `g`, published; each says its number and has `size` bytes.
