@@ -10,11 +10,11 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties};
 use msgkit::envelope::{Clock, ContentType};
 use msgkit::transport::{
-    Declaration, Deliveries, Destination, Health, Outgoing, Publisher as _, Subscriber as _, Subscription,
-    Transport as _, TransportErrorKind, TransportUrl,
+    Declaration, Deliveries, Delivery, Destination, Health, Outgoing, Publisher as _, Subscriber as _,
+    Subscription, Transport as _, TransportErrorKind, TransportUrl,
 };
 use msgkit::{Envelope, Group};
-use msgkit_testing::brokers::{BrokerError, RabbitMq};
+use msgkit_testing::brokers::{BrokerError, FaultProxy, RabbitMq};
 use msgkit_transport_amqp::{Amqp, AmqpConfig};
 
 type Tested = Result<(), Box<dyn std::error::Error>>;
@@ -294,6 +294,59 @@ async fn all_who_wait_for_a_connection_wait_once() -> Tested {
     assert!(waited < 3 * patience, "they waited {waited:?}");
     transport.close().await?;
     Ok(())
+}
+
+/// What was settled went down with its connection: the next flush says so, once, though the next channel owes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn flush_tells_of_settlements_that_were_lost() -> Tested {
+    let Some(rabbit) = there(RabbitMq::shared()) else { return Ok(()) };
+    let vhost = rabbit.vhost("flush")?;
+    let host = vhost.url().rsplit('@').next().and_then(|rest| rest.split('/').next()).ok_or("a host")?;
+    let proxy = FaultProxy::start(host).await?;
+    let transport = amqp(&vhost.url().replace(host, &proxy.address().to_string()), |_| {});
+    let wanted = declare(&transport, "g").await?;
+    let mut deliveries = transport.subscribe(&wanted).await?;
+    transport.publish(vec![message("one"), message("two")]).await?;
+    let mut held = VecDeque::new();
+    while held.len() < 2 {
+        deliveries.receive(2, &mut held).await?;
+    }
+    proxy.cut();
+    let mut again = VecDeque::new();
+    while again.is_empty() {
+        deliveries.receive(1, &mut again).await?;
+    }
+    // The broker hands both out again, so it has taken neither.
+    held.drain(..).for_each(Delivery::ack);
+    let lost = deliveries.flush().await.err().ok_or("the broker has not taken them")?;
+    assert!(lost.is_temporary() && lost.to_string().contains("comes again"), "{lost}");
+    while again.len() < 2 {
+        deliveries.receive(1, &mut again).await?;
+    }
+    again.drain(..).for_each(Delivery::ack);
+    deliveries.flush().await?;
+    // Told to the broker, which nobody has asked for its word: what it has taken of that is not known.
+    transport.publish(vec![message("three"), message("four")]).await?;
+    for _ in 0..2 {
+        deliveries.receive(1, &mut held).await?;
+        held.drain(..).for_each(Delivery::ack);
+    }
+    proxy.cut();
+    publish_until_taken(&transport, "five").await;
+    while held.back().is_none_or(|last| text_of(last) != "five") {
+        deliveries.receive(1, &mut held).await?;
+    }
+    assert!(deliveries.flush().await.is_err(), "the broker has not confirmed them");
+    deliveries.flush().await?;
+    held.clear();
+    deliveries.close().await?;
+    transport.close().await?;
+    Ok(())
+}
+
+fn text_of(delivery: &Delivery) -> String {
+    let envelope = delivery.message().envelope();
+    envelope.map(|envelope| String::from_utf8_lossy(envelope.payload()).into_owned()).unwrap_or_default()
 }
 
 /// `count` dead letters of group `g`, published; each says its number and has `size` bytes.
