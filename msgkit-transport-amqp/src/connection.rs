@@ -12,10 +12,12 @@ use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
 use lapin::{Channel, Connection, ConnectionBuilder, ConnectionProperties};
 use msgkit::transport::{TransportError, TransportErrorKind, TransportUrl};
 use msgkit::{Error, ErrorKind};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::config::{AmqpConfig, Sasl};
 use crate::error;
+use crate::kept::Kept;
 
 /// Where the broker is and how to prove who we are; never prints its password.
 #[derive(Clone)]
@@ -74,13 +76,19 @@ impl fmt::Debug for Address {
     }
 }
 
-/// One connection, made when it is needed and again when it is lost.
+/// One connection, made when it is needed and again when it is lost. Clones share it.
+#[derive(Clone)]
 pub(crate) struct Link {
+    dial: Arc<Dial>,
+    connection: Kept<Connection>,
+}
+
+/// How the connection is made.
+struct Dial {
     address: Address,
     config: Arc<AmqpConfig>,
     /// What it is for, as the broker shows it.
     role: &'static str,
-    state: Mutex<Option<Arc<Connection>>>,
     closed: watch::Receiver<bool>,
 }
 
@@ -91,50 +99,65 @@ impl Link {
         role: &'static str,
         closed: watch::Receiver<bool>,
     ) -> Self {
-        Self { address, config, role, state: Mutex::default(), closed }
+        Self { dial: Arc::new(Dial { address, config, role, closed }), connection: Kept::default() }
     }
 
     /// The living connection, or a new one.
     pub(crate) async fn connection(&self) -> Result<Arc<Connection>, TransportError> {
-        let mut state = self.state.lock().await;
-        if *self.closed.borrow() {
+        if *self.dial.closed.borrow() {
             return Err(error::closed());
         }
-        if let Some(connection) = state.as_ref().filter(|connection| connection.status().connected()) {
-            return Ok(connection.clone());
-        }
-        *state = None;
-        let connection = Arc::new(self.connect().await?);
-        *state = Some(connection.clone());
-        Ok(connection)
+        let dial = self.dial.clone();
+        self.connection
+            .get(|connection| connection.status().connected(), async move { dial.connect().await })
+            .await
     }
 
     /// A new channel of the living connection.
     pub(crate) async fn channel(&self) -> Result<Channel, TransportError> {
+        self.channel_until(self.deadline()).await
+    }
+
+    /// When what begins now has taken too long.
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.dial.config.connect_timeout
+    }
+
+    /// As [`Link::channel`]. Connecting has a deadline of its own, which all who wait for it share.
+    pub(crate) async fn channel_until(&self, deadline: Instant) -> Result<Channel, TransportError> {
         let connection = self.connection().await?;
-        let opening = tokio::time::timeout(self.config.connect_timeout, connection.create_channel());
-        match opening.await {
-            Ok(Ok(channel)) => Ok(channel),
-            Ok(Err(error)) => Err(error::of(error, "opening a channel")),
-            Err(_) => Err(self.late("opening a channel")),
+        self.until(deadline, connection.create_channel(), "opening a channel").await
+    }
+
+    /// What `asking` gives before the deadline.
+    pub(crate) async fn until<T>(
+        &self,
+        deadline: Instant,
+        asking: impl Future<Output = lapin::Result<T>>,
+        doing: &str,
+    ) -> Result<T, TransportError> {
+        match tokio::time::timeout_at(deadline, asking).await {
+            Ok(answer) => answer.map_err(|error| error::of(error, doing)),
+            Err(_) => Err(self.dial.late(doing)),
         }
     }
 
     /// Why messages cannot flow although the connection is there.
-    pub(crate) async fn blocked(&self) -> bool {
-        self.state.lock().await.as_ref().is_some_and(|connection| connection.status().blocked())
+    pub(crate) fn blocked(&self) -> bool {
+        self.connection.now().is_some_and(|connection| connection.status().blocked())
     }
 
     /// Ends the connection in good order.
     pub(crate) async fn close(&self) {
-        let connection = self.state.lock().await.take();
-        if let Some(connection) = connection {
+        if let Some(connection) = self.connection.take().await {
             // The broker finds out by itself where it cannot be told.
             let closing = connection.close(200, "closed by its owner".into());
             let _ = tokio::time::timeout(Duration::from_secs(2), closing).await;
         }
     }
+}
 
+impl Dial {
     async fn connect(&self) -> Result<Connection, TransportError> {
         let doing = || format!("connecting to {}", self.address.shown);
         let tls = self.tls()?;
@@ -145,7 +168,13 @@ impl Link {
             .with_uri(self.address.uri.clone())
             .with_properties(properties)
             .with_tls_config(tls);
-        match tokio::time::timeout(self.config.connect_timeout, builder.connect()).await {
+        let mut closed = self.closed.clone();
+        let connected = tokio::select! {
+            biased;
+            _ = closed.wait_for(|closed| *closed) => return Err(error::closed()),
+            connected = tokio::time::timeout(self.config.connect_timeout, builder.connect()) => connected,
+        };
+        match connected {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => Err(error::of(error, &doing())),
             Err(_) => Err(self.late(&doing())),
@@ -184,8 +213,8 @@ impl Link {
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link")
-            .field("address", &self.address)
-            .field("role", &self.role)
+            .field("address", &self.dial.address)
+            .field("role", &self.dial.role)
             .finish_non_exhaustive()
     }
 }

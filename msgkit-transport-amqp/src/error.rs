@@ -1,5 +1,9 @@
 //! What the broker's errors mean to a user, and what to do about each.
 
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use msgkit::transport::{TransportError, TransportErrorKind};
 
@@ -16,6 +20,28 @@ pub(crate) fn of(error: lapin::Error, doing: &str) -> TransportError {
     let (kind, hint) = classify(&error);
     let hint = if hint.is_empty() { String::new() } else { format!("; {hint}") };
     TransportError::new(kind, format!("{doing} failed{hint}")).with_source(error)
+}
+
+/// The same error again, for each who waited for one attempt.
+pub(crate) fn same(error: &Arc<TransportError>) -> TransportError {
+    let same = TransportError::new(error.kind(), error.to_string());
+    if error.source().is_some() { same.with_source(Cause(error.clone())) } else { same }
+}
+
+/// The cause of an error that several have.
+#[derive(Debug)]
+struct Cause(Arc<TransportError>);
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.source().map_or(Ok(()), |cause| fmt::Display::fmt(cause, f))
+    }
+}
+
+impl Error for Cause {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()?.source()
+    }
 }
 
 /// The kind of an error, and what to do about it.

@@ -4,6 +4,7 @@ mod broker;
 mod config;
 mod connection;
 mod error;
+mod kept;
 mod later;
 mod operate;
 mod publisher;

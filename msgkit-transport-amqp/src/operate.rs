@@ -5,13 +5,17 @@ use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use lapin::Channel;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions,
+    BasicQosOptions,
+};
 use lapin::types::FieldTable;
 use msgkit::envelope::ingest::Ingest;
 use msgkit::transport::{
     Destination, Group, GroupStatus, Incoming, Operate, Peeked, TransportError, TransportErrorKind,
 };
 use std::time::Duration;
+use tokio::time::Instant;
 
 use crate::broker::Broker;
 use crate::error;
@@ -22,107 +26,220 @@ use crate::wire::{LETTER, Raw, Topics, read};
 
 /// How long to wait for a message that the broker has said to be there.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The most messages that are looked at: what a channel can have in hand.
-const MOST: u64 = u16::MAX as u64;
+/// The most messages that are under way to a look at once. What is under way is kept whole, so it is few.
+const WINDOW: usize = 32;
+/// How many bytes may be under way at once, by the largest message that came before; one message always may.
+const ROOM: usize = 4 << 20;
+/// How many windows are given back before the broker has to have them: told more at once, RabbitMQ gathers it by consumer
+/// and mixes the windows.
+const AT_ONCE: usize = 16;
+/// How long to wait before the broker is asked again whether it has them.
+const AGAIN: Duration = Duration::from_millis(5);
 
-/// A message in hand: where it lies, its tag, what it is.
-type Seen = (String, u64, Incoming);
+/// A message of a page: where it lies, its tag, what it is.
+struct Seen {
+    position: String,
+    tag: u64,
+    message: Incoming,
+}
 
-/// The oldest messages of a queue, in hand until this is dropped.
+/// Where a page begins.
+enum Begin<'a> {
+    At(&'a str),
+    After(&'a str),
+}
+
+/// What is wanted of a queue. Only that is kept; what lies before and behind it is held by its tag alone.
+struct Page<'a> {
+    begin: Option<Begin<'a>>,
+    limit: usize,
+    /// How many messages have been looked at.
+    looked_at: usize,
+    found: Vec<Seen>,
+}
+
+impl<'a> Page<'a> {
+    fn new(after: Option<&'a str>, limit: usize) -> Self {
+        Self { begin: after.map(Begin::After), limit, looked_at: 0, found: Vec::new() }
+    }
+
+    /// The one message at `position`.
+    fn one(position: &'a str) -> Self {
+        Self { begin: Some(Begin::At(position)), limit: 1, looked_at: 0, found: Vec::new() }
+    }
+
+    fn is_full(&self) -> bool {
+        self.begin.is_none() && self.found.len() >= self.limit
+    }
+
+    /// How many it still wants, where that is known.
+    fn wants(&self) -> Option<usize> {
+        (self.begin.is_none() && !self.is_full()).then(|| self.limit - self.found.len())
+    }
+
+    /// Whether the message at `position`, the next of the queue, belongs to it.
+    fn takes(&mut self, position: &str) -> bool {
+        self.looked_at += 1;
+        match self.begin {
+            None => !self.is_full(),
+            Some(Begin::At(at)) if at == position => {
+                self.begin = None;
+                true
+            }
+            // A counted place is the same place, whatever lies there by now.
+            Some(Begin::After(after)) if after == position || counted(after) == Some(self.looked_at - 1) => {
+                self.begin = None;
+                false
+            }
+            Some(_) => false,
+        }
+    }
+
+    /// What was found. Behind a counted place that the queue does not reach there is nothing; but a name that is gone has
+    /// no place, and an empty page would say that the end was reached.
+    fn shown(self, queue: &str) -> Result<Vec<Peeked>, TransportError> {
+        if let Some(Begin::After(after)) = self.begin
+            && counted(after).is_none()
+        {
+            return Err(TransportError::new(
+                TransportErrorKind::Invalid,
+                format!(
+                    "queue `{queue}` has nothing at `{after:.60}`, or no more; take a position from a listing, or list from \
+                     the start"
+                ),
+            ));
+        }
+        Ok(self.found.into_iter().map(|seen| Peeked::new(seen.message, seen.position)).collect())
+    }
+}
+
+/// The position of what has no name: its place in the order must do.
+fn place(at: usize) -> String {
+    format!("at-{at}")
+}
+
+/// The place that such a position counts.
+fn counted(position: &str) -> Option<usize> {
+    position.strip_prefix("at-")?.parse().ok()
+}
+
+/// The oldest messages of a queue, in hand until this is given back.
 struct Look {
     channel: Channel,
-    messages: Vec<Seen>,
-    /// What each is known by among those of its queue.
-    prints: Vec<String>,
+    queue: String,
+    windows: Vec<Window>,
+}
+
+/// Messages that came one behind the other, with tags one behind the other.
+struct Window {
+    /// The last tag.
+    last: u64,
+    count: u64,
+}
+
+/// What a window says of those to come.
+struct Came {
+    window: Window,
+    /// The largest payload.
+    largest: usize,
+    /// All of it was handed out and given back before.
+    again: bool,
 }
 
 impl Broker {
-    /// As [`Broker::look`], and takes none more into the hand: one after the other.
+    /// Takes messages of `queue` into the hand one after the other, and none more than `page` needs; and what each is known
+    /// by among those of its queue.
     async fn look_closely(
         &self,
         queue: &str,
-        mut enough: impl FnMut(&[Seen]) -> bool,
-    ) -> Result<Option<Look>, TransportError> {
+        page: &mut Page<'_>,
+    ) -> Result<Option<(Channel, Vec<String>)>, TransportError> {
         if self.depth_of(queue).await?.is_none() {
             return Ok(None);
         }
         let channel = self.consuming.channel().await?;
-        let (mut messages, mut prints) = (Vec::new(), Vec::new());
-        while !enough(&messages) {
+        let mut prints = Vec::new();
+        while !page.is_full() {
             let got = channel.basic_get(short(queue), BasicGetOptions::default()).await;
             let got = got.map_err(|error| error::of(error, &format!("looking into queue `{queue}`")))?;
             let Some(got) = got else { break };
-            let (seen, print) = self.looked_at(got.delivery, messages.len());
-            messages.push(seen);
-            prints.push(print);
+            let (tag, raw) = (got.delivery.delivery_tag, raw(got.delivery));
+            prints.push(raw.print());
+            self.show(page, tag, raw);
         }
-        Ok(Some(Look { channel, messages, prints }))
+        Ok(Some((channel, prints)))
     }
 
-    /// Takes messages of `queue` into the hand, the oldest first, until `enough` says so.
-    async fn look(
-        &self,
-        queue: &str,
-        mut enough: impl FnMut(&[Seen]) -> bool,
-    ) -> Result<Option<Look>, TransportError> {
+    /// Takes messages of `queue` into the hand, the oldest first, until `page` is full.
+    ///
+    /// They come in windows, for the client keeps whole whatever is under way. A window is a consumer, ended when it has
+    /// what it may have: the broker hands a consumer no more than its prefetch, and that cannot grow on a quorum queue.
+    async fn look(&self, queue: &str, page: &mut Page<'_>) -> Result<Option<Look>, TransportError> {
         let Some(depth) = self.depth_of(queue).await? else { return Ok(None) };
-        let failed = |error| error::of(error, &format!("looking into queue `{queue}`"));
         let channel = self.consuming.channel().await?;
-        let depth = usize::try_from(depth.min(MOST)).unwrap_or(usize::MAX);
-        let (mut messages, mut prints) = (Vec::new(), Vec::new());
-        if depth > 0 {
-            let prefetch = u16::try_from(depth).unwrap_or(u16::MAX);
-            channel.basic_qos(prefetch, BasicQosOptions::default()).await.map_err(failed)?;
-            let mut consumer = channel
-                .basic_consume(short(queue), short(""), BasicConsumeOptions::default(), FieldTable::default())
-                .await
-                .map_err(failed)?;
-            while messages.len() < depth && !enough(&messages) {
-                match tokio::time::timeout(PATIENCE, consumer.next()).await {
-                    Ok(Some(Ok(delivery))) => {
-                        let (seen, print) = self.looked_at(delivery, messages.len());
-                        messages.push(seen);
-                        prints.push(print);
-                    }
-                    Ok(Some(Err(error))) => return Err(failed(error)),
-                    // Somebody else has taken it meanwhile.
-                    Ok(None) | Err(_) => break,
-                }
+        let mut look = Look { channel, queue: queue.to_owned(), windows: Vec::new() };
+        // A quorum queue puts what is given back behind what was given back before, both in front of all else. So all that
+        // was given back is taken, or this look would change the order.
+        let mut again = true;
+        let mut fit = WINDOW;
+        let mut left = usize::try_from(depth).unwrap_or(usize::MAX);
+        while left > 0 && (again || !page.is_full()) {
+            let size = page.wants().unwrap_or(fit).min(fit).min(left);
+            let came = self.next_window(&look, size, page).await;
+            let came = came.map_err(|error| error::of(error, &format!("looking into queue `{queue}`")))?;
+            let missing = came.window.count < size as u64;
+            again &= came.again;
+            fit = (ROOM / came.largest.max(1)).clamp(1, WINDOW);
+            left -= size;
+            look.windows.push(came.window);
+            if missing {
+                // Somebody else has taken it meanwhile.
+                break;
             }
         }
-        Ok(Some(Look { channel, messages, prints }))
+        Ok(Some(look))
     }
 
-    /// Where it lies, the tag it is held by, and the message.
-    fn looked_at(&self, delivery: Delivery, at: usize) -> (Seen, String) {
-        let raw = Raw {
-            routing_key: delivery.routing_key.into(),
-            properties: delivery.properties,
-            payload: delivery.data.into(),
-        };
-        // What others have put there has no name; its place in the order must do.
-        let position = raw.text(LETTER).unwrap_or_else(|| format!("at-{at}"));
-        let print = raw.print();
-        (
-            (
-                position,
-                delivery.delivery_tag,
-                read(raw, &mut Topics::default(), &Ingest::default(), self.clock.now()),
-            ),
-            print,
-        )
+    /// Takes the next `size` messages into the hand.
+    async fn next_window(&self, look: &Look, size: usize, page: &mut Page<'_>) -> lapin::Result<Came> {
+        let channel = &look.channel;
+        let prefetch = u16::try_from(size).unwrap_or(u16::MAX);
+        channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+        let options = BasicConsumeOptions::default();
+        let mut consumer =
+            channel.basic_consume(short(&look.queue), short(""), options, FieldTable::default()).await?;
+        let mut came = Came { window: Window { last: 0, count: 0 }, largest: 0, again: true };
+        while came.window.count < u64::from(prefetch) {
+            let Ok(Some(delivery)) = tokio::time::timeout(PATIENCE, consumer.next()).await else { break };
+            let delivery = delivery?;
+            let tag = delivery.delivery_tag;
+            came.window = Window { last: tag, count: came.window.count + 1 };
+            came.largest = came.largest.max(delivery.data.len());
+            came.again &= delivery.redelivered;
+            self.show(page, tag, raw(delivery));
+        }
+        channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
+        Ok(came)
+    }
+
+    /// Shows the next message of the queue to `page`, which keeps it or not.
+    fn show(&self, page: &mut Page<'_>, tag: u64, raw: Raw) {
+        let position = raw.text(LETTER).unwrap_or_else(|| place(page.looked_at));
+        if page.takes(&position) {
+            let message = read(raw, &mut Topics::default(), &Ingest::default(), self.clock.now());
+            page.found.push(Seen { position, tag, message });
+        }
     }
 
     /// Takes the dead letter at `position` into the hand.
     async fn letter(&self, group: &Group, position: &str) -> Result<(Look, u64, Incoming), TransportError> {
         let queue = self.names.dead_letter(group.as_str());
-        let is_it = |(at, _, _): &Seen| at == position;
-        if let Some(mut look) = self.look(&queue, |seen| seen.last().is_some_and(is_it)).await? {
-            if let Some(at) = look.messages.iter().position(is_it) {
-                let (_, tag, message) = look.messages.swap_remove(at);
+        let mut page = Page::one(position);
+        if let Some(look) = self.look(&queue, &mut page).await? {
+            if let Some(Seen { tag, message, .. }) = page.found.pop() {
                 return Ok((look, tag, message));
             }
-            look.end().await;
+            look.end(self).await;
         }
         Err(TransportError::new(
             TransportErrorKind::Invalid,
@@ -131,45 +248,60 @@ impl Broker {
     }
 }
 
+/// A message as it came.
+fn raw(delivery: Delivery) -> Raw {
+    Raw {
+        routing_key: delivery.routing_key.into(),
+        properties: delivery.properties,
+        payload: delivery.data.into(),
+    }
+}
+
 impl Look {
     /// Gives everything back.
-    async fn end(self) {
+    async fn end(self, broker: &Broker) {
+        // What cannot be given back so goes back with the channel.
+        let _ = self.give_back(broker).await;
         let _ = self.channel.close(200, "looked".into()).await;
     }
 
     /// Removes one message, and gives everything else back.
-    async fn remove(self, tag: u64) -> Result<(), TransportError> {
+    async fn remove(mut self, broker: &Broker, tag: u64) -> Result<(), TransportError> {
         let removed = self.channel.basic_ack(tag, BasicAckOptions::default()).await;
         removed.map_err(|error| error::of(error, "removing a dead letter"))?;
+        for window in &mut self.windows {
+            if tag <= window.last && tag + window.count > window.last {
+                // The broker knows the tag no more.
+                window.last -= u64::from(tag == window.last);
+                window.count -= 1;
+            }
+        }
+        let _ = self.give_back(broker).await;
         self.channel
             .close(200, "removed".into())
             .await
             .map_err(|error| error::of(error, "removing a dead letter"))
     }
 
-    /// At most `limit` after the position `after`; gives everything back.
-    async fn page(mut self, after: Option<&str>, limit: usize) -> Vec<Peeked> {
-        let from = match after {
-            None => 0,
-            Some(after) => self
-                .messages
-                .iter()
-                .position(|(at, _, _)| at == after)
-                .map_or(self.messages.len(), |at| at + 1),
-        };
-        let messages = std::mem::take(&mut self.messages);
-        self.end().await;
-        messages.into_iter().skip(from).take(limit).map(|(at, _, message)| Peeked::new(message, at)).collect()
-    }
-}
-
-/// Whether a page of `limit` after `after` is complete.
-fn page_is_full(seen: &[Seen], after: Option<&str>, limit: usize) -> bool {
-    match after {
-        None => seen.len() >= limit,
-        Some(after) => {
-            seen.iter().position(|(at, _, _)| at == after).is_some_and(|at| seen.len() > at + limit)
+    /// Gives everything back in its order, window by window, and waits until it is there: whoever looks next asks first
+    /// how much that is. The end of a channel would give back the windows in any order.
+    async fn give_back(&self, broker: &Broker) -> Result<(), TransportError> {
+        let failed = |error| error::of(error, &format!("giving back to queue `{}`", self.queue));
+        let mut there = broker.depth_of(&self.queue).await?.unwrap_or(0);
+        for windows in self.windows.chunks(AT_ONCE) {
+            for window in windows.iter().filter(|window| window.count > 0) {
+                let options = BasicNackOptions { multiple: true, requeue: true };
+                self.channel.basic_nack(window.last, options).await.map_err(failed)?;
+                there += window.count;
+            }
+            let deadline = Instant::now() + PATIENCE;
+            while broker.depth_of(&self.queue).await?.is_some_and(|depth| depth < there)
+                && Instant::now() < deadline
+            {
+                tokio::time::sleep(AGAIN).await;
+            }
         }
+        Ok(())
     }
 }
 
@@ -204,9 +336,10 @@ impl Operate for Amqp {
         let broker = self.broker();
         let held = broker.hold().await?;
         let queue = broker.names.group(group.as_str());
-        let look = broker.look_closely(&queue, |seen| page_is_full(seen, after, limit)).await;
+        let mut page = Page::new(after, limit);
+        let look = broker.look_closely(&queue, &mut page).await;
         let text = format!("group `{group}` has no queue at this broker; declare it first");
-        let look = match look {
+        let (channel, prints) = match look {
             Ok(Some(look)) => look,
             missing => {
                 held.release().await;
@@ -214,9 +347,9 @@ impl Operate for Amqp {
             }
         };
         // Written down while they are in hand, so that nobody gets them before.
-        let prints = look.prints.clone();
         held.looked_at(broker, group, prints.into_iter()).await?;
-        Ok(look.page(after, limit).await)
+        let _ = channel.close(200, "looked".into()).await;
+        page.shown(&queue)
     }
 
     async fn dead_letters(
@@ -228,13 +361,19 @@ impl Operate for Amqp {
         let broker = self.broker();
         let held = broker.hold().await?;
         let queue = broker.names.dead_letter(group.as_str());
-        let page = match broker.look(&queue, |seen| page_is_full(seen, after, limit)).await {
-            Ok(Some(look)) => Ok(look.page(after, limit).await),
-            Ok(None) => Ok(Vec::new()),
+        let mut page = Page::new(after, limit);
+        let look = broker.look(&queue, &mut page).await;
+        let shown = match look {
+            Ok(look) => {
+                if let Some(look) = look {
+                    look.end(broker).await;
+                }
+                page.shown(&queue)
+            }
             Err(error) => Err(error),
         };
         held.release().await;
-        page
+        shown
     }
 
     async fn replay(&self, group: &Group, position: &str) -> Result<(), TransportError> {
@@ -243,13 +382,13 @@ impl Operate for Amqp {
         let replayed = async {
             let (look, tag, message) = broker.letter(group, position).await?;
             let Some(envelope) = message.envelope() else {
-                look.end().await;
+                look.end(broker).await;
                 let text =
                     format!("the dead letter at `{position:.60}` is no envelope and cannot be replayed");
                 return Err(TransportError::new(TransportErrorKind::Invalid, text));
             };
             broker.send_to(Place::Group(group.clone()), envelope.replayed()).await?;
-            look.remove(tag).await
+            look.remove(broker, tag).await
         };
         let replayed = replayed.await;
         held.release().await;
@@ -260,7 +399,7 @@ impl Operate for Amqp {
         let broker = self.broker();
         let held = broker.hold().await?;
         let removed = match broker.letter(group, position).await {
-            Ok((look, tag, _)) => look.remove(tag).await,
+            Ok((look, tag, _)) => look.remove(broker, tag).await,
             Err(error) => Err(error),
         };
         held.release().await;

@@ -158,12 +158,12 @@ impl Transport for Amqp {
         if self.0.is_closed() {
             return Health::Down(closed().to_string());
         }
-        for link in [&self.0.consuming, &self.0.publishing] {
-            if let Err(error) = link.connection().await {
-                return Health::Down(msgkit::Chain(&error).to_string());
-            }
+        let both =
+            futures_util::future::try_join(self.0.consuming.connection(), self.0.publishing.connection());
+        if let Err(error) = both.await {
+            return Health::Down(msgkit::Chain(&error).to_string());
         }
-        if self.0.publishing.blocked().await {
+        if self.0.publishing.blocked() {
             return Health::Down(
                 "the broker takes no messages now: an alarm for memory or disk is on".to_owned(),
             );

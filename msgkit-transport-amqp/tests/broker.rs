@@ -5,16 +5,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use lapin::options::{ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::{BasicGetOptions, ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties};
 use msgkit::envelope::{Clock, ContentType};
 use msgkit::transport::{
-    Declaration, Deliveries, Outgoing, Publisher as _, Subscriber as _, Subscription, Transport as _,
-    TransportErrorKind, TransportUrl,
+    Declaration, Deliveries, Delivery, Destination, Health, Outgoing, Publisher as _, Subscriber as _,
+    Subscription, Transport as _, TransportErrorKind, TransportUrl,
 };
 use msgkit::{Envelope, Group};
-use msgkit_testing::brokers::{BrokerError, RabbitMq};
+use msgkit_testing::brokers::{BrokerError, FaultProxy, RabbitMq};
 use msgkit_transport_amqp::{Amqp, AmqpConfig};
 
 type Tested = Result<(), Box<dyn std::error::Error>>;
@@ -268,6 +268,173 @@ async fn publish_until_taken(transport: &Amqp, text: &str) -> usize {
         assert!(refused < 50, "{text} is never taken");
     }
     refused
+}
+
+/// A broker that never answers: whoever waits for the connection gets the outcome of one attempt, not a turn of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_who_wait_for_a_connection_wait_once() -> Tested {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let patience = Duration::from_secs(1);
+    let transport =
+        amqp(&format!("amqp://{}", silent.local_addr()?), |config| config.connect_timeout = patience);
+    let began = std::time::Instant::now();
+    let publishers = (0..8).map(|n| {
+        let transport = transport.clone();
+        async move { transport.publish(vec![message(&n.to_string())]).await }
+    });
+    let (published, health) = tokio::join!(futures_util::future::join_all(publishers), transport.health());
+    let waited = began.elapsed();
+    for outcome in published {
+        let error = outcome.err().ok_or("it was taken")?;
+        let line = msgkit::Chain(&error).to_string();
+        assert_eq!(error.rejected().len(), 1, "it is given back: {line}");
+        assert!(line.contains("connecting to") && line.contains("connect_timeout"), "{line}");
+    }
+    assert!(matches!(health, Health::Down(_)), "{health:?}");
+    assert!(waited < 3 * patience, "they waited {waited:?}");
+    transport.close().await?;
+    Ok(())
+}
+
+/// What was settled went down with its connection: the next flush says so, once, though the next channel owes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn flush_tells_of_settlements_that_were_lost() -> Tested {
+    let Some(rabbit) = there(RabbitMq::shared()) else { return Ok(()) };
+    let vhost = rabbit.vhost("flush")?;
+    let host = vhost.url().rsplit('@').next().and_then(|rest| rest.split('/').next()).ok_or("a host")?;
+    let proxy = FaultProxy::start(host).await?;
+    let transport = amqp(&vhost.url().replace(host, &proxy.address().to_string()), |_| {});
+    let wanted = declare(&transport, "g").await?;
+    let mut deliveries = transport.subscribe(&wanted).await?;
+    transport.publish(vec![message("one"), message("two")]).await?;
+    let mut held = VecDeque::new();
+    while held.len() < 2 {
+        deliveries.receive(2, &mut held).await?;
+    }
+    proxy.cut();
+    let mut again = VecDeque::new();
+    while again.is_empty() {
+        deliveries.receive(1, &mut again).await?;
+    }
+    // The broker hands both out again, so it has taken neither.
+    held.drain(..).for_each(Delivery::ack);
+    let lost = deliveries.flush().await.err().ok_or("the broker has not taken them")?;
+    assert!(lost.is_temporary() && lost.to_string().contains("comes again"), "{lost}");
+    while again.len() < 2 {
+        deliveries.receive(1, &mut again).await?;
+    }
+    again.drain(..).for_each(Delivery::ack);
+    deliveries.flush().await?;
+    // Told to the broker, which nobody has asked for its word: what it has taken of that is not known.
+    transport.publish(vec![message("three"), message("four")]).await?;
+    for _ in 0..2 {
+        deliveries.receive(1, &mut held).await?;
+        held.drain(..).for_each(Delivery::ack);
+    }
+    proxy.cut();
+    publish_until_taken(&transport, "five").await;
+    while held.back().is_none_or(|last| text_of(last) != "five") {
+        deliveries.receive(1, &mut held).await?;
+    }
+    assert!(deliveries.flush().await.is_err(), "the broker has not confirmed them");
+    deliveries.flush().await?;
+    held.clear();
+    deliveries.close().await?;
+    transport.close().await?;
+    Ok(())
+}
+
+fn text_of(delivery: &Delivery) -> String {
+    let envelope = delivery.message().envelope();
+    envelope.map(|envelope| String::from_utf8_lossy(envelope.payload()).into_owned()).unwrap_or_default()
+}
+
+/// `count` dead letters of group `g`, published; each says its number and has `size` bytes.
+async fn bury(transport: &Amqp, count: usize, size: usize) -> Tested {
+    let group = Group::new("g")?;
+    let letters: Vec<Outgoing> = (0..count)
+        .map(|n| {
+            let envelope = message(&format!("{n:0size$}")).envelope;
+            Outgoing::new(Destination::DeadLetter(group.clone()), envelope)
+        })
+        .collect();
+    for batch in letters.chunks(100) {
+        transport.publish(batch.to_vec()).await?;
+    }
+    Ok(())
+}
+
+/// A page of dead letters of `g`: number and position of each.
+async fn letters(
+    transport: &Amqp,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<(usize, String)>, Box<dyn std::error::Error>> {
+    let Some(operate) = transport.operate() else { panic!("RabbitMQ can be asked") };
+    let mut all = Vec::new();
+    for letter in operate.dead_letters(&Group::new("g")?, after, limit).await? {
+        let envelope = letter.message.envelope().ok_or("an envelope")?;
+        all.push((String::from_utf8_lossy(envelope.payload()).parse()?, letter.position.to_string()));
+    }
+    Ok(all)
+}
+
+/// One letter is looked at, and the broker hands out no other. It counts what it hands out.
+#[tokio::test(flavor = "multi_thread")]
+async fn looking_at_one_dead_letter_leaves_the_others() -> Tested {
+    let Some(rabbit) = there(RabbitMq::shared()) else { return Ok(()) };
+    let vhost = rabbit.vhost("one")?;
+    let transport = amqp(vhost.url(), |_| {});
+    declare(&transport, "g").await?;
+    bury(&transport, 100, 3).await?;
+    assert_eq!(letters(&transport, None, 1).await?.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [0]);
+    transport.close().await?;
+    let operator = Connection::connect(vhost.url(), ConnectionProperties::default()).await?;
+    let channel = operator.create_channel().await?;
+    let mut handed_out = 0;
+    for _ in 0..100 {
+        let got = channel.basic_get("msgkit.dead_letter.g".into(), BasicGetOptions::default()).await?;
+        handed_out += usize::from(got.ok_or("a letter")?.delivery.redelivered);
+    }
+    assert_eq!(handed_out, 1);
+    Ok(())
+}
+
+/// However it is looked at, and whatever is removed and replayed: the order stays, across many windows.
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_keep_their_order() -> Tested {
+    let Some(rabbit) = there(RabbitMq::shared()) else { return Ok(()) };
+    let vhost = rabbit.vhost("order")?;
+    let transport = amqp(vhost.url(), |_| {});
+    declare(&transport, "g").await?;
+    let mut expected: Vec<usize> = (0..1500).collect();
+    bury(&transport, expected.len(), 4).await?;
+    let numbers = |page: &[(usize, String)]| page.iter().map(|(n, _)| *n).collect::<Vec<_>>();
+    let first = letters(&transport, None, 40).await?;
+    assert_eq!(numbers(&first), expected[..40]);
+    // These lie in front of the others now, and one of them is looked at.
+    assert_eq!(numbers(&letters(&transport, None, 1).await?), [0]);
+    let second = letters(&transport, Some(&first[39].1), 40).await?;
+    assert_eq!(numbers(&second), expected[40..80]);
+    let all = letters(&transport, None, 2000).await?;
+    assert_eq!(numbers(&all), expected);
+    let Some(operate) = transport.operate() else { panic!("RabbitMQ can be asked") };
+    let group = Group::new("g")?;
+    // In the middle of a window, at the end of one, and the last of all.
+    for n in [40, 63, 1499] {
+        operate.remove_dead_letter(&group, &all[n].1).await?;
+        expected.retain(|kept| *kept != n);
+    }
+    operate.replay(&group, &all[700].1).await?;
+    expected.retain(|kept| *kept != 700);
+    assert_eq!(numbers(&letters(&transport, None, 2000).await?), expected);
+    assert_eq!(numbers(&letters(&transport, Some(&all[1400].1), 5).await?), expected[1398..1403]);
+    // An empty page would say that the end was reached.
+    let gone = letters(&transport, Some(&all[63].1), 5).await.err().ok_or("a page after what is gone")?;
+    assert!(gone.to_string().contains(&all[63].1), "it names the position: {gone}");
+    assert!(letters(&transport, Some(&all[1498].1), 5).await?.is_empty());
+    transport.close().await?;
+    Ok(())
 }
 
 /// How many consume a queue; none where it is not there, which closes the channel.

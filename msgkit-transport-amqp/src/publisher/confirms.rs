@@ -11,11 +11,11 @@ use futures_util::FutureExt as _;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Confirmation};
 use msgkit::transport::{TransportError, TransportErrorKind};
-use tokio::sync::Mutex;
 
 use super::place::{Parcel, Place};
 use crate::broker::{Broker, KnownGroup};
 use crate::error::{self, closed};
+use crate::kept::Kept;
 use crate::later::{LOWEST, Later};
 use crate::topology::short;
 use crate::wire::{self, Written};
@@ -38,7 +38,7 @@ pub(crate) enum Outcome {
 
 /// The channel that publishes, made when it is needed and again when it is lost.
 #[derive(Debug, Default)]
-pub(crate) struct Confirms(Mutex<Option<Arc<Publishing>>>);
+pub(crate) struct Confirms(Kept<Publishing>);
 
 #[derive(Debug)]
 struct Publishing {
@@ -270,21 +270,17 @@ impl Broker {
 
     /// The channel that publishes, with confirmations.
     async fn publishing_channel(&self) -> Result<Arc<Publishing>, TransportError> {
-        let mut state = self.confirms.0.lock().await;
-        if let Some(publishing) = &*state
-            && publishing.channel.status().connected()
-            && !publishing.spoilt.load(Ordering::Acquire)
-        {
-            return Ok(publishing.clone());
-        }
-        *state = None;
-        let channel = self.publishing.channel().await?;
-        channel
-            .confirm_select(ConfirmSelectOptions::default())
-            .await
-            .map_err(|error| error::of(error, "asking for confirmations"))?;
-        let publishing = Arc::new(Publishing { channel, spoilt: AtomicBool::new(false) });
-        *state = Some(publishing.clone());
-        Ok(publishing)
+        let lives = |publishing: &Publishing| {
+            publishing.channel.status().connected() && !publishing.spoilt.load(Ordering::Acquire)
+        };
+        let link = self.publishing.clone();
+        let making = async move {
+            let deadline = link.deadline();
+            let channel = link.channel_until(deadline).await?;
+            let selecting = channel.confirm_select(ConfirmSelectOptions::default());
+            link.until(deadline, selecting, "asking for confirmations").await?;
+            Ok(Publishing { channel, spoilt: AtomicBool::new(false) })
+        };
+        self.confirms.0.get(lives, making).await
     }
 }

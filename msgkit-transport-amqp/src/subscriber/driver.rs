@@ -29,6 +29,8 @@ pub(super) struct Driver {
     subscription: Subscription,
     session: Session,
     topics: Topics,
+    /// This channel was told settlements since the broker's last word.
+    unanswered: bool,
     /// The last look found that the queue knows no consumer.
     doubtful: bool,
 }
@@ -51,8 +53,9 @@ impl Driver {
         subscription: Subscription,
     ) -> Result<Self, TransportError> {
         let session = Session::open(&broker, &subscription).await?;
-        member.new_epoch();
-        Ok(Self { broker, member, subscription, session, topics: Topics::default(), doubtful: false })
+        member.new_epoch(false);
+        let topics = Topics::default();
+        Ok(Self { broker, member, subscription, session, topics, unanswered: false, doubtful: false })
     }
 
     /// Until the receiver leaves, the transport closes, or the broker refuses for good.
@@ -66,7 +69,7 @@ impl Driver {
                 }
                 Ended::Cancelled => self.cancelled(),
             }
-            self.member.new_epoch();
+            self.member.new_epoch(std::mem::take(&mut self.unanswered));
             match self.open_again().await {
                 Ok(true) => {}
                 Ok(false) => break None,
@@ -224,7 +227,8 @@ impl Driver {
 
     /// Does what the receiver asks for: first no more is fetched, then what was settled is told.
     async fn settle(&mut self, work: Work, over: bool) -> lapin::Result<()> {
-        let asked = !work.flushes.is_empty() || (over && !work.settled.is_empty());
+        self.unanswered |= !work.settled.is_empty();
+        let asked = !work.flushes.is_empty() || (over && self.unanswered);
         let told = async {
             if work.stopped || over {
                 self.session.stop().await?;
@@ -233,6 +237,10 @@ impl Driver {
             if asked { self.session.barrier().await } else { Ok(()) }
         };
         let told = told.await;
+        if asked && (told.is_ok() || !work.flushes.is_empty()) {
+            // The broker has all of it, or those who asked are told now that it has not.
+            self.unanswered = false;
+        }
         for flush in work.flushes {
             let _ = flush.send(if told.is_ok() { Ok(()) } else { Err(lost_settlements()) });
         }
@@ -245,7 +253,7 @@ impl Driver {
         let mut pause = PAUSE.0;
         loop {
             for flush in self.member.work().flushes {
-                // Nothing of this channel can be unsettled: it has handed out nothing.
+                // The next channel has handed out nothing yet. What the one before has lost, the member tells.
                 let _ = flush.send(Ok(()));
             }
             let opened = tokio::select! {

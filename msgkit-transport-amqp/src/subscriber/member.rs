@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use msgkit::transport::{Delivery, Incoming, Settle, Token, TransportError};
 use tokio::sync::{Notify, oneshot, watch};
 
+use super::lost_settlements;
 use crate::broker::Broker;
 use crate::error::closed;
 
@@ -34,6 +35,8 @@ struct State {
     /// Of those, the starts of each that was started before, by tag.
     restarted: HashMap<u64, u32>,
     settled: Vec<u64>,
+    /// Settlements were lost of which no flush has told yet.
+    lost: bool,
     flushes: Vec<oneshot::Sender<Result<(), TransportError>>>,
     failure: Option<TransportError>,
     stopped: bool,
@@ -148,8 +151,9 @@ impl Member {
         self.wake.notify_one();
     }
 
-    /// Resolves when the broker has taken what was settled before; fails where the task is over.
-    pub(crate) async fn flush(&self) -> Result<Result<(), TransportError>, oneshot::error::RecvError> {
+    /// Resolves when the broker has taken what was settled before. What was lost since the last flush fails this one: the
+    /// channel that answers it knows nothing of that.
+    pub(crate) async fn flush(&self) -> Result<(), TransportError> {
         let (reply, answer) = oneshot::channel();
         {
             let mut state = self.lock();
@@ -158,7 +162,14 @@ impl Member {
             }
         }
         self.wake.notify_one();
-        answer.await
+        let told = answer.await;
+        let lost = std::mem::take(&mut self.lock().lost);
+        match told {
+            Ok(Err(error)) => Err(error),
+            _ if lost => Err(lost_settlements()),
+            // Where the task is over, what it had was told to the broker before.
+            Ok(Ok(())) | Err(_) => Ok(()),
+        }
     }
 
     /// For the task: whether nothing is fetched or in hand.
@@ -177,12 +188,14 @@ impl Member {
         let _ = self.over.subscribe().wait_for(|over| *over).await;
     }
 
-    /// For the task: a new channel, whose tags begin anew. What was fetched by the one before comes again.
-    pub(crate) fn new_epoch(&self) {
+    /// For the task: a new channel, whose tags begin anew. What was fetched by the one before comes again; `unanswered` says
+    /// that it was told settlements without the broker's word on them.
+    pub(crate) fn new_epoch(&self, unanswered: bool) {
         let mut state = self.lock();
         state.epoch += 1;
         state.forget();
         let lost = state.settled.drain(..).len() as u64;
+        state.lost |= unanswered || lost > 0;
         self.count_late(lost);
     }
 
@@ -211,6 +224,7 @@ impl Member {
         state.failure = failure;
         state.forget();
         let lost = state.settled.drain(..).len() as u64;
+        state.lost |= lost > 0;
         state.flushes.clear();
         drop(state);
         self.count_late(lost);
@@ -238,6 +252,7 @@ impl Settle for Member {
                 late += 1;
             }
         }
+        state.lost |= late > 0;
         drop(state);
         self.count_late(late);
         self.wake.notify_one();

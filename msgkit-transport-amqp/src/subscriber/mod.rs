@@ -67,11 +67,7 @@ impl Deliveries for AmqpDeliveries {
     }
 
     async fn flush(&mut self) -> Result<(), TransportError> {
-        match self.member.flush().await {
-            Ok(result) => result,
-            // The task is over: what it had was told to the broker, or has been lost with the connection.
-            Err(_) => Ok(()),
-        }
+        self.member.flush().await
     }
 
     async fn close(&mut self) -> Result<(), TransportError> {
@@ -91,6 +87,6 @@ impl Drop for AmqpDeliveries {
 fn lost_settlements() -> TransportError {
     TransportError::new(
         TransportErrorKind::Unavailable,
-        "the channel was lost before the broker had taken all settlements; their messages come again",
+        "the channel was lost before the broker had confirmed all settlements; what it has not taken comes again",
     )
 }
