@@ -51,6 +51,11 @@ async fn entries_of_readers_without_a_group_are_made_again_before_they_expire() 
     }
 }
 
+/// Three devices of one place.
+const OURS: &str = "device.AA~3A01.raw";
+const DECLARED: &str = "device.AA~3A02.raw";
+const FOREIGN: &str = "device.AA~3A03.raw";
+
 fn message((topic, key, text): (&str, &str, &'static str)) -> Outgoing {
     let payload = Bytes::from_static(text.as_bytes());
     let topic = topic.parse().unwrap();
@@ -78,9 +83,6 @@ async fn settled(deliveries: &mut dyn Deliveries, count: usize) -> Vec<String> {
 /// Of a place that three topics share a member knows one, another member of its group declares the next, and nobody the third.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_undecided_keeps_its_place_and_holds_up_its_key_alone() {
-    const OURS: &str = "device.AA~3A01.raw";
-    const DECLARED: &str = "device.AA~3A02.raw";
-    const FOREIGN: &str = "device.AA~3A03.raw";
     let Some(stand_in) = stand_in() else { return };
     let endpoint = Some(format!("http://{}", stand_in.address()));
     let config = PubsubConfig { endpoint, ..PubsubConfig::default() };
@@ -114,5 +116,41 @@ async fn what_is_undecided_keeps_its_place_and_holds_up_its_key_alone() {
     let mut later = pubsub.subscribe(&of(FOREIGN)).await.unwrap();
     pubsub.publish(vec![message((FOREIGN, "k", "7"))]).await.unwrap();
     assert_eq!(settled(&mut *later, 1).await, ["7"]);
+    pubsub.close().await.unwrap();
+}
+
+/// Entries that were asked for before it came may lack the one by which its group takes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_while_the_entries_are_asked_for_waits_for_the_next_answer() {
+    let Some(stand_in) = stand_in() else { return };
+    let endpoint = Some(format!("http://{}", stand_in.address()));
+    let config = PubsubConfig { endpoint, ..PubsubConfig::default() };
+    let url = TransportUrl::parse("pubsub://late/app").unwrap();
+    let pubsub = Pubsub::with(&url, config, Clock::system()).unwrap();
+    let core = pubsub.core();
+    let nobody_asks = core.asked.lock().await;
+    let group: Group = "g".parse().unwrap();
+    let reader = Reader::group(&group);
+    let subscription = Subscription::group(group, [OURS.parse::<Pattern>().unwrap()]);
+    let reads = core.ensure_reader(&reader, &subscription).await.unwrap();
+    let member = Arc::new(Member::new(core, 1));
+    let running = tokio::spawn(Driver::new(core, member.clone(), Some(reader), subscription, reads).run());
+    pubsub.publish(vec![message((FOREIGN, "k", "1"))]).await.unwrap();
+    let came = async {
+        loop {
+            if let Some(after) = member.undecided() {
+                return after;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let after = timeout(PATIENCE, came).await.expect("it came");
+    member.decide(after - 1, |_| false);
+    assert_eq!(member.undecided(), Some(after), "it came later than that was asked");
+    member.decide(after, |_| false);
+    assert_eq!(member.undecided(), None, "it is nobody's");
+    drop(nobody_asks);
+    member.enter(Phase::Left);
+    running.await.unwrap();
     pubsub.close().await.unwrap();
 }
