@@ -10,11 +10,13 @@ use msgkit::envelope::Clock;
 use msgkit::transport::{Group, TransportError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::client::Clients;
 use crate::config::PubsubConfig;
 use crate::error::{self, closed};
 use crate::names::Names;
+use crate::places::Entries;
 use crate::publisher::Sender;
 
 /// How long the service may take to see the end of a stream.
@@ -35,6 +37,8 @@ pub(crate) struct Core {
     pub(crate) made: watch::Sender<u64>,
     /// One reader at a time looks into dead letters.
     pub(crate) looking: tokio::sync::Mutex<()>,
+    /// When the entries were asked for last because of what came, and what they said; one asks at a time, for all.
+    pub(crate) asked: tokio::sync::Mutex<Option<(Instant, Option<Arc<Entries>>)>>,
     pub(crate) closing: watch::Sender<bool>,
     known: Mutex<Known>,
     drivers: Mutex<Vec<JoinHandle<()>>>,
@@ -62,6 +66,7 @@ impl Core {
             late: AtomicU64::new(0),
             made: watch::Sender::new(0),
             looking: tokio::sync::Mutex::default(),
+            asked: tokio::sync::Mutex::default(),
             closing: watch::Sender::new(false),
             known: Mutex::default(),
             drivers: Mutex::default(),

@@ -5,6 +5,8 @@
 //! the topics that are there. Whichever comes first, one of them sees the other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::{StreamExt as _, TryStreamExt as _};
@@ -13,6 +15,7 @@ use google_cloud_gax::paginator::ItemPaginator as _;
 use google_cloud_pubsub::model::{DeadLetterPolicy, ExpirationPolicy, Subscription as Wanted};
 use msgkit::Pattern;
 use msgkit::transport::{Destination, Group, Subscription, TransportError, TransportErrorKind};
+use tokio::time::{Instant, sleep_until};
 
 use crate::core::Core;
 use crate::error::{self, code, invalid};
@@ -25,6 +28,11 @@ const AT_ONCE: usize = 8;
 const DEFAULT_RETENTION: u64 = 7 * 24 * 3600;
 /// The longest page of a listing.
 const PAGE: i32 = 1000;
+/// The shortest time from one question for the entries to the next, where messages come that nobody here knows.
+const BETWEEN: Duration = Duration::from_secs(1);
+
+/// What each reader takes.
+pub(crate) type Entries = BTreeMap<Reader, Vec<Pattern>>;
 
 /// What a subscription is for, which decides how it is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -276,10 +284,10 @@ impl Core {
     }
 
     /// What each reader takes.
-    pub(crate) async fn entries(&self) -> Result<BTreeMap<Reader, Vec<Pattern>>, TransportError> {
+    pub(crate) async fn entries(&self) -> Result<Entries, TransportError> {
         let topic = self.names.groups()?;
         let client = self.clients.topics().await?;
-        let mut all: BTreeMap<Reader, Vec<Pattern>> = BTreeMap::new();
+        let mut all = Entries::new();
         let mut page = String::new();
         loop {
             let listing =
@@ -299,6 +307,23 @@ impl Core {
                 return Ok(all);
             }
         }
+    }
+
+    /// The same, asked for after `since`; once a second at most, by all who read.
+    pub(crate) async fn entries_since(&self, since: Instant) -> Result<Arc<Entries>, TransportError> {
+        let mut asked = self.asked.lock().await;
+        if let Some((at, told)) = &*asked {
+            match told {
+                Some(entries) if *at > since => return Ok(entries.clone()),
+                _ => sleep_until(*at + BETWEEN).await,
+            }
+        }
+        let at = Instant::now();
+        // Also where there is no answer.
+        *asked = Some((at, None));
+        let entries = Arc::new(self.entries().await?);
+        *asked = Some((at, Some(entries.clone())));
+        Ok(entries)
     }
 
     /// The topics that are there and may hold messages of `patterns`.

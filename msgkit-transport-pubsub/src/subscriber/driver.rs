@@ -12,16 +12,20 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::LEAVE;
+use super::known::Known;
 use super::member::{Answer, Member, Phase};
 use super::source::Source;
 use crate::core::{Core, closing};
 use crate::names::Reader;
+use crate::places::Entries;
 
 /// The most copies of a delay step that are fetched beyond those in hand.
 const COPIES_AHEAD: u32 = 100;
 
 type Reads = BTreeMap<String, String>;
 type Acks = FuturesUnordered<BoxFuture<'static, Vec<Answer>>>;
+/// What the entries say, and the number before which all had come when they were asked for.
+type Told = (u64, Result<Arc<Entries>, TransportError>);
 
 /// The task of one subscription.
 pub(super) struct Driver {
@@ -30,6 +34,7 @@ pub(super) struct Driver {
     /// `None` where it reads copies.
     reader: Option<Reader>,
     subscription: Arc<Subscription>,
+    known: Arc<Known>,
     /// What is read, with the topic of each.
     reads: Reads,
     tasks: JoinSet<()>,
@@ -45,11 +50,13 @@ impl Driver {
         subscription: Subscription,
         reads: Reads,
     ) -> Self {
+        let subscription = Arc::new(subscription);
         let mut driver = Self {
             core: core.clone(),
             member,
+            known: Arc::new(Known::new(reader.clone(), subscription.clone())),
             reader,
-            subscription: Arc::new(subscription),
+            subscription,
             reads: Reads::new(),
             tasks: JoinSet::new(),
             renew_at: Instant::now() + core.config.ephemeral_expiry / 4,
@@ -82,6 +89,7 @@ impl Driver {
                     _ => ahead.min(COPIES_AHEAD),
                 },
                 subscription: self.subscription.clone(),
+                known: self.known.clone(),
                 name: name.clone(),
             };
             self.tasks.spawn(source.run());
@@ -114,6 +122,26 @@ impl Driver {
         )
     }
 
+    /// Asks what the group takes, where something came of which nobody here knows.
+    fn ask(&self) -> Option<BoxFuture<'static, Told>> {
+        let before = self.member.undecided()?;
+        let (core, since) = (self.core.clone(), Instant::now());
+        Some(async move { (before, core.entries_since(since).await) }.boxed())
+    }
+
+    /// Decides by what the entries say.
+    fn decide(&self, (before, told): Told) {
+        let told = match told {
+            Err(error) if error.is_temporary() => {
+                tracing::warn!(error = %msgkit::Chain(&error), "asking what the group takes failed; it is asked again");
+                return;
+            }
+            told => told,
+        };
+        let complete = self.known.learn(told.as_deref(), &self.core.names);
+        self.member.decide(before, |topic| !complete || self.known.takes(topic));
+    }
+
     /// Until the receiver leaves or the transport closes.
     pub(super) async fn run(mut self) {
         let mut acks = Acks::new();
@@ -122,6 +150,7 @@ impl Driver {
         let mut looks = interval_at(Instant::now() + refresh, refresh);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looking: Option<BoxFuture<'static, Result<Reads, TransportError>>> = None;
+        let mut asking: Option<BoxFuture<'static, Told>> = None;
         let wild = self.reader.is_some() && !self.subscription.patterns.iter().all(msgkit::Pattern::is_exact);
         let (core, member) = (self.core.clone(), self.member.clone());
         let mut closed = pin!(closing(&core));
@@ -133,7 +162,13 @@ impl Driver {
                 () = &mut left => break,
                 () = self.member.settled.notified() => acks.extend(self.member.acks()),
                 Some(answers) = acks.next() => self.member.answered(answers),
-                found = async { looking.as_mut().map_or_else(|| std::future::pending().boxed(), |look| look.boxed()).await } => {
+                () = self.member.unknown.notified(), if asking.is_none() => asking = self.ask(),
+                told = answer(&mut asking) => {
+                    self.decide(told);
+                    // For what came meanwhile.
+                    asking = self.ask();
+                }
+                found = answer(&mut looking) => {
                     looking = None;
                     match found {
                         Ok(found) if self.member.phase() == Phase::Reads => self.read_also(found),
@@ -153,6 +188,8 @@ impl Driver {
                 }
             }
         }
+        // Others may ask now.
+        drop(asking);
         self.leave(acks).await;
     }
 
@@ -198,6 +235,14 @@ impl Driver {
             let _ = timeout(LEAVE / 4, self.core.remove(all)).await;
         }
         self.member.end(None);
+    }
+}
+
+/// The answer to what is asked; where that is nothing, there is none.
+async fn answer<T>(asked: &mut Option<BoxFuture<'static, T>>) -> T {
+    match asked {
+        Some(asked) => asked.await,
+        None => std::future::pending().await,
     }
 }
 

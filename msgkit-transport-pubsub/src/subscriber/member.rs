@@ -1,6 +1,6 @@
 //! A subscription as both sides see it: the deliveries that a service holds, and the tasks that read for it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +10,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use google_cloud_pubsub::subscriber::handler::Handler;
+use msgkit::Topic;
 use msgkit::transport::{Incoming, Settle, Token, TransportError, TransportErrorKind};
 use tokio::sync::{Notify, watch};
 
@@ -29,6 +30,8 @@ pub(crate) struct Member {
     pub(crate) arrived: Notify,
     /// Whether something came that the receiver was not told of.
     untold: AtomicBool,
+    /// Something came of which nobody here knows whose it is.
+    pub(crate) unknown: Notify,
     /// Settlements wait to be confirmed.
     pub(crate) settled: Notify,
     /// The word on a settlement came.
@@ -53,6 +56,8 @@ struct State {
     next: u64,
     /// What was fetched, or given back, and not handed out, by the order in which it came.
     buffer: BTreeMap<u64, Incoming>,
+    /// What was fetched and is not handed out yet: it is undecided whose it is, or whose one before it of its key is.
+    withheld: BTreeMap<u64, Withheld>,
     /// Everything that is unsettled, fetched or in hand.
     held: HashMap<u64, Held>,
     /// What was settled, while an earlier message of its key is not: the service takes settlements of a key in order.
@@ -78,6 +83,11 @@ struct Held {
     key: String,
     count: u32,
     handler: Handler,
+}
+
+struct Withheld {
+    undecided: bool,
+    message: Incoming,
 }
 
 /// A message as it came from the service.
@@ -114,7 +124,7 @@ impl State {
     fn take(&mut self, id: u64) -> Option<Held> {
         let held = self.held.remove(&id)?;
         self.ids.remove(&(held.source, held.message.clone()));
-        if self.buffer.remove(&id).is_none() {
+        if self.buffer.remove(&id).is_none() && self.withheld.remove(&id).is_none() {
             self.in_hand = self.in_hand.saturating_sub(1);
         }
         Some(held)
@@ -128,6 +138,30 @@ impl State {
                 if ids.is_empty() {
                     self.keys.remove(&key);
                 }
+            }
+        }
+    }
+
+    /// Whether the latest message of a key is withheld, so that what comes behind it is as well.
+    fn withholds(&self, source: usize, key: &str) -> bool {
+        if key.is_empty() || self.withheld.is_empty() {
+            return false;
+        }
+        let latest = self.keys.get(&(source, key.to_owned())).and_then(BTreeSet::last);
+        latest.is_some_and(|latest| self.withheld.contains_key(latest))
+    }
+
+    /// Withholds no more what is decided, unless one before it of its key is not.
+    fn release(&mut self) {
+        let mut closed = HashSet::new();
+        for (id, withheld) in std::mem::take(&mut self.withheld) {
+            let held = self.held.get(&id).filter(|held| !held.key.is_empty());
+            let key = held.map(|held| (held.source, held.key.clone()));
+            if withheld.undecided || key.as_ref().is_some_and(|key| closed.contains(key)) {
+                closed.extend(key);
+                self.withheld.insert(id, withheld);
+            } else {
+                self.buffer.insert(id, withheld.message);
             }
         }
     }
@@ -178,6 +212,7 @@ impl Member {
             state: Mutex::default(),
             prefetch: prefetch.max(1),
             arrived: Notify::new(),
+            unknown: Notify::new(),
             untold: AtomicBool::new(false),
             settled: Notify::new(),
             confirmed: Notify::new(),
@@ -246,17 +281,34 @@ impl Member {
 
     /// For a reading task: what came from the service. The receiver hears of it with [`Member::tell`].
     pub(crate) fn put(&self, came: Came) {
+        self.add(came, false);
+    }
+
+    /// For a reading task: the same of a message that the group may take, as far as is known. It keeps its lease and its place
+    /// until [`Member::decide`].
+    pub(crate) fn withhold(&self, came: Came) {
+        self.add(came, true);
+        self.unknown.notify_one();
+    }
+
+    fn add(&self, came: Came, undecided: bool) {
         let Came { source, id: message_id, key, message, handler } = came;
         let count =
             handler.delivery_attempt().and_then(|count| u32::try_from(count).ok()).unwrap_or(1).max(1);
         let mut state = self.lock();
         let known = (source, message_id.clone());
         // It comes again while it is held here: its lease was lost, or the service hands it out twice.
-        if let Some(id) = state.ids.get(&known).copied()
-            && let Some(held) = state.take(id)
-        {
-            state.keep_stale(held, id);
+        if let Some(id) = state.ids.get(&known).copied() {
+            let waited = state.withheld.get(&id).is_some_and(|withheld| withheld.undecided);
+            if let Some(held) = state.take(id) {
+                state.keep_stale(held, id);
+            }
+            if waited {
+                // What came behind it waits for it no more.
+                state.release();
+            }
         }
+        let withheld = undecided || state.withholds(source, &key);
         let id = state.next;
         state.next += 1;
         state.ids.insert(known, id);
@@ -264,9 +316,43 @@ impl Member {
             state.keys.entry((source, key.clone())).or_default().insert(id);
         }
         state.held.insert(id, Held { source, message: message_id, key, count, handler });
-        state.buffer.insert(id, message);
+        if withheld {
+            state.withheld.insert(id, Withheld { undecided, message });
+        } else {
+            state.buffer.insert(id, message);
+        }
         drop(state);
         self.untold.store(true, Ordering::Release);
+    }
+
+    /// For the supervising task: the number before which everything came that is undecided; `None` where nothing is.
+    pub(crate) fn undecided(&self) -> Option<u64> {
+        let state = self.lock();
+        (!state.withheld.is_empty()).then_some(state.next)
+    }
+
+    /// For the supervising task: what the group takes is handed out. What it does not is skipped, if it came `before` that was
+    /// asked; what came later waits for the next answer.
+    pub(crate) fn decide(&self, before: u64, takes: impl Fn(&Topic) -> bool) {
+        let mut state = self.lock();
+        let mut foreign = Vec::new();
+        for (id, withheld) in &mut state.withheld {
+            let ours = withheld.message.envelope().is_none_or(|envelope| takes(envelope.topic()));
+            withheld.undecided &= !ours;
+            if withheld.undecided && *id < before {
+                foreign.push(*id);
+            }
+        }
+        for id in foreign {
+            if let Some(held) = state.take(id) {
+                state.leaves_key(held.source, &held.key, id);
+                state.tell(held);
+            }
+        }
+        state.release();
+        drop(state);
+        self.settled.notify_one();
+        self.arrived.notify_one();
     }
 
     /// For a reading task: the receiver is told of what has come.
@@ -402,6 +488,7 @@ impl Member {
         let mut held: Vec<(u64, Held)> = state.held.drain().collect();
         held.sort_unstable_by_key(|(id, _)| *id);
         state.buffer.clear();
+        state.withheld.clear();
         state.ids.clear();
         state.keys.clear();
         state.in_hand = 0;

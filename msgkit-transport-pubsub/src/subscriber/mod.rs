@@ -2,6 +2,7 @@
 //! receives from what both share.
 
 mod driver;
+mod known;
 mod member;
 mod source;
 

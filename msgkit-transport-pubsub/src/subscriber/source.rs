@@ -13,8 +13,9 @@ use google_cloud_pubsub::model::Message;
 use google_cloud_pubsub::subscriber::handler::Handler;
 use google_cloud_pubsub::subscriber::{MessageStream, ShutdownBehavior};
 use msgkit::Topic;
-use msgkit::transport::{Incoming, Subscription, TransportError, TransportErrorKind};
+use msgkit::transport::{Subscription, TransportError, TransportErrorKind};
 
+use super::known::{Known, Whose};
 use super::member::{Came, Member, Phase};
 use crate::core::Core;
 use crate::error::{self, code};
@@ -35,6 +36,7 @@ pub(super) struct Source {
     /// `None` where it reads copies, which all belong to the group.
     pub(super) reader: Option<Reader>,
     pub(super) subscription: Arc<Subscription>,
+    pub(super) known: Arc<Known>,
     /// How many may be fetched beyond those in hand.
     pub(super) ahead: u32,
 }
@@ -158,22 +160,13 @@ impl Source {
             raw.implied = topic;
         }
         let message = wire::read(&raw, &self.subscription.ingest, self.core.clock.now());
-        if self.is_ours(&message) {
-            let Raw { id, key, .. } = raw;
-            self.member.put(Came { source: self.number, id, key, message, handler });
-        } else {
-            self.member.skip(handler);
-        }
-    }
-
-    /// A message of another topic in the same place is skipped; what cannot be read is not, nor is what waits as a copy, since the
-    /// group has had it before.
-    fn is_ours(&self, message: &Incoming) -> bool {
-        match message {
-            Incoming::Envelope(envelope) if self.reader.is_some() => {
-                self.subscription.matches(envelope.topic())
-            }
-            _ => true,
+        let whose = self.known.whose(&message);
+        let Raw { id, key, .. } = raw;
+        let came = Came { source: self.number, id, key, message, handler };
+        match whose {
+            Whose::Ours => self.member.put(came),
+            Whose::Undecided => self.member.withhold(came),
+            Whose::Foreign => self.member.skip(came.handler),
         }
     }
 

@@ -1,11 +1,11 @@
 //! What was found by reading, and mended: each of it as it would be again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 use google_cloud_auth::credentials::anonymous;
-use google_cloud_pubsub::client::TopicAdmin;
+use google_cloud_pubsub::client::{SubscriptionAdmin, TopicAdmin};
 use msgkit::envelope::NativeHeaders;
 use msgkit::transport::{
     Deliveries, Delivery, Incoming, Publisher as _, Subscriber as _, Subscription, Transport as _,
@@ -29,8 +29,13 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 
 /// Returns when somebody reads in `project`.
 async fn reading(stand_in: &StandIn, project: &str) {
+    streams(stand_in, project, 1).await;
+}
+
+/// Returns when as many streams are open in `project`.
+async fn streams(stand_in: &StandIn, project: &str, count: usize) {
     within("a stream", async {
-        while stand_in.streams(project).unwrap() == 0 {
+        while stand_in.streams(project).unwrap() < count {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
@@ -168,5 +173,82 @@ async fn a_message_that_the_service_moved_keeps_its_topic() {
     assert_eq!((malformed.topic.as_str(), malformed.payload.as_ref()), ("a.b", Some(&payload)));
     moved.ack();
     drop(held);
+    pubsub.close().await.unwrap();
+}
+
+/// Three devices of one place.
+const DEVICES: [&str; 3] = ["device.AA~3A01.raw", "device.AA~3A02.raw", "device.AA~3A03.raw"];
+
+/// A roll-out: what comes of a shared place goes to whichever member the service likes, and an older one has never heard of what
+/// the newer one takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_a_newer_member_takes_is_not_skipped_by_an_older_one() {
+    const EACH: usize = 60;
+    let Some(stand_in) = stand_in() else { return };
+    let open = || pubsub("rollout", support::config(stand_in.address()));
+    let [known, declared, foreign] = DEVICES;
+    let (old, new) = (open(), open());
+    let mut older = old.subscribe(&of("g", known)).await.unwrap();
+    let both = [known, declared].map(|pattern| pattern.parse().unwrap());
+    let mut newer = new.subscribe(&Subscription::group("g".parse().unwrap(), both)).await.unwrap();
+    streams(&stand_in, "rollout", 2).await;
+    // Each with a key of its own, so that both members get some.
+    for topic in [declared, foreign] {
+        let sent = |n| message(topic, &format!("key {n}"), &format!("{topic} {n}"));
+        new.publish((0..EACH).map(sent).collect()).await.unwrap();
+    }
+    let (mut came, mut by_older) = (BTreeSet::new(), 0);
+    let all = async {
+        while came.len() < EACH {
+            let (mut first, mut second) = (VecDeque::new(), VecDeque::new());
+            let received = tokio::select! {
+                received = older.receive(10, &mut first) => received,
+                received = newer.receive(10, &mut second) => received,
+            };
+            received.unwrap();
+            by_older += first.len();
+            for delivery in first.into_iter().chain(second) {
+                came.insert(text(&delivery));
+                delivery.ack();
+            }
+        }
+    };
+    let _ = tokio::time::timeout(PATIENCE, all).await;
+    let wanted: BTreeSet<String> = (0..EACH).map(|n| format!("{declared} {n}")).collect();
+    assert_eq!(came, wanted, "{} came; all that the group takes, and nothing else", came.len());
+    assert!(by_older > 0, "some came to the member that does not know them");
+    // What nobody takes has held up nobody.
+    new.publish(vec![message(known, "key 0", "last")]).await.unwrap();
+    let last = within("the last one", async {
+        tokio::select! {
+            came = take(&mut *older, 1) => came,
+            came = take(&mut *newer, 1) => came,
+        }
+    });
+    let last = last.await.remove(0);
+    assert_eq!(text(&last), "last");
+    last.ack();
+    for pubsub in [old, new] {
+        pubsub.close().await.unwrap();
+    }
+}
+
+/// Nobody can say what a group takes whose entries somebody has deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_entries_of_its_group_a_member_skips_nothing() {
+    let Some(stand_in) = stand_in() else { return };
+    let pubsub = pubsub("entries", support::config(stand_in.address()));
+    let [known, other, _] = DEVICES;
+    let mut reader = pubsub.subscribe(&of("g", known)).await.unwrap();
+    let nobody = anonymous::Builder::new().build();
+    let endpoint = format!("http://{}", stand_in.address());
+    let admin =
+        SubscriptionAdmin::builder().with_credentials(nobody).with_endpoint(endpoint).build().await.unwrap();
+    let entry = format!("projects/entries/subscriptions/app.g~~{known}");
+    admin.delete_subscription().set_subscription(entry).send().await.unwrap();
+    pubsub.publish(vec![message(other, "k", "1")]).await.unwrap();
+    let came = take(&mut *reader, 1).await.remove(0);
+    assert_eq!(text(&came), "1");
+    came.ack();
     pubsub.close().await.unwrap();
 }

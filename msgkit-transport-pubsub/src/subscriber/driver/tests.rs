@@ -1,14 +1,21 @@
 //! On the stand-in, because what is seen is what the service has.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use msgkit::envelope::Clock;
+use bytes::Bytes;
+use msgkit::envelope::{Clock, ContentType};
+use msgkit::transport::{
+    Deliveries, Delivery, Group, Outgoing, Publisher as _, Subscriber as _, Transport as _, TransportUrl,
+};
+use msgkit::{Envelope, Pattern, Timestamp};
 
 use super::*;
 use crate::client::Clients;
 use crate::config::PubsubConfig;
 use crate::names::Names;
 use crate::testing::stand_in;
+use crate::transport::Pubsub;
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -42,4 +49,108 @@ async fn entries_of_readers_without_a_group_are_made_again_before_they_expire() 
         member.enter(Phase::Left);
         running.await.unwrap();
     }
+}
+
+/// Three devices of one place.
+const OURS: &str = "device.AA~3A01.raw";
+const DECLARED: &str = "device.AA~3A02.raw";
+const FOREIGN: &str = "device.AA~3A03.raw";
+
+fn message((topic, key, text): (&str, &str, &'static str)) -> Outgoing {
+    let payload = Bytes::from_static(text.as_bytes());
+    let topic = topic.parse().unwrap();
+    let mut envelope =
+        Envelope::new("tests", "tests.text", topic, ContentType::Json, payload, Timestamp::now());
+    envelope.set_key(Some(key.into()));
+    Outgoing::to_topic(envelope)
+}
+
+async fn settled(deliveries: &mut dyn Deliveries, count: usize) -> Vec<String> {
+    let mut came = VecDeque::new();
+    let receiving = async {
+        while came.len() < count {
+            deliveries.receive(count - came.len(), &mut came).await.unwrap();
+        }
+    };
+    timeout(PATIENCE, receiving).await.expect("what must come");
+    let text =
+        |came: &Delivery| String::from_utf8_lossy(came.message().envelope().unwrap().payload()).into_owned();
+    let texts = came.iter().map(text).collect();
+    came.into_iter().for_each(Delivery::ack);
+    texts
+}
+
+/// Of a place that three topics share a member knows one, another member of its group declares the next, and nobody the third.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_undecided_keeps_its_place_and_holds_up_its_key_alone() {
+    let Some(stand_in) = stand_in() else { return };
+    let endpoint = Some(format!("http://{}", stand_in.address()));
+    let config = PubsubConfig { endpoint, ..PubsubConfig::default() };
+    let url = TransportUrl::parse("pubsub://undecided/app").unwrap();
+    let pubsub = Pubsub::with(&url, config, Clock::system()).unwrap();
+    let core = pubsub.core().clone();
+    let group: Group = "g".parse().unwrap();
+    let of = |topic: &str| Subscription::group(group.clone(), [topic.parse::<Pattern>().unwrap()]);
+    let mut reader = pubsub.subscribe(&of(OURS)).await.unwrap();
+    pubsub.publish(vec![message((OURS, "k", "0"))]).await.unwrap();
+    assert_eq!(settled(&mut *reader, 1).await, ["0"]);
+    let nobody_asks = core.asked.lock().await;
+    assert!(nobody_asks.is_none(), "nothing was asked where everything is known");
+    // The order of several keys of one publish is nobody's promise.
+    let waits = [(FOREIGN, "k", "1"), (OURS, "k", "2"), (DECLARED, "m", "3"), (OURS, "m", "4")];
+    pubsub.publish(waits.into_iter().map(message).collect()).await.unwrap();
+    for free in [(OURS, "l", "5"), (OURS, "n", "6")] {
+        pubsub.publish(vec![message(free)]).await.unwrap();
+    }
+    assert_eq!(settled(&mut *reader, 2).await, ["5", "6"], "whose keys have nothing undecided before them");
+    core.ensure_reader(&Reader::group(&group), &of(DECLARED)).await.unwrap();
+    drop(nobody_asks);
+    let mut rest = settled(&mut *reader, 3).await;
+    let place = |text: &str| rest.iter().position(|came| came == text);
+    assert!(place("3") < place("4"), "in the order of their key: {rest:?}");
+    rest.sort();
+    assert_eq!(rest, ["2", "3", "4"]);
+    reader.flush().await.unwrap();
+    reader.close().await.unwrap();
+    // Whoever declares it now is not owed what was settled before.
+    let mut later = pubsub.subscribe(&of(FOREIGN)).await.unwrap();
+    pubsub.publish(vec![message((FOREIGN, "k", "7"))]).await.unwrap();
+    assert_eq!(settled(&mut *later, 1).await, ["7"]);
+    pubsub.close().await.unwrap();
+}
+
+/// Entries that were asked for before it came may lack the one by which its group takes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_while_the_entries_are_asked_for_waits_for_the_next_answer() {
+    let Some(stand_in) = stand_in() else { return };
+    let endpoint = Some(format!("http://{}", stand_in.address()));
+    let config = PubsubConfig { endpoint, ..PubsubConfig::default() };
+    let url = TransportUrl::parse("pubsub://late/app").unwrap();
+    let pubsub = Pubsub::with(&url, config, Clock::system()).unwrap();
+    let core = pubsub.core();
+    let nobody_asks = core.asked.lock().await;
+    let group: Group = "g".parse().unwrap();
+    let reader = Reader::group(&group);
+    let subscription = Subscription::group(group, [OURS.parse::<Pattern>().unwrap()]);
+    let reads = core.ensure_reader(&reader, &subscription).await.unwrap();
+    let member = Arc::new(Member::new(core, 1));
+    let running = tokio::spawn(Driver::new(core, member.clone(), Some(reader), subscription, reads).run());
+    pubsub.publish(vec![message((FOREIGN, "k", "1"))]).await.unwrap();
+    let came = async {
+        loop {
+            if let Some(after) = member.undecided() {
+                return after;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let after = timeout(PATIENCE, came).await.expect("it came");
+    member.decide(after - 1, |_| false);
+    assert_eq!(member.undecided(), Some(after), "it came later than that was asked");
+    member.decide(after, |_| false);
+    assert_eq!(member.undecided(), None, "it is nobody's");
+    drop(nobody_asks);
+    member.enter(Phase::Left);
+    running.await.unwrap();
+    pubsub.close().await.unwrap();
 }
