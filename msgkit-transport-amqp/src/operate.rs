@@ -26,6 +26,8 @@ use crate::wire::{LETTER, Raw, Topics, read};
 
 /// How long to wait for a message that the broker has said to be there.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait until a queue has what was given back, where others take from it, so that its depth may never tell.
+const BESIDE_OTHERS: Duration = Duration::from_millis(100);
 /// The most messages that are under way to a look at once. What is under way is kept whole, so it is few.
 const WINDOW: usize = 32;
 /// How many bytes may be under way at once, by the largest message that came before; one message always may.
@@ -147,27 +149,32 @@ struct Came {
 }
 
 impl Broker {
-    /// Takes messages of `queue` into the hand one after the other, and none more than `page` needs; and what each is known
-    /// by among those of its queue.
+    /// Takes messages of `queue` into the hand one after the other, and none more than `page` needs and their order; and what
+    /// each is known by among those of its queue.
     async fn look_closely(
         &self,
         queue: &str,
         page: &mut Page<'_>,
-    ) -> Result<Option<(Channel, Vec<String>)>, TransportError> {
+    ) -> Result<Option<(Look, Vec<String>)>, TransportError> {
         if self.depth_of(queue).await?.is_none() {
             return Ok(None);
         }
         let channel = self.consuming.channel().await?;
+        let mut look = Look { channel, queue: queue.to_owned(), windows: Vec::new() };
         let mut prints = Vec::new();
-        while !page.is_full() {
-            let got = channel.basic_get(short(queue), BasicGetOptions::default()).await;
+        // As in `look`: all that was given back before is in front, and would come behind what is given back now.
+        let mut again = true;
+        while again || !page.is_full() {
+            let got = look.channel.basic_get(short(queue), BasicGetOptions::default()).await;
             let got = got.map_err(|error| error::of(error, &format!("looking into queue `{queue}`")))?;
             let Some(got) = got else { break };
+            again &= got.delivery.redelivered;
             let (tag, raw) = (got.delivery.delivery_tag, raw(got.delivery));
+            look.windows.push(Window { last: tag, count: 1 });
             prints.push(raw.print());
             self.show(page, tag, raw);
         }
-        Ok(Some((channel, prints)))
+        Ok(Some((look, prints)))
     }
 
     /// Takes messages of `queue` into the hand, the oldest first, until `page` is full.
@@ -260,8 +267,13 @@ fn raw(delivery: Delivery) -> Raw {
 impl Look {
     /// Gives everything back.
     async fn end(self, broker: &Broker) {
+        self.end_within(broker, PATIENCE).await;
+    }
+
+    /// Gives everything back to a queue that others take from, whose depth may never tell that it is there.
+    async fn end_within(self, broker: &Broker, patience: Duration) {
         // What cannot be given back so goes back with the channel.
-        let _ = self.give_back(broker).await;
+        let _ = self.give_back(broker, patience).await;
         let _ = self.channel.close(200, "looked".into()).await;
     }
 
@@ -276,7 +288,7 @@ impl Look {
                 window.count -= 1;
             }
         }
-        let _ = self.give_back(broker).await;
+        let _ = self.give_back(broker, PATIENCE).await;
         self.channel
             .close(200, "removed".into())
             .await
@@ -285,7 +297,7 @@ impl Look {
 
     /// Gives everything back in its order, window by window, and waits until it is there: whoever looks next asks first
     /// how much that is. The end of a channel would give back the windows in any order.
-    async fn give_back(&self, broker: &Broker) -> Result<(), TransportError> {
+    async fn give_back(&self, broker: &Broker, patience: Duration) -> Result<(), TransportError> {
         let failed = |error| error::of(error, &format!("giving back to queue `{}`", self.queue));
         let mut there = broker.depth_of(&self.queue).await?.unwrap_or(0);
         for windows in self.windows.chunks(AT_ONCE) {
@@ -294,7 +306,7 @@ impl Look {
                 self.channel.basic_nack(window.last, options).await.map_err(failed)?;
                 there += window.count;
             }
-            let deadline = Instant::now() + PATIENCE;
+            let deadline = Instant::now() + patience;
             while broker.depth_of(&self.queue).await?.is_some_and(|depth| depth < there)
                 && Instant::now() < deadline
             {
@@ -339,7 +351,7 @@ impl Operate for Amqp {
         let mut page = Page::new(after, limit);
         let look = broker.look_closely(&queue, &mut page).await;
         let text = format!("group `{group}` has no queue at this broker; declare it first");
-        let (channel, prints) = match look {
+        let (look, prints) = match look {
             Ok(Some(look)) => look,
             missing => {
                 held.release().await;
@@ -348,7 +360,7 @@ impl Operate for Amqp {
         };
         // Written down while they are in hand, so that nobody gets them before.
         held.looked_at(broker, group, prints.into_iter()).await?;
-        let _ = channel.close(200, "looked".into()).await;
+        look.end_within(broker, BESIDE_OTHERS).await;
         page.shown(&queue)
     }
 

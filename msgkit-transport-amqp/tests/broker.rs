@@ -437,6 +437,29 @@ async fn dead_letters_keep_their_order() -> Tested {
     Ok(())
 }
 
+/// What waits for a group is in its order still, however often it was looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peek_leaves_the_order() -> Tested {
+    let Some(rabbit) = there(RabbitMq::shared()) else { return Ok(()) };
+    let vhost = rabbit.vhost("peek")?;
+    let transport = amqp(vhost.url(), |_| {});
+    let wanted = declare(&transport, "g").await?;
+    let sent: Vec<String> = (0..100).map(|n| format!("{n:03}")).collect();
+    transport.publish(sent.iter().map(|text| message(text)).collect()).await?;
+    let operate = transport.operate().ok_or("RabbitMQ can be asked")?;
+    let group = Group::new("g")?;
+    for limit in [60, 1, 20] {
+        assert_eq!(operate.peek(&group, None, limit).await?.len(), limit);
+    }
+    let mut deliveries = transport.subscribe(&wanted.with_prefetch(100)).await?;
+    let mut came = VecDeque::new();
+    while came.len() < sent.len() {
+        tokio::time::timeout(PATIENCE, deliveries.receive(100, &mut came)).await??;
+    }
+    assert_eq!(came.iter().map(text_of).collect::<Vec<_>>(), sent);
+    Ok(())
+}
+
 /// How many consume a queue; none where it is not there, which closes the channel.
 async fn consumers(operator: &Connection, queue: &str) -> Result<u32, Box<dyn std::error::Error>> {
     let channel: Channel = operator.create_channel().await?;

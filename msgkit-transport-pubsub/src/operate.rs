@@ -214,6 +214,15 @@ impl Operate for Pubsub {
     }
 
     async fn replay(&self, group: &Group, position: &str) -> Result<(), TransportError> {
+        // Where nothing is created there may be no entries; a retry topic that is missing is an error then.
+        if self.core().config.create
+            && !self.core().entries().await?.keys().any(|reader| reader.as_group().as_ref() == Some(group))
+        {
+            return Err(error::invalid(format!(
+                "group `{group}` is not declared here, so nobody would handle what is published again; \
+                 its dead letter goes back by `Running::replay`"
+            )));
+        }
         let _alone = self.core().looking.lock().await;
         let (look, message, handler) = self.letter(group, position).await?;
         let done = async {
