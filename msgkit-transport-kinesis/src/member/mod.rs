@@ -67,7 +67,12 @@ impl Member {
             space,
             wanted,
             subscription: subscription.clone(),
-            state: Mutex::new(State::new(subscription.prefetch.max(1), patterns)),
+            state: Mutex::new(State::new(
+                subscription.prefetch.max(1),
+                patterns,
+                // Its table of leases is its own.
+                subscription.group.is_none(),
+            )),
             arrived: Notify::new(),
             due: Notify::new(),
             look: Notify::new(),

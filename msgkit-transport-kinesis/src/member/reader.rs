@@ -257,9 +257,8 @@ impl Member {
     /// Takes what was read. Answers whether the shard is still this member's.
     fn take_in(&self, generation: u64, place: &str, page: Page) -> bool {
         let now = self.core.clock.now();
-        let patterns = self.lock().patterns.clone();
         let (stream, _) = place.split_once('/').unwrap_or((place, ""));
-        let read: Vec<(Sequence, Option<Ready>)> = page
+        let read: Vec<(Sequence, Ready, bool)> = page
             .records
             .into_iter()
             .map(|record| {
@@ -270,23 +269,22 @@ impl Member {
                 let number = sequence.as_str();
                 let arrived = Arrived { stream, place, number, partition_key, data };
                 let (message, told) = read(&arrived, &self.core.names, &self.subscription.ingest, now);
-                // What tells no topic is for every group that reads the stream: better seen than lost.
-                let wanted = patterns.is_empty()
-                    || !told
-                    || patterns.iter().any(|pattern| pattern.matches(message.topic()));
-                (sequence, wanted.then_some(Ready { message, size }))
+                (sequence, Ready { message, size }, told)
             })
             .collect();
         let mut state = self.lock();
-        let Some(held) = state.held.get_mut(&generation) else { return false };
-        for (sequence, message) in read {
-            held.push(sequence, message);
+        let doubted = state.is_in_doubt();
+        for (sequence, ready, told) in read {
+            state.take_in(generation, sequence, ready, told);
         }
+        let doubts = !doubted && state.is_in_doubt();
+        let Some(held) = state.held.get_mut(&generation) else { return false };
         held.behind = page.behind;
         held.ended = page.next.is_none();
         let finished = held.is_finished();
         drop(state);
-        if finished {
+        // The keeper looks whether the group takes it after all.
+        if finished || doubts {
             self.due.notify_one();
         }
         self.arrived.notify_one();
