@@ -100,6 +100,7 @@ impl Kinesis {
             streams: Mutex::new(HashSet::new()),
             members: Mutex::default(),
             late: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
             throttled: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             closing: Notify::new(),
@@ -110,6 +111,13 @@ impl Kinesis {
     #[must_use]
     pub fn lost_leases(&self) -> u64 {
         self.0.late.load(Ordering::Relaxed)
+    }
+
+    /// How many shards the service had dropped, by their stream's retention, before a group had read them to their end: what was
+    /// left in them is gone.
+    #[must_use]
+    pub fn expired_shards(&self) -> u64 {
+        self.0.expired.load(Ordering::Relaxed)
     }
 
     /// How many records and reads the service refused as too much at once; each was tried again.

@@ -7,6 +7,8 @@ mod support;
 
 #[path = "shards/fan_out.rs"]
 mod fan_out;
+#[path = "shards/lost.rs"]
+mod lost;
 #[path = "shards/poison.rs"]
 mod poison;
 #[path = "shards/roll_out.rs"]
