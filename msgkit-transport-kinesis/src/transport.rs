@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use futures_util::future::{join_all, try_join_all};
 use msgkit::envelope::Clock;
 use msgkit::transport::{
-    Capabilities, Declaration, Delay, Factory, Health, KeyOrder, Operate, Options, StartPositions, Transport,
-    TransportError, TransportUrl,
+    Capabilities, Declaration, Delay, Factory, Health, KeyOrder, Operate, Options, StartPositions,
+    Subscription, Transport, TransportError, TransportUrl,
 };
 use msgkit::{Error, ErrorKind};
 use tokio::sync::Notify;
@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use crate::client::Account;
 use crate::config::{KinesisConfig, place};
 use crate::core::Core;
-use crate::error::{self, SYSTEM, closed};
+use crate::error::{self, SYSTEM, closed, invalid};
 use crate::lease::{LeaseStore, MemoryLeases};
 use crate::names::Names;
 use crate::streams::Made;
@@ -235,8 +235,9 @@ impl Transport for Kinesis {
     async fn declare(&self, declarations: &[Declaration]) -> Result<(), TransportError> {
         self.0.open()?;
         for declaration in declarations {
-            if let Declaration::Group { subscription, .. } = declaration {
+            if let Declaration::Group { subscription, retry_steps, .. } = declaration {
                 self.capabilities().admit(SYSTEM, subscription)?;
+                self.outlives(subscription, retry_steps)?;
             }
         }
         try_join_all(declarations.iter().map(|declaration| self.declare_one(declaration))).await?;
@@ -280,6 +281,20 @@ impl Transport for Kinesis {
 }
 
 impl Kinesis {
+    /// Refuses delays whose copies would be gone before they are due.
+    fn outlives(&self, subscription: &Subscription, retry_steps: &[Duration]) -> Result<(), TransportError> {
+        let Some(group) = &subscription.group else { return Ok(()) };
+        let kept = self.0.config.retention;
+        // Jitter may double a delay.
+        match retry_steps.iter().find(|step| step.saturating_mul(2) > kept) {
+            None => Ok(()),
+            Some(step) => Err(invalid(format!(
+                "group `{group}` has a retry after {step:?}, with its jitter up to twice that, and Kinesis keeps copies for \
+                 {kept:?}; raise `retention`, or retry sooner"
+            ))),
+        }
+    }
+
     async fn declare_one(&self, declaration: &Declaration) -> Result<(), TransportError> {
         let core = &self.0;
         match declaration {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use msgkit::transport::{Publisher as _, Subscriber as _, Transport as _};
+use msgkit::transport::{Declaration, Publisher as _, Subscriber as _, Transport as _, TransportErrorKind};
 use msgkit_transport_kinesis::Change;
 
 use super::{by_key, declared, kinesis, local, memory, message, subscription, within};
@@ -52,4 +52,26 @@ async fn a_parent_whose_retention_has_ended_does_not_hold_its_children() {
         assert_eq!(transport.expired_shards(), 1);
         transport.close().await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delay_that_outlasts_its_copy_is_refused() {
+    let Some(local) = local() else { return };
+    let (account, leases) = (local.account(), memory());
+    let transport = kinesis(local.endpoint(), &account, &leases, |_| {});
+    let hours = |hours: u64| Duration::from_secs(hours * 3600);
+    let declared = |steps: &[Duration]| Declaration::Group {
+        subscription: subscription(),
+        retry_steps: steps.to_vec(),
+        dead_letters: false,
+    };
+    let steps = [Duration::from_secs(1), hours(13)];
+    let error = within("the refusal", transport.declare(&[declared(&steps)])).await.unwrap_err();
+    let text = msgkit::Chain(&error).to_string();
+    assert_eq!(error.kind(), TransportErrorKind::Invalid, "{text}");
+    assert!(text.contains("`g`") && text.contains("`retention`"), "{text}");
+    assert!(leases.load(SPACE).await.unwrap().is_empty(), "nothing was made");
+    let longer = kinesis(local.endpoint(), &account, &leases, |config| config.retention = hours(26));
+    within("the declaration", longer.declare(&[declared(&steps)])).await.unwrap();
+    within("the declaration", transport.declare(&[declared(&[hours(12)])])).await.unwrap();
 }
