@@ -238,6 +238,7 @@ impl Member {
 impl Settle for Member {
     fn done(&self, tokens: &mut Vec<Token>) {
         let mut state = self.lock();
+        let full = state.held.values().any(|held| held.places() == 0);
         let mut late = 0;
         for token in tokens.drain(..) {
             if !state.done(token) {
@@ -248,6 +249,9 @@ impl Settle for Member {
         drop(state);
         if late > 0 {
             self.core.late.fetch_add(late, Ordering::Relaxed);
+        }
+        if full {
+            self.room.notify_waiters();
         }
         if leaves {
             self.due.notify_one();

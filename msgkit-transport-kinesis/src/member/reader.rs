@@ -271,8 +271,9 @@ impl Member {
                     return None;
                 }
                 let most = MOST_WAITING.max(state.prefetch);
-                if !held.leaving && held.buffered() < most && held.bytes < MOST_BYTES {
-                    return Some(most - held.buffered());
+                let room = most.saturating_sub(held.buffered()).min(held.places());
+                if !held.leaving && room > 0 && held.bytes < MOST_BYTES {
+                    return Some(room);
                 }
             }
             // Also from time to time: what leaves may stay after all.

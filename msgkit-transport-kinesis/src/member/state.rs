@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use crate::lease::Lease;
 use crate::position::Sequence;
 
-/// How many messages of a shard may be settled behind one that is not: memory is bounded though a handler never ends.
+/// How many records of a shard may be open, whosever they are, and how many of them settled behind one that is not: memory is
+/// bounded though a handler never ends.
 const MOST_AHEAD: usize = 10_000;
 
 /// A message that waits to be handed out.
@@ -85,6 +86,11 @@ impl Held {
 
     pub(super) fn buffered(&self) -> usize {
         self.ready.len()
+    }
+
+    /// How many more records may be read of it before something is settled.
+    pub(super) fn places(&self) -> usize {
+        MOST_AHEAD.saturating_sub(self.watermark.open())
     }
 
     fn settled(&mut self, number: u64) {

@@ -11,6 +11,7 @@ use msgkit::transport::{
     Deliveries, Delivery, Publisher as _, Start, Subscriber as _, Subscription, Transport as _,
     TransportError,
 };
+use msgkit_testing::brokers::KinesisFaults;
 use msgkit_transport_kinesis::{Change, Kinesis, LeaseRow, LeaseStore, MemoryLeases};
 
 use super::{
@@ -125,5 +126,46 @@ async fn the_table_is_read_again_only_for_what_the_known_patterns_do_not_match()
     let (looks, seconds) = (counted.loads.load(Ordering::Relaxed) - before, began.elapsed().as_secs());
     println!("{looks} looks in {seconds} s");
     assert!(looks > 0 && looks as u64 <= seconds + 2, "{looks} looks in {seconds} s");
+    transport.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_the_groups_is_not_read_without_end_behind_a_message_that_is_not_settled() {
+    const OTHERS: usize = 11_000;
+    let Some(local) = local() else { return };
+    let account = local.account();
+    let faults = KinesisFaults::start(local.address()).unwrap();
+    let leases = memory();
+    let one = |config: &mut msgkit_transport_kinesis::KinesisConfig| {
+        config.shards = 1;
+        config.publish_timeout = PATIENCE;
+    };
+    let transport = kinesis(&faults.endpoint(), &account, &leases, one);
+    // Its calls are not counted.
+    let publisher = kinesis(local.endpoint(), &account, &leases, one);
+    let mut reader = within("the subscription", transport.subscribe(&subscription())).await.unwrap();
+    within("the publish", publisher.publish(vec![message("k", "slow")])).await.unwrap();
+    let slow = take(&mut *reader, 1).await.remove(0);
+    let others = (0..OTHERS).map(|n| of_topic("a.c", "", &n.to_string()));
+    within("the publish", publisher.publish(others.collect())).await.unwrap();
+    within("the publish", publisher.publish(vec![message("k", "last")])).await.unwrap();
+    let reads = || faults.calls().iter().filter(|call| call.operation == "GetRecords").count();
+    // A shard that has nothing more is read again after 200 ms.
+    let began = Instant::now();
+    loop {
+        let _ = reads();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        if reads() == 0 {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "it reads and reads");
+    }
+    slow.ack();
+    let last = take(&mut *reader, 1).await.remove(0);
+    assert_eq!(text(&last), "last", "now the rest goes on");
+    last.ack();
+    within("the flush", reader.flush()).await.unwrap();
+    assert_eq!(left(&publisher).await, 0);
+    publisher.close().await.unwrap();
     transport.close().await.unwrap();
 }
