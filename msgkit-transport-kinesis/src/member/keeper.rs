@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Member;
-use super::state::{Held, State};
+use super::state::{Held, State, lost};
 use crate::error::Failure;
 use crate::group::patterns_of;
 use crate::lease::{Change, Lease, LeaseRow};
@@ -125,15 +125,21 @@ impl Member {
         for (_, reader) in keeper.readers.drain() {
             reader.abort();
         }
-        let held: Vec<(Lease, u64)> = {
+        let held: Vec<(Lease, u64, bool)> = {
             let mut state = self.lock();
-            let held = state.held.values().map(|held| (held.lease.clone(), held.version)).collect();
-            state.lose_all();
+            let all = state.held.values();
+            let held = all.map(|held| (held.lease.clone(), held.version, held.owes())).collect();
+            state.give_up_all();
             held
         };
-        let given = held.into_iter().map(|(mut lease, version)| async move {
+        let given = held.into_iter().map(|(mut lease, version, owes)| async move {
             lease.release();
-            self.store.swap(&self.space, Change::write(&lease.key(), version, &lease.to_json())).await
+            let change = &lease.to_json();
+            let given = self.store.swap(&self.space, Change::write(&lease.key(), version, change)).await;
+            if owes && !matches!(given, Ok(true)) {
+                self.lock().unflushed = Some(lost(&lease));
+            }
+            given
         });
         let mut error = join_all(given).await.into_iter().find_map(Result::err);
         if keeper.version > 0 {

@@ -172,7 +172,7 @@ impl Member {
                         return state.flush_error.take();
                     }
                     if state.gone {
-                        return None;
+                        return state.unflushed.take();
                     }
                 }
                 kept.await;

@@ -47,6 +47,9 @@ pub(super) struct Held {
     /// The records of all numbers that the watermark has open.
     numbers: VecDeque<(u64, Sequence)>,
     watermark: Watermark,
+    /// The highest number that a handler has settled, and the mark that the row says.
+    handled: u64,
+    written: u64,
     next: u64,
     /// Up to which number it is stored that messages may be handed out.
     started: u64,
@@ -74,6 +77,8 @@ impl Held {
             in_hand: BTreeSet::new(),
             numbers: VecDeque::new(),
             watermark: Watermark::new(),
+            handled: 0,
+            written: 0,
             next: 1,
             started: 0,
             want: 0,
@@ -86,6 +91,21 @@ impl Held {
 
     pub(super) fn buffered(&self) -> usize {
         self.ready.len()
+    }
+
+    /// Up to which number all is settled.
+    pub(super) fn mark(&self) -> u64 {
+        self.watermark.mark().unwrap_or_default()
+    }
+
+    /// It is stored that all up to number `mark` is settled.
+    pub(super) fn stored_mark(&mut self, mark: u64) {
+        self.written = mark;
+    }
+
+    /// Whether something that a handler has settled is not in the row, so that it comes again where the lease is lost.
+    pub(super) fn owes(&self) -> bool {
+        self.handled > self.written
     }
 
     /// How many more records may be read of it before something is settled.
@@ -199,6 +219,11 @@ pub(super) enum Found {
     End,
 }
 
+/// What a flush says of settlements that went with `lease`.
+pub(super) fn lost(lease: &Lease) -> String {
+    format!("the lease of `{}/{}` was lost before", lease.stream, lease.shard)
+}
+
 #[derive(Debug)]
 pub(super) struct State {
     /// By the generation of the lease, which is every token's epoch.
@@ -229,6 +254,8 @@ pub(super) struct State {
     pub(super) has_share: bool,
     pub(super) flush_asked: u64,
     pub(super) flush_done: u64,
+    /// What was settled went with a lease, and no flush has told it yet.
+    pub(super) unflushed: Option<String>,
     /// What the last flush could not write.
     pub(super) flush_error: Option<String>,
 }
@@ -254,6 +281,7 @@ impl State {
             has_share: false,
             flush_asked: 0,
             flush_done: 0,
+            unflushed: None,
             flush_error: None,
         }
     }
@@ -266,16 +294,31 @@ impl State {
         generation
     }
 
-    /// A lease is somebody else's now: what is in hand of it comes again there.
-    pub(super) fn lose(&mut self, generation: u64) -> Option<Held> {
-        let held = self.held.remove(&generation)?;
-        self.in_hand -= held.in_hand.len();
-        Some(held)
+    /// A lease is not held any more: what is in hand of it comes again elsewhere.
+    pub(super) fn give_up(&mut self, generation: u64) {
+        if let Some(held) = self.held.remove(&generation) {
+            self.in_hand -= held.in_hand.len();
+        }
+    }
+
+    pub(super) fn give_up_all(&mut self) {
+        self.held.clear();
+        self.in_hand = 0;
+    }
+
+    /// A lease is somebody else's now: the next flush tells what was settled and not written.
+    pub(super) fn lose(&mut self, generation: u64) {
+        if let Some(held) = self.held.get(&generation).filter(|held| held.owes()) {
+            let lost = lost(&held.lease);
+            self.unflushed = Some(lost);
+        }
+        self.give_up(generation);
     }
 
     pub(super) fn lose_all(&mut self) {
-        self.held.clear();
-        self.in_hand = 0;
+        for generation in self.held.keys().copied().collect::<Vec<_>>() {
+            self.lose(generation);
+        }
     }
 
     /// A record of a shard that is held; `told` says whether its topic is known.
@@ -392,6 +435,7 @@ impl State {
         if !held.in_hand.remove(&token.id) {
             return false;
         }
+        held.handled = held.handled.max(token.id);
         held.settled(token.id);
         self.in_hand -= 1;
         true

@@ -1,11 +1,13 @@
 //! What is gone: shards whose retention has ended, leases that others have taken.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use msgkit::Group;
 use msgkit::transport::{Declaration, Publisher as _, Subscriber as _, Transport as _, TransportErrorKind};
 use msgkit_transport_kinesis::Change;
 
-use super::{by_key, declared, kinesis, local, memory, message, subscription, within};
+use super::{PATIENCE, by_key, declared, kinesis, local, memory, message, subscription, take, within};
 
 const SPACE: &str = "app/group/g";
 
@@ -74,4 +76,72 @@ async fn a_delay_that_outlasts_its_copy_is_refused() {
     let longer = kinesis(local.endpoint(), &account, &leases, |config| config.retention = hours(26));
     within("the declaration", longer.declare(&[declared(&steps)])).await.unwrap();
     within("the declaration", transport.declare(&[declared(&[hours(12)])])).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flush_tells_of_what_went_with_a_lease() {
+    let Some(local) = local() else { return };
+    let (account, leases) = (local.account(), memory());
+    let members = async || -> BTreeSet<String> {
+        let rows = leases.load(SPACE).await.unwrap();
+        rows.into_iter().map(|row| row.key).filter(|key| key.starts_with("member/")).collect()
+    };
+    let changed = async |prefix: &str, remove: bool| {
+        for row in leases.load(SPACE).await.unwrap().iter().filter(|row| row.key.starts_with(prefix)) {
+            let change = match remove {
+                true => Change::remove(&row.key, row.version),
+                false => Change::write(&row.key, row.version, &row.value),
+            };
+            leases.swap(SPACE, change).await.unwrap();
+        }
+    };
+    // Somebody else has written the lease; nothing tells but the write of the flush itself.
+    let transport = kinesis(local.endpoint(), &account, &leases, |config| {
+        config.shards = 1;
+        config.heartbeat = PATIENCE;
+        config.lease = PATIENCE * 3;
+    });
+    let mut reader = within("the subscription", transport.subscribe(&subscription())).await.unwrap();
+    let batch = || (0..3).map(|n| message("k", &n.to_string())).collect();
+    within("the publish", transport.publish(batch())).await.unwrap();
+    take(&mut *reader, 1).await.remove(0).ack();
+    within("the flush", reader.flush()).await.expect("it is written");
+    take(&mut *reader, 1).await.remove(0).ack();
+    changed("lease/", false).await;
+    let error = within("the flush", reader.flush()).await.expect_err("the lease went with it");
+    assert!(
+        error.is_temporary() && msgkit::Chain(&error).to_string().contains("app.a"),
+        "{}",
+        msgkit::Chain(&error)
+    );
+    within("the flush", reader.flush()).await.expect("it was told");
+    transport.close().await.unwrap();
+    // Taken for dead: the sign of life finds it, before anybody flushes. The first is in hand, and what is behind it is not written.
+    let (account, leases_of_all) = (local.account(), leases.clone());
+    for row in leases.load(SPACE).await.unwrap() {
+        leases.swap(SPACE, Change::remove(&row.key, row.version)).await.unwrap();
+    }
+    let transport = kinesis(local.endpoint(), &account, &leases_of_all, |config| config.shards = 1);
+    let mut reader = within("the subscription", transport.subscribe(&subscription())).await.unwrap();
+    within("the publish", transport.publish(batch())).await.unwrap();
+    let mut came = take(&mut *reader, 2).await;
+    came.remove(1).ack();
+    within("the flush", reader.flush()).await.expect("its lease is held");
+    let before = members().await;
+    changed("member/", true).await;
+    within("it lives on under another name", async {
+        while members().await.is_empty() || !members().await.is_disjoint(&before) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let error = within("the flush", reader.flush()).await.expect_err("all leases went");
+    assert!(error.is_temporary(), "{}", msgkit::Chain(&error));
+    // They come again, and are settled now.
+    drop(came);
+    take(&mut *reader, 3).await.into_iter().for_each(msgkit::transport::Delivery::ack);
+    within("the flush", reader.flush()).await.expect("they are written");
+    let lag = within("the lag", transport.lag(&Group::new("g").unwrap())).await.unwrap();
+    assert_eq!(lag.iter().map(|lag| lag.records).sum::<u64>(), 0);
+    transport.close().await.unwrap();
 }
