@@ -27,6 +27,8 @@ pub(crate) struct Core {
     pub(crate) members: Mutex<Vec<Weak<Member>>>,
     /// Settlements that came after their lease was lost.
     pub(crate) late: AtomicU64,
+    /// Shards whose retention ended before they were read to their end.
+    pub(crate) expired: AtomicU64,
     /// Entries and requests that were refused as too much at once.
     pub(crate) throttled: AtomicU64,
     pub(crate) closed: AtomicBool,

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use futures_util::future::{join_all, try_join_all};
 use msgkit::envelope::Clock;
 use msgkit::transport::{
-    Capabilities, Declaration, Delay, Factory, Health, KeyOrder, Operate, Options, StartPositions, Transport,
-    TransportError, TransportUrl,
+    Capabilities, Declaration, Delay, Factory, Health, KeyOrder, Operate, Options, StartPositions,
+    Subscription, Transport, TransportError, TransportUrl,
 };
 use msgkit::{Error, ErrorKind};
 use tokio::sync::Notify;
@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use crate::client::Account;
 use crate::config::{KinesisConfig, place};
 use crate::core::Core;
-use crate::error::{self, SYSTEM, closed};
+use crate::error::{self, SYSTEM, closed, invalid};
 use crate::lease::{LeaseStore, MemoryLeases};
 use crate::names::Names;
 use crate::streams::Made;
@@ -100,6 +100,7 @@ impl Kinesis {
             streams: Mutex::new(HashSet::new()),
             members: Mutex::default(),
             late: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
             throttled: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             closing: Notify::new(),
@@ -110,6 +111,13 @@ impl Kinesis {
     #[must_use]
     pub fn lost_leases(&self) -> u64 {
         self.0.late.load(Ordering::Relaxed)
+    }
+
+    /// How many shards the service had dropped, by their stream's retention, before a group had read them to their end: what was
+    /// left in them is gone.
+    #[must_use]
+    pub fn expired_shards(&self) -> u64 {
+        self.0.expired.load(Ordering::Relaxed)
     }
 
     /// How many records and reads the service refused as too much at once; each was tried again.
@@ -227,8 +235,9 @@ impl Transport for Kinesis {
     async fn declare(&self, declarations: &[Declaration]) -> Result<(), TransportError> {
         self.0.open()?;
         for declaration in declarations {
-            if let Declaration::Group { subscription, .. } = declaration {
+            if let Declaration::Group { subscription, retry_steps, .. } = declaration {
                 self.capabilities().admit(SYSTEM, subscription)?;
+                self.outlives(subscription, retry_steps)?;
             }
         }
         try_join_all(declarations.iter().map(|declaration| self.declare_one(declaration))).await?;
@@ -272,6 +281,20 @@ impl Transport for Kinesis {
 }
 
 impl Kinesis {
+    /// Refuses delays whose copies would be gone before they are due.
+    fn outlives(&self, subscription: &Subscription, retry_steps: &[Duration]) -> Result<(), TransportError> {
+        let Some(group) = &subscription.group else { return Ok(()) };
+        let kept = self.0.config.retention;
+        // Jitter may double a delay.
+        match retry_steps.iter().find(|step| step.saturating_mul(2) > kept) {
+            None => Ok(()),
+            Some(step) => Err(invalid(format!(
+                "group `{group}` has a retry after {step:?}, with its jitter up to twice that, and Kinesis keeps copies for \
+                 {kept:?}; raise `retention`, or retry sooner"
+            ))),
+        }
+    }
+
     async fn declare_one(&self, declaration: &Declaration) -> Result<(), TransportError> {
         let core = &self.0;
         match declaration {

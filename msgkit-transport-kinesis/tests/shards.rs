@@ -7,8 +7,12 @@ mod support;
 
 #[path = "shards/fan_out.rs"]
 mod fan_out;
+#[path = "shards/lost.rs"]
+mod lost;
 #[path = "shards/poison.rs"]
 mod poison;
+#[path = "shards/roll_out.rs"]
+mod roll_out;
 #[path = "shards/scale.rs"]
 mod scale;
 
@@ -65,8 +69,12 @@ fn memory() -> Arc<dyn LeaseStore> {
 }
 
 fn message(key: &str, text: &str) -> Outgoing {
+    of_topic("a.b", key, text)
+}
+
+fn of_topic(topic: &str, key: &str, text: &str) -> Outgoing {
     let payload = Bytes::from(format!("\"{text}\""));
-    let topic = "a.b".parse().unwrap();
+    let topic = topic.parse().unwrap();
     let mut envelope =
         Envelope::new("test", "test.text", topic, ContentType::Json, payload, Clock::system().now());
     envelope.set_key((!key.is_empty()).then(|| key.into()));

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use msgkit::transport::TransportErrorKind;
@@ -14,12 +15,14 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Member;
-use super::state::{Held, State};
+use super::state::{Held, State, lost};
 use crate::error::Failure;
 use crate::group::patterns_of;
 use crate::lease::{Change, Lease, LeaseRow};
 
 const MEMBER: &str = "member/";
+/// The least time between two looks at the group's patterns where what they do not match has come.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What the keeper knows that nobody else does.
 pub(super) struct Keeper {
@@ -31,6 +34,8 @@ pub(super) struct Keeper {
     readers: HashMap<u64, JoinHandle<()>>,
     seeker: JoinHandle<()>,
     pub(super) next_round: Instant,
+    /// Not before then the group's patterns are looked at again, other than with a sign of life.
+    next_look: Instant,
     pub(super) warned: bool,
 }
 
@@ -50,14 +55,21 @@ impl Member {
             readers: HashMap::new(),
             seeker: tokio::spawn(self.clone().seek()),
             next_round: now,
+            next_look: now,
             warned: false,
         };
         loop {
-            let (asked, quitting) = {
+            let (asked, quitting, doubt, flush) = {
                 let mut state = self.lock();
-                (std::mem::take(&mut state.round_asked), state.quitting)
+                let flush = state.flush_asked > state.flush_done;
+                (std::mem::take(&mut state.round_asked), state.quitting, state.is_in_doubt(), flush)
             };
-            let round = asked || Instant::now() >= keeper.next_round;
+            let now = Instant::now();
+            let round = asked || now >= keeper.next_round;
+            // Whoever flushes or leaves would find what is settled behind something undecided again.
+            if doubt && (flush || quitting || (!round && now >= keeper.next_look)) {
+                self.look(&mut keeper).await;
+            }
             self.write_down(&mut keeper, round || quitting).await;
             if quitting {
                 self.leave(&mut keeper).await;
@@ -72,9 +84,13 @@ impl Member {
                 Err(failure) => self.complain(&mut keeper.warned, &failure),
             }
             self.kept.notify_waiters();
+            let next = match self.lock().is_in_doubt() {
+                true => keeper.next_round.min(keeper.next_look),
+                false => keeper.next_round,
+            };
             tokio::select! {
                 () = self.due.notified() => {}
-                () = tokio::time::sleep_until(keeper.next_round) => {}
+                () = tokio::time::sleep_until(next) => {}
             }
         }
     }
@@ -109,15 +125,21 @@ impl Member {
         for (_, reader) in keeper.readers.drain() {
             reader.abort();
         }
-        let held: Vec<(Lease, u64)> = {
+        let held: Vec<(Lease, u64, bool)> = {
             let mut state = self.lock();
-            let held = state.held.values().map(|held| (held.lease.clone(), held.version)).collect();
-            state.lose_all();
+            let all = state.held.values();
+            let held = all.map(|held| (held.lease.clone(), held.version, held.owes())).collect();
+            state.give_up_all();
             held
         };
-        let given = held.into_iter().map(|(mut lease, version)| async move {
+        let given = held.into_iter().map(|(mut lease, version, owes)| async move {
             lease.release();
-            self.store.swap(&self.space, Change::write(&lease.key(), version, &lease.to_json())).await
+            let change = &lease.to_json();
+            let given = self.store.swap(&self.space, Change::write(&lease.key(), version, change)).await;
+            if owes && !matches!(given, Ok(true)) {
+                self.lock().unflushed = Some(lost(&lease));
+            }
+            given
         });
         let mut error = join_all(given).await.into_iter().find_map(Result::err);
         if keeper.version > 0 {
@@ -132,13 +154,35 @@ impl Member {
         self.kept.notify_waiters();
     }
 
+    /// Looks which patterns the group has by now, because there are messages that the known ones do not match.
+    async fn look(&self, keeper: &mut Keeper) {
+        keeper.next_look = Instant::now() + LOOK;
+        let look = self.lock().begin_look();
+        match self.store.load(&self.space).await {
+            Ok(rows) => self.looked(look, &rows),
+            Err(error) => self.complain(&mut keeper.warned, &error.into()),
+        }
+    }
+
+    fn looked(&self, look: u64, rows: &[LeaseRow]) {
+        // A delay step has all that is in its stream.
+        let patterns = if self.subscription.retry_step.is_some() { Vec::new() } else { patterns_of(rows) };
+        self.lock().looked(look, patterns);
+        self.arrived.notify_one();
+        self.room.notify_waiters();
+        self.due_if_leaving();
+    }
+
     /// A sign of life, a look at the others, and a fair share.
     async fn round(self: &Arc<Self>, keeper: &mut Keeper) -> Result<(), Failure> {
         self.sign_of_life(keeper).await?;
+        keeper.next_look = Instant::now() + LOOK;
+        let look = self.lock().begin_look();
         let rows = self.store.load(&self.space).await?;
+        self.looked(look, &rows);
         let alive = self.alive(keeper, &rows).await?;
         let table = table(&rows);
-        self.compare(keeper, &rows, &table);
+        self.compare(keeper, &table);
         self.share(keeper, &alive, table).await
     }
 
@@ -191,12 +235,8 @@ impl Member {
     }
 
     /// What the table says of the leases held: those of others are lost.
-    fn compare(&self, keeper: &mut Keeper, rows: &[LeaseRow], table: &BTreeMap<String, Row>) {
-        let mut state = self.lock();
-        let patterns = patterns_of(rows);
-        if self.subscription.retry_step.is_none() && !patterns.is_empty() && state.patterns != patterns {
-            state.patterns = patterns;
-        }
+    fn compare(&self, keeper: &mut Keeper, table: &BTreeMap<String, Row>) {
+        let state = self.lock();
         let lost: Vec<(u64, Lease)> = state
             .held
             .iter()

@@ -67,7 +67,12 @@ impl Member {
             space,
             wanted,
             subscription: subscription.clone(),
-            state: Mutex::new(State::new(subscription.prefetch.max(1), patterns)),
+            state: Mutex::new(State::new(
+                subscription.prefetch.max(1),
+                patterns,
+                // Its table of leases is its own.
+                subscription.group.is_none(),
+            )),
             arrived: Notify::new(),
             due: Notify::new(),
             look: Notify::new(),
@@ -167,7 +172,7 @@ impl Member {
                         return state.flush_error.take();
                     }
                     if state.gone {
-                        return None;
+                        return state.unflushed.take();
                     }
                 }
                 kept.await;
@@ -233,6 +238,7 @@ impl Member {
 impl Settle for Member {
     fn done(&self, tokens: &mut Vec<Token>) {
         let mut state = self.lock();
+        let full = state.held.values().any(|held| held.places() == 0);
         let mut late = 0;
         for token in tokens.drain(..) {
             if !state.done(token) {
@@ -243,6 +249,9 @@ impl Settle for Member {
         drop(state);
         if late > 0 {
             self.core.late.fetch_add(late, Ordering::Relaxed);
+        }
+        if full {
+            self.room.notify_waiters();
         }
         if leaves {
             self.due.notify_one();

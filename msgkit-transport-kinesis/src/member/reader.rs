@@ -104,7 +104,7 @@ impl Member {
                 // The next round asks for another, behind what was read last.
                 Err(Failure { cause: Cause::Expired, .. }) => {}
                 Err(failure) => {
-                    if self.stumbled(&place, &failure, &mut trouble).await {
+                    if self.stumbled(generation, &place, &failure, &mut trouble).await {
                         return;
                     }
                 }
@@ -162,7 +162,7 @@ impl Member {
                 // The service takes one subscription a second for each shard.
                 None => tokio::time::sleep(RESUBSCRIBE).await,
                 Some(failure) => {
-                    if self.stumbled(&place, &failure, &mut trouble).await {
+                    if self.stumbled(generation, &place, &failure, &mut trouble).await {
                         return;
                     }
                 }
@@ -178,13 +178,17 @@ impl Member {
     }
 
     /// After a failure: tells what is to be told, and waits. Answers whether trying again makes no sense.
-    async fn stumbled(&self, place: &str, failure: &Failure, trouble: &mut Trouble) -> bool {
+    async fn stumbled(&self, generation: u64, place: &str, failure: &Failure, trouble: &mut Trouble) -> bool {
         match failure.cause {
             Cause::Throttled => {
                 self.core.throttled.fetch_add(1, Ordering::Relaxed);
             }
             // The subscription of whoever had the shard before is not over yet.
             Cause::InUse => {}
+            Cause::NotFound if self.is_expired(place).await => {
+                self.expired(generation, place);
+                return true;
+            }
             _ => {
                 if !std::mem::replace(&mut trouble.warned, true) {
                     let error = msgkit::Chain(&failure.error).to_string();
@@ -201,6 +205,28 @@ impl Member {
         tokio::time::sleep(trouble.wait.mul_f64(0.5 + fastrand::f64())).await;
         trouble.wait = (trouble.wait * 2).min(AGAIN.1);
         false
+    }
+
+    /// Whether the service has dropped a shard: its stream is there, and does not list it any more.
+    async fn is_expired(&self, place: &str) -> bool {
+        let (stream, shard) = place.split_once('/').unwrap_or((place, ""));
+        match self.core.shards(stream).await {
+            // A stream that lists none at all is being made or removed, which tells nothing.
+            Ok(shards) => !shards.is_empty() && shards.iter().all(|listed| listed.id != shard),
+            Err(_) => false,
+        }
+    }
+
+    /// The shard will never be read to its end. It ends here, or its children would wait for it until they are gone as well.
+    fn expired(&self, generation: u64, place: &str) {
+        self.core.expired.fetch_add(1, Ordering::Relaxed);
+        let (stream, shard) = place.split_once('/').unwrap_or((place, ""));
+        tracing::warn!(
+            stream,
+            shard,
+            "the stream's retention ended before the shard was read to its end: what was left in it is gone"
+        );
+        self.take_in(generation, place, Page { records: Vec::new(), next: None, behind: 0 });
     }
 
     fn place(&self, generation: u64) -> Option<(String, String, Position)> {
@@ -245,8 +271,9 @@ impl Member {
                     return None;
                 }
                 let most = MOST_WAITING.max(state.prefetch);
-                if !held.leaving && held.buffered() < most && held.bytes < MOST_BYTES {
-                    return Some(most - held.buffered());
+                let room = most.saturating_sub(held.buffered()).min(held.places());
+                if !held.leaving && room > 0 && held.bytes < MOST_BYTES {
+                    return Some(room);
                 }
             }
             // Also from time to time: what leaves may stay after all.
@@ -257,9 +284,8 @@ impl Member {
     /// Takes what was read. Answers whether the shard is still this member's.
     fn take_in(&self, generation: u64, place: &str, page: Page) -> bool {
         let now = self.core.clock.now();
-        let patterns = self.lock().patterns.clone();
         let (stream, _) = place.split_once('/').unwrap_or((place, ""));
-        let read: Vec<(Sequence, Option<Ready>)> = page
+        let read: Vec<(Sequence, Ready, bool)> = page
             .records
             .into_iter()
             .map(|record| {
@@ -270,23 +296,22 @@ impl Member {
                 let number = sequence.as_str();
                 let arrived = Arrived { stream, place, number, partition_key, data };
                 let (message, told) = read(&arrived, &self.core.names, &self.subscription.ingest, now);
-                // What tells no topic is for every group that reads the stream: better seen than lost.
-                let wanted = patterns.is_empty()
-                    || !told
-                    || patterns.iter().any(|pattern| pattern.matches(message.topic()));
-                (sequence, wanted.then_some(Ready { message, size }))
+                (sequence, Ready { message, size }, told)
             })
             .collect();
         let mut state = self.lock();
-        let Some(held) = state.held.get_mut(&generation) else { return false };
-        for (sequence, message) in read {
-            held.push(sequence, message);
+        let doubted = state.is_in_doubt();
+        for (sequence, ready, told) in read {
+            state.take_in(generation, sequence, ready, told);
         }
+        let doubts = !doubted && state.is_in_doubt();
+        let Some(held) = state.held.get_mut(&generation) else { return false };
         held.behind = page.behind;
         held.ended = page.next.is_none();
         let finished = held.is_finished();
         drop(state);
-        if finished {
+        // The keeper looks whether the group takes it after all.
+        if finished || doubts {
             self.due.notify_one();
         }
         self.arrived.notify_one();

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use crate::lease::Lease;
 use crate::position::Sequence;
 
-/// How many messages of a shard may be settled behind one that is not: memory is bounded though a handler never ends.
+/// How many records of a shard may be open, whosever they are, and how many of them settled behind one that is not: memory is
+/// bounded though a handler never ends.
 const MOST_AHEAD: usize = 10_000;
 
 /// A message that waits to be handed out.
@@ -18,6 +19,14 @@ const MOST_AHEAD: usize = 10_000;
 pub(super) struct Ready {
     pub(super) message: Incoming,
     pub(super) size: usize,
+}
+
+/// A message that the patterns known here do not match: the group may have been declared with more of them since they were read.
+#[derive(Debug)]
+struct Undecided {
+    ready: Ready,
+    /// The last look at the group's patterns that began before it came; only a later one tells.
+    look: u64,
 }
 
 /// A shard that this member reads.
@@ -30,11 +39,17 @@ pub(super) struct Held {
     /// Whether `lease` differs from what is stored.
     pub(super) dirty: bool,
     ready: BTreeMap<u64, Ready>,
+    /// What may be the group's, or not: each keeps its place, and holds the watermark.
+    undecided: BTreeMap<u64, Undecided>,
+    /// Of what is ready and what is undecided.
     pub(super) bytes: usize,
     pub(super) in_hand: BTreeSet<u64>,
     /// The records of all numbers that the watermark has open.
     numbers: VecDeque<(u64, Sequence)>,
     watermark: Watermark,
+    /// The highest number that a handler has settled, and the mark that the row says.
+    handled: u64,
+    written: u64,
     next: u64,
     /// Up to which number it is stored that messages may be handed out.
     started: u64,
@@ -57,10 +72,13 @@ impl Held {
             version,
             dirty: false,
             ready: BTreeMap::new(),
+            undecided: BTreeMap::new(),
             bytes: 0,
             in_hand: BTreeSet::new(),
             numbers: VecDeque::new(),
             watermark: Watermark::new(),
+            handled: 0,
+            written: 0,
             next: 1,
             started: 0,
             want: 0,
@@ -73,6 +91,26 @@ impl Held {
 
     pub(super) fn buffered(&self) -> usize {
         self.ready.len()
+    }
+
+    /// Up to which number all is settled.
+    pub(super) fn mark(&self) -> u64 {
+        self.watermark.mark().unwrap_or_default()
+    }
+
+    /// It is stored that all up to number `mark` is settled.
+    pub(super) fn stored_mark(&mut self, mark: u64) {
+        self.written = mark;
+    }
+
+    /// Whether something that a handler has settled is not in the row, so that it comes again where the lease is lost.
+    pub(super) fn owes(&self) -> bool {
+        self.handled > self.written
+    }
+
+    /// How many more records may be read of it before something is settled.
+    pub(super) fn places(&self) -> usize {
+        MOST_AHEAD.saturating_sub(self.watermark.open())
     }
 
     fn settled(&mut self, number: u64) {
@@ -109,24 +147,15 @@ impl Held {
         self.ended && self.ready.is_empty() && self.in_hand.is_empty() && self.watermark.open() == 0
     }
 
-    /// Whether it is ready to be no longer this member's.
+    /// Whether it is ready to be no longer this member's. What is undecided is decided first: it holds the checkpoint, and what
+    /// is settled behind it would come again.
     pub(super) fn goes(&self) -> bool {
-        self.is_finished() || (self.leaving && self.in_hand.is_empty())
+        self.is_finished() || (self.leaving && self.in_hand.is_empty() && self.undecided.is_empty())
     }
 
     /// The next record; `None` is one that is not for this group.
     pub(super) fn push(&mut self, sequence: Sequence, message: Option<Ready>) {
-        // Read again, after an iterator was lost.
-        if self.numbers.back().is_some_and(|(_, last)| sequence <= *last) || self.lease.at.is_past(&sequence)
-        {
-            return;
-        }
-        let number = self.next;
-        self.next += 1;
-        if self.watermark.received(number).is_err() {
-            return;
-        }
-        self.numbers.push_back((number, sequence));
+        let Some(number) = self.number(sequence) else { return };
         match message {
             Some(ready) => {
                 self.bytes += ready.size;
@@ -135,6 +164,46 @@ impl Held {
             None => self.settled(number),
         }
     }
+
+    /// The next record, of which a look at the group's patterns after `look` tells whether it is for this group.
+    fn push_undecided(&mut self, sequence: Sequence, ready: Ready, look: u64) {
+        let Some(number) = self.number(sequence) else { return };
+        self.bytes += ready.size;
+        self.undecided.insert(number, Undecided { ready, look });
+    }
+
+    /// The place of a record that comes now; `None` = it was here before.
+    fn number(&mut self, sequence: Sequence) -> Option<u64> {
+        // Read again, after an iterator was lost.
+        if self.numbers.back().is_some_and(|(_, last)| sequence <= *last) || self.lease.at.is_past(&sequence)
+        {
+            return None;
+        }
+        let number = self.next;
+        self.next += 1;
+        self.watermark.received(number).ok()?;
+        self.numbers.push_back((number, sequence));
+        Some(number)
+    }
+
+    /// The group takes `patterns`, by a look that began as number `look`.
+    fn decide(&mut self, look: u64, patterns: &[Pattern]) {
+        for (number, undecided) in std::mem::take(&mut self.undecided) {
+            if takes(patterns, &undecided.ready.message) {
+                self.ready.insert(number, undecided.ready);
+            } else if undecided.look < look {
+                self.bytes -= undecided.ready.size;
+                self.settled(number);
+            } else {
+                self.undecided.insert(number, undecided);
+            }
+        }
+    }
+}
+
+/// Whether a group of `patterns` takes `message`; without any it takes everything.
+fn takes(patterns: &[Pattern], message: &Incoming) -> bool {
+    patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(message.topic()))
 }
 
 /// What a look at the buffers gave.
@@ -150,6 +219,11 @@ pub(super) enum Found {
     End,
 }
 
+/// What a flush says of settlements that went with `lease`.
+pub(super) fn lost(lease: &Lease) -> String {
+    format!("the lease of `{}/{}` was lost before", lease.stream, lease.shard)
+}
+
 #[derive(Debug)]
 pub(super) struct State {
     /// By the generation of the lease, which is every token's epoch.
@@ -160,7 +234,11 @@ pub(super) struct State {
     pub(super) in_hand: usize,
     pub(super) prefetch: usize,
     /// What the group takes; empty = everything, as of a delay step.
-    pub(super) patterns: Vec<Pattern>,
+    patterns: Vec<Pattern>,
+    /// Whether nobody else can add patterns: what does not match is not ours, and no look can tell otherwise.
+    alone: bool,
+    /// How many looks at the group's patterns have begun.
+    looks: u64,
     /// Until when the others take this member for alive.
     pub(super) alive_until: Instant,
     pub(super) stopped: bool,
@@ -176,12 +254,14 @@ pub(super) struct State {
     pub(super) has_share: bool,
     pub(super) flush_asked: u64,
     pub(super) flush_done: u64,
+    /// What was settled went with a lease, and no flush has told it yet.
+    pub(super) unflushed: Option<String>,
     /// What the last flush could not write.
     pub(super) flush_error: Option<String>,
 }
 
 impl State {
-    pub(super) fn new(prefetch: usize, patterns: Vec<Pattern>) -> Self {
+    pub(super) fn new(prefetch: usize, patterns: Vec<Pattern>, alone: bool) -> Self {
         Self {
             held: BTreeMap::new(),
             next_generation: 1,
@@ -189,6 +269,8 @@ impl State {
             in_hand: 0,
             prefetch,
             patterns,
+            alone,
+            looks: 0,
             alive_until: Instant::now(),
             stopped: false,
             closed: false,
@@ -199,6 +281,7 @@ impl State {
             has_share: false,
             flush_asked: 0,
             flush_done: 0,
+            unflushed: None,
             flush_error: None,
         }
     }
@@ -211,16 +294,65 @@ impl State {
         generation
     }
 
-    /// A lease is somebody else's now: what is in hand of it comes again there.
-    pub(super) fn lose(&mut self, generation: u64) -> Option<Held> {
-        let held = self.held.remove(&generation)?;
-        self.in_hand -= held.in_hand.len();
-        Some(held)
+    /// A lease is not held any more: what is in hand of it comes again elsewhere.
+    pub(super) fn give_up(&mut self, generation: u64) {
+        if let Some(held) = self.held.remove(&generation) {
+            self.in_hand -= held.in_hand.len();
+        }
+    }
+
+    pub(super) fn give_up_all(&mut self) {
+        self.held.clear();
+        self.in_hand = 0;
+    }
+
+    /// A lease is somebody else's now: the next flush tells what was settled and not written.
+    pub(super) fn lose(&mut self, generation: u64) {
+        if let Some(held) = self.held.get(&generation).filter(|held| held.owes()) {
+            let lost = lost(&held.lease);
+            self.unflushed = Some(lost);
+        }
+        self.give_up(generation);
     }
 
     pub(super) fn lose_all(&mut self) {
-        self.held.clear();
-        self.in_hand = 0;
+        for generation in self.held.keys().copied().collect::<Vec<_>>() {
+            self.lose(generation);
+        }
+    }
+
+    /// A record of a shard that is held; `told` says whether its topic is known.
+    pub(super) fn take_in(&mut self, generation: u64, sequence: Sequence, ready: Ready, told: bool) {
+        let Some(held) = self.held.get_mut(&generation) else { return };
+        // What tells no topic is for every group that reads the stream: better seen than lost.
+        if !told || takes(&self.patterns, &ready.message) {
+            held.push(sequence, Some(ready));
+        } else if self.alone {
+            held.push(sequence, None);
+        } else {
+            held.push_undecided(sequence, ready, self.looks);
+        }
+    }
+
+    /// Whether a look at the group's patterns would decide something.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.held.values().any(|held| !held.undecided.is_empty())
+    }
+
+    /// A look at the group's patterns begins; answers its number.
+    pub(super) fn begin_look(&mut self) -> u64 {
+        self.looks += 1;
+        self.looks
+    }
+
+    /// What the look found. Whoever declared the group before it published is in what a look found that began later.
+    pub(super) fn looked(&mut self, look: u64, patterns: Vec<Pattern>) {
+        if !patterns.is_empty() {
+            self.patterns = patterns;
+        }
+        for held in self.held.values_mut() {
+            held.decide(look, &self.patterns);
+        }
     }
 
     /// Hands out what is there, as far as `max` and the prefetch go, each shard in its turn.
@@ -256,7 +388,8 @@ impl State {
                 break;
             }
             let Some(held) = self.held.get_mut(&generation) else { continue };
-            if held.leaving || held.watermark.open() - held.ready.len() > MOST_AHEAD {
+            let waiting = held.ready.len() + held.undecided.len();
+            if held.leaving || held.watermark.open() - waiting > MOST_AHEAD {
                 continue;
             }
             // As much as could be in hand before anything of it is settled, so that not every message costs a write.
@@ -302,6 +435,7 @@ impl State {
         if !held.in_hand.remove(&token.id) {
             return false;
         }
+        held.handled = held.handled.max(token.id);
         held.settled(token.id);
         self.in_hand -= 1;
         true
@@ -346,7 +480,7 @@ mod tests {
         const PREFETCH: usize = 300;
         const ALL: usize = MOST_AHEAD + 2 * PREFETCH;
         let settler: Arc<dyn Settle> = Arc::new(Nobody);
-        let mut state = State::new(PREFETCH, Vec::new());
+        let mut state = State::new(PREFETCH, Vec::new(), false);
         state.alive_until = Instant::now() + Duration::from_secs(3600);
         let generation = state.hold(Lease::new("s", "0", Vec::new(), Position::Oldest), 1);
         let held = state.held.get_mut(&generation).unwrap();
@@ -377,5 +511,52 @@ mod tests {
         assert_eq!(state.held[&generation].lease.at, Position::After(sequence(settled + 1)));
         let mut came = VecDeque::new();
         assert_eq!(state.take(&settler, PREFETCH, &mut came).unwrap(), Found::Some, "now the rest goes on");
+    }
+
+    fn ready(topic: &str) -> Ready {
+        let (topic, now) = (topic.parse().unwrap(), Clock::system().now());
+        let envelope = Envelope::new("test", "test.text", topic, ContentType::Json, "1".into(), now);
+        Ready { message: Incoming::Envelope(envelope), size: 1 }
+    }
+
+    #[test]
+    fn only_a_look_that_began_later_says_that_a_message_is_not_the_groups() {
+        let patterns = |all: &[&str]| all.iter().map(|pattern| pattern.parse().unwrap()).collect::<Vec<_>>();
+        let settler: Arc<dyn Settle> = Arc::new(Nobody);
+        let mut state = State::new(10, patterns(&["a.b"]), false);
+        state.alive_until = Instant::now() + Duration::from_secs(3600);
+        let generation = state.hold(Lease::new("s", "0", Vec::new(), Position::Oldest), 1);
+        state.held.get_mut(&generation).unwrap().stored_start(10);
+        state.take_in(generation, sequence(1), ready("a.c"), true);
+        let look = state.begin_look();
+        for (n, topic) in [(2, "a.c"), (3, "a.b"), (4, "a.d")] {
+            state.take_in(generation, sequence(n), ready(topic), true);
+        }
+        state.looked(look, patterns(&["a.b"]));
+        let held = |state: &State| {
+            let held = &state.held[&generation];
+            (held.lease.at.clone(), held.bytes, held.buffered())
+        };
+        // The first came before the look, the others may have been published after a declaration that it has not seen.
+        assert_eq!(held(&state), (Position::After(sequence(1)), 3, 1));
+        state.held.get_mut(&generation).unwrap().leaving = true;
+        assert!(!state.held[&generation].goes(), "not before it is decided");
+        state.held.get_mut(&generation).unwrap().leaving = false;
+        let look = state.begin_look();
+        state.looked(look, patterns(&["a.b", "a.c"]));
+        assert!(!state.is_in_doubt());
+        let mut came = VecDeque::new();
+        assert_eq!(state.take(&settler, 10, &mut came).unwrap(), Found::Some);
+        let topics: Vec<String> = came.iter().map(|one| one.message().topic().to_string()).collect();
+        assert_eq!(topics, ["a.c", "a.b"], "each at its place");
+        for id in [2, 3] {
+            assert!(state.done(Token { id, epoch: generation }));
+        }
+        assert_eq!(held(&state), (Position::After(sequence(4)), 0, 0));
+        // Nobody else can have declared anything where the table is one's own.
+        let mut state = State::new(10, patterns(&["a.b"]), true);
+        let generation = state.hold(Lease::new("s", "0", Vec::new(), Position::Oldest), 1);
+        state.take_in(generation, sequence(1), ready("a.c"), true);
+        assert_eq!(state.held[&generation].lease.at, Position::After(sequence(1)));
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Member;
 use super::keeper::Keeper;
-use super::state::Held;
+use super::state::{Held, lost};
 use crate::error::Failure;
 use crate::lease::{Change, Lease};
 
@@ -17,6 +17,10 @@ struct Write {
     generation: u64,
     row: Lease,
     version: u64,
+    /// Up to which number all is settled once it is written.
+    mark: u64,
+    /// Whether it says of something for the first time that it is settled.
+    owes: bool,
     /// Up to which number messages may be handed out once it is written.
     start: Option<u64>,
     /// Whether the shard is not ours any more.
@@ -48,6 +52,9 @@ impl Member {
             match written {
                 Ok(written) => self.wrote(keeper, write, written),
                 Err(failure) => {
+                    if write.goes && write.owes {
+                        self.lock().unflushed = Some(lost(&write.row));
+                    }
                     error = Some(msgkit::Chain(&failure).to_string());
                     self.complain(&mut keeper.warned, &Failure::from(failure));
                 }
@@ -56,7 +63,8 @@ impl Member {
         let mut state = self.lock();
         if asked > state.flush_done {
             state.flush_done = asked;
-            state.flush_error = error;
+            let lost = state.unflushed.take();
+            state.flush_error = error.or(lost);
         }
         drop(state);
         self.kept.notify_waiters();
@@ -67,6 +75,7 @@ impl Member {
         let mut state = self.lock();
         let held = state.held.get(&generation)?;
         let (mut row, version, goes) = (held.lease.clone(), held.version, held.goes());
+        let (mark, owes) = (held.mark(), held.owes());
         let start = held.to_start().map(|(number, sequence)| {
             row.started = Some(sequence);
             number
@@ -74,16 +83,19 @@ impl Member {
         if goes {
             row.release();
             row.done = held.is_finished();
-            state.lose(generation);
+            state.give_up(generation);
             drop(state);
             self.end_reader(keeper, generation);
         }
-        Some(Write { generation, row, version, start, goes })
+        Some(Write { generation, row, version, mark, owes, start, goes })
     }
 
     fn wrote(&self, keeper: &mut Keeper, write: Write, written: bool) {
-        let Write { generation, row, version, start, goes } = write;
+        let Write { generation, row, version, mark, owes, start, goes } = write;
         if goes {
+            if !written && owes {
+                self.lock().unflushed = Some(lost(&row));
+            }
             if row.done {
                 // Its children come now.
                 self.look.notify_one();
@@ -100,6 +112,7 @@ impl Member {
         if let Some(held) = state.held.get_mut(&generation) {
             held.version = version + 1;
             held.lease.started = row.started;
+            held.stored_mark(mark);
             if let Some(number) = start {
                 held.stored_start(number);
             }
