@@ -283,6 +283,13 @@ impl Operate for Kinesis {
 
     async fn replay(&self, group: &Group, position: &str) -> Result<(), TransportError> {
         self.core().open()?;
+        let groups = self.core().store.load(&self.core().groups_space()).await?;
+        if !groups.iter().any(|row| row.key == group.as_str()) {
+            return Err(invalid(format!(
+                "group `{group}` is not declared here, so nobody would handle what is published again; its dead letter goes back \
+                 by `Running::replay`"
+            )));
+        }
         let message = self.core().letter(group, position).await?;
         let Some(envelope) = message.envelope() else {
             return Err(invalid(format!(
