@@ -119,16 +119,15 @@ impl Cluster {
         let mut found: Vec<(Place, OwnedMessage)> = Vec::new();
         let mut clocks: HashMap<(String, i32), i64> = HashMap::new();
         let mut taken: HashMap<(String, i32), usize> = HashMap::new();
+        let patterns: Vec<_> = self.groups.of(group).into_iter().map(|(pattern, _)| pattern).collect();
         // Each partition is read on its own, and only as far as the page may need.
         for span in spans {
             let mut look = Look::begin(self, std::slice::from_ref(&span))?;
             let key = (span.topic.clone(), span.partition);
-            let implied = self.names.topic(&span.topic);
+            let implied = self.names.implied(&span.topic);
             while let Some(message) = look.next()? {
-                let patterns: Vec<_> =
-                    self.groups.of(group).into_iter().map(|(pattern, _)| pattern).collect();
-                let incoming = look::read(&message, &implied, &Ingest::default(), self.clock.now());
-                if !patterns.iter().any(|pattern| pattern.matches(incoming.topic())) {
+                let record = look::read(&message, &implied, &Ingest::default(), self.clock.now());
+                if !record.is_for(&patterns) {
                     continue;
                 }
                 // A producer's clock may jump; within a partition the order is that of the offsets.
@@ -154,8 +153,8 @@ impl Cluster {
         found.sort_by(|(a, _), (b, _)| a.cmp(b));
         let now = self.clock.now();
         let page = found.into_iter().take(limit).map(|(place, message)| {
-            let implied = self.names.topic(message.topic());
-            Peeked::new(look::read(&message, &implied, &Ingest::default(), now), place.to_string())
+            let implied = self.names.implied(message.topic());
+            Peeked::new(look::read(&message, &implied, &Ingest::default(), now).message, place.to_string())
         });
         Ok(page.collect())
     }

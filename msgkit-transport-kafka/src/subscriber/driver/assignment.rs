@@ -80,7 +80,7 @@ impl Driver {
         let free = matches!(self.source, Source::Alone);
         for (topic, number, begin, before, queue) in held {
             let epoch = self.member.assigned(&topic, number, begin, before, free);
-            let implied = self.cluster.names.topic(&topic);
+            let implied = self.cluster.names.implied(&topic);
             self.held.insert((topic, number), Held { epoch, implied, queue });
         }
         Ok(())

@@ -49,15 +49,12 @@ impl Driver {
     }
 
     pub(super) fn arrived<M: rdkafka::Message>(&self, held: &Held, message: &M, now: Timestamp) -> Arrived {
-        let incoming = look::read(message, &held.implied, &self.subscription.ingest, now);
-        let ours = match self.source {
-            Source::Step(_) => true,
-            _ => self.subscription.matches(incoming.topic()),
-        };
+        let record = look::read(message, &held.implied, &self.subscription.ingest, now);
+        let ours = matches!(self.source, Source::Step(_)) || record.is_for(&self.subscription.patterns);
         Arrived {
             epoch: held.epoch,
             offset: u64::try_from(message.offset()).unwrap_or(0),
-            message: ours.then_some(incoming),
+            message: ours.then_some(record.message),
         }
     }
 }

@@ -15,7 +15,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use msgkit::Topic;
 use msgkit::transport::{Subscription, TransportError, TransportErrorKind};
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -31,6 +30,7 @@ use super::partition::Commit;
 use crate::client::{self, Listening};
 use crate::cluster::Cluster;
 use crate::error;
+use crate::names::Implied;
 
 /// How long the thread waits at most, whatever happens.
 const TICK: Duration = Duration::from_millis(250);
@@ -81,8 +81,7 @@ pub(super) struct Driver {
 
 struct Held {
     epoch: u64,
-    /// The topic of a message that names none.
-    implied: Topic,
+    implied: Implied,
     queue: PartitionQueue<Context>,
 }
 

@@ -108,7 +108,7 @@ impl Driver {
         }
         for (topic, number, begin, queue) in held {
             let epoch = self.member.assigned(&topic, number, begin, Starts::default(), true);
-            let implied = self.cluster.names.topic(&topic);
+            let implied = self.cluster.names.implied(&topic);
             self.held.insert((topic, number), Held { epoch, implied, queue });
         }
         self.ready_by = Instant::now();
