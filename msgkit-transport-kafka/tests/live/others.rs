@@ -126,7 +126,51 @@ fn foreign_event(url: &str, topic: &str) {
     producer.flush(super::bench::PATIENCE).unwrap();
 }
 
-/// `unkeyed = "spread" uses every partition, the default one of them.
+/// A roll-out: the new version takes one more pattern, whose messages share the Kafka topic. Kafka gives the old member its
+/// share of them, and what no member takes besides, which stops nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_hands_out_what_its_group_takes() {
+    let Some((url, prefix)) = shared("rollout") else { return };
+    let mut config = support::quick(&prefix);
+    config.destinations =
+        vec![DestinationRule { matches: "device.>".parse().unwrap(), topic: format!("{prefix}fleet") }];
+    let (before, after) =
+        (support::kafka(&url, config.clone()).unwrap(), support::kafka(&url, config).unwrap());
+    let old = group("g", "device.7.*");
+    let mut new = old.clone();
+    new.patterns.push("device.8.*".parse().unwrap());
+    let mut one = reader(&before, &old).await;
+    let mut two = reader(&after, &new).await;
+    let foreign: Vec<_> = (0..3000).map(|n| message("device.9.a", Some(&n.to_string()), "foreign")).collect();
+    after.publish(foreign).await.unwrap();
+    let sent = super::bench::numbered("", 300);
+    after.publish(sent.iter().map(|text| message("device.8.a", Some(text), text)).collect()).await.unwrap();
+    let (mut came, mut shares) = (Vec::new(), [0, 0]);
+    while came.len() < sent.len() {
+        let (member, delivery) = tokio::select! {
+            mut came = take(&mut *one, 1) => (0, came.remove(0)),
+            mut came = take(&mut *two, 1) => (1, came.remove(0)),
+        };
+        came.push(text(&delivery));
+        shares[member] += 1;
+        delivery.ack();
+    }
+    came.sort();
+    assert_eq!(came, sent);
+    assert!(shares.iter().all(|share| *share > 0), "both had partitions: {shares:?}");
+    let settled = async {
+        while after.groups().await.unwrap()[0].waiting > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(super::bench::PATIENCE, settled).await.expect("what nobody takes is settled");
+    for (mut deliveries, kafka) in [(one, before), (two, after)] {
+        deliveries.close().await.unwrap();
+        kafka.close().await.unwrap();
+    }
+}
+
+/// `unkeyed = "spread"` uses every partition, the default one of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_has_no_key_goes_to_one_partition_or_to_all() {
     let Some((url, prefix)) = shared("unkeyed") else { return };

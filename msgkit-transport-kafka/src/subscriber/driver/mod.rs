@@ -2,11 +2,12 @@
 //! partition and are fetched while there is room, and everything else that the client has to say is heard meanwhile.
 //!
 //! Here is what it has and its round; [`assignment`] is how partitions come and go, [`topics`] where its messages lie,
-//! [`fetching`] how they get to the member, [`settling`] what the broker is told of them, [`beginning`] when `subscribe`
+//! [`fetching`] how they get to the member, [`deciding`] which of them are the group's, [`settling`] what the broker is told of them, [`beginning`] when `subscribe`
 //! returns.
 
 mod assignment;
 mod beginning;
+mod deciding;
 mod fetching;
 mod settling;
 mod topics;
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use msgkit::Pattern;
 use msgkit::transport::{Subscription, TransportError, TransportErrorKind};
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -22,6 +24,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Message as _, TopicPartitionList};
 use tokio::sync::oneshot;
 
+use self::deciding::Deciding;
 use self::settling::lost_settlements;
 use super::committer::Committer;
 use super::context::{Context, Event};
@@ -62,6 +65,9 @@ pub(super) struct Driver {
     client: Arc<Client>,
     /// By the Kafka topic and partition.
     held: BTreeMap<(String, i32), Held>,
+    /// What is handed out, as far as is known.
+    patterns: Vec<Pattern>,
+    deciding: Deciding,
     topics: BTreeSet<String>,
     /// Where its messages are known to lie.
     places: BTreeSet<String>,
@@ -131,7 +137,7 @@ impl Driver {
                 )
                 .with_source(error)
             })?;
-        Ok(Self {
+        let mut driver = Self {
             made: cluster.made(),
             places,
             cluster,
@@ -141,6 +147,8 @@ impl Driver {
             committer,
             client,
             held: BTreeMap::new(),
+            patterns: Vec::new(),
+            deciding: Deciding::new(),
             topics: BTreeSet::new(),
             looked: None,
             coming: Vec::new(),
@@ -153,7 +161,9 @@ impl Driver {
             ready_by: Instant::now() + if matches!(source, Source::Step(_)) { Duration::ZERO } else { BEGIN },
             begun_by: Instant::now() + BEGIN,
             source,
-        })
+        };
+        driver.patterns = driver.known_patterns();
+        Ok(driver)
     }
 
     /// Runs until the subscription leaves or the transport closes.
@@ -164,6 +174,7 @@ impl Driver {
             self.give_going();
             self.find_topics();
             let fetched = self.fetch();
+            self.decide();
             self.commit();
             self.answer_ready();
             if fetched == 0 {
@@ -181,7 +192,12 @@ impl Driver {
         if (urgent || behind) && self.on_its_way.is_none() {
             next = next.min(self.commit_after);
         }
-        let others = [self.coming_again, self.going.as_ref().map(|going| going.until), self.next_look()];
+        let others = [
+            self.coming_again,
+            self.going.as_ref().map(|going| going.until),
+            self.next_look(),
+            self.next_decision(),
+        ];
         for at in others.into_iter().flatten() {
             next = next.min(at);
         }
