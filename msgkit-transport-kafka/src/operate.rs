@@ -55,7 +55,9 @@ impl Cluster {
                 Offset::Offset(offset) => offset,
                 _ => declared(topic, number).unwrap_or(first),
             };
-            rest.push((topic.to_owned(), number, from.max(first), end));
+            // What ends before that is another log than the one it was written down for, and is read from its beginning.
+            let from = if from > end { first } else { from.max(first) };
+            rest.push((topic.to_owned(), number, from, end));
         }
         Ok(rest)
     }

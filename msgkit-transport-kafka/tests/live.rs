@@ -9,6 +9,7 @@ mod live {
     mod members;
     mod others;
     mod refusals;
+    mod remade;
     mod scale;
     mod sizes;
     mod statics;

@@ -95,6 +95,14 @@ pub(super) struct Arrived {
     pub(super) what: What,
 }
 
+/// Where a partition begins.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begin {
+    pub(super) offset: u64,
+    /// Not where it was left: its log ends before that.
+    pub(super) again: bool,
+}
+
 /// Whose a message is.
 pub(super) enum What {
     Ours(Incoming),
@@ -283,27 +291,53 @@ impl Member {
         &self,
         topic: &str,
         number: i32,
-        begin: u64,
+        begin: Begin,
         before: crate::starts::Starts,
         free: bool,
     ) -> u64 {
         let mut state = self.state();
         state.epochs += 1;
         let epoch = state.epochs;
-        let partition = Partition::new(topic.to_owned(), number, begin, before, self.prefetch, free);
+        let Begin { offset, again } = begin;
+        let mut partition = Partition::new(topic.to_owned(), number, offset, before, self.prefetch, free);
+        if again {
+            partition = partition.begun_again();
+        }
         state.partitions.insert(epoch, partition);
         epoch
     }
 
-    /// Takes what came from the client.
-    pub(super) fn arrived(&self, messages: impl Iterator<Item = Arrived>) {
+    /// Takes what came from the client; tells which epochs others have taken the place of.
+    pub(super) fn arrived(&self, messages: impl Iterator<Item = Arrived>) -> BTreeMap<u64, u64> {
         let mut guard = self.state();
         let state = &mut *guard;
         let mut any = false;
+        let mut renewed = BTreeMap::new();
         for Arrived { epoch, offset, what } in messages {
-            let Some(partition) = state.partitions.get_mut(&epoch) else { continue };
-            if partition.leaving || !partition.received(offset) {
+            let mut epoch = renewed.get(&epoch).copied().unwrap_or(epoch);
+            let Some(mut partition) = state.partitions.get_mut(&epoch) else { continue };
+            if partition.leaving {
                 continue;
+            }
+            if !partition.received(offset) {
+                // The client never goes back by itself: the log ends before the next offset, so it is another one.
+                tracing::warn!(
+                    topic = partition.topic,
+                    partition = partition.number,
+                    expected = partition.next(),
+                    offset,
+                    "a Kafka partition goes back: its topic was made again, or its log was cut off; what is there now is \
+                     read from here"
+                );
+                let mut next = partition.renewed(offset);
+                next.received(offset);
+                let before = std::mem::replace(&mut epoch, state.epochs + 1);
+                state.epochs = epoch;
+                for (_, current) in renewed.iter_mut().filter(|(_, current)| **current == before) {
+                    *current = epoch;
+                }
+                renewed.insert(before, epoch);
+                partition = state.partitions.entry(epoch).or_insert(next);
             }
             if let What::Foreign = what {
                 partition.settled(offset);
@@ -329,6 +363,7 @@ impl Member {
         if any {
             self.arrived.notify_one();
         }
+        renewed
     }
 
     /// How many messages wait for a decision, and how many bytes they have.
@@ -380,7 +415,16 @@ impl Member {
         let mut guard = self.state();
         let state = &mut *guard;
         let mut behind = false;
-        for epoch in epochs {
+        let places: Vec<_> =
+            epochs.iter().filter_map(|epoch| state.partitions.get(epoch)).map(Partition::place).collect();
+        // With each goes what it had taken the place of.
+        let epochs: Vec<u64> = state
+            .partitions
+            .iter()
+            .filter(|(_, partition)| places.contains(&partition.place()))
+            .map(|(epoch, _)| *epoch)
+            .collect();
+        for epoch in &epochs {
             if let Some(partition) = state.partitions.remove(epoch) {
                 state.in_hand -= partition.in_hand.len();
                 behind |= partition.is_behind();

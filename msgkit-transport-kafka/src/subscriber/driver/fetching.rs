@@ -57,8 +57,16 @@ impl Driver {
         }
         let count = arrived.len();
         tracing::trace!(count, room, "messages came");
-        self.member.arrived(arrived.into_iter());
+        self.take_in(arrived.into_iter());
         count
+    }
+
+    /// Gives messages to the member, and follows where one of its partitions is another now.
+    pub(super) fn take_in(&mut self, arrived: impl Iterator<Item = Arrived>) {
+        let renewed = self.member.arrived(arrived);
+        for held in self.held.values_mut().filter(|_| !renewed.is_empty()) {
+            held.epoch = renewed.get(&held.epoch).copied().unwrap_or(held.epoch);
+        }
     }
 
     pub(super) fn arrived<M: rdkafka::Message>(&self, held: &Held, message: &M, now: Timestamp) -> Arrived {

@@ -206,6 +206,7 @@ impl Driver {
 
     /// Hears what the client has to say.
     fn listen(&mut self) {
+        let mut arrivals = Vec::new();
         loop {
             let before = self.context.waiting();
             match self.client.poll(Duration::ZERO) {
@@ -214,7 +215,7 @@ impl Driver {
                     let key = (message.topic().to_owned(), message.partition());
                     if let Some(held) = self.held.get(&key) {
                         let arrived = self.arrived(held, &message, self.cluster.clock.now());
-                        self.member.arrived(std::iter::once(arrived));
+                        arrivals.push(arrived);
                     }
                 }
                 Some(Err(error)) => self.hear(error),
@@ -222,6 +223,7 @@ impl Driver {
                 None => {}
             }
         }
+        self.take_in(arrivals.into_iter());
         for event in self.context.take() {
             match event {
                 Event::Assigned(partitions) => {
