@@ -6,6 +6,7 @@ mod live {
     pub(crate) mod bench;
     mod broker;
     mod kcat;
+    mod letters;
     mod members;
     mod others;
     mod refusals;
