@@ -13,6 +13,7 @@ mod settling;
 mod topics;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ use tokio::sync::oneshot;
 
 use self::deciding::Deciding;
 use self::settling::lost_settlements;
+use super::broken;
 use super::committer::Committer;
 use super::context::{Context, Event};
 use super::member::Member;
@@ -168,6 +170,15 @@ impl Driver {
 
     /// Runs until the subscription leaves or the transport closes.
     pub(super) fn run(mut self) {
+        if catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
+            self.member.fail(broken());
+            // What the client asks from now on is answered at once; else it waits for an answer that nobody gives.
+            self.context.leave();
+        }
+        self.leave();
+    }
+
+    fn serve(&mut self) {
         while !self.member.must_go() {
             self.listen();
             self.begin_coming();
@@ -181,7 +192,6 @@ impl Driver {
                 self.member.signal.wait(self.pause());
             }
         }
-        self.leave();
     }
 
     /// How long there is nothing to do unless the bell rings.
