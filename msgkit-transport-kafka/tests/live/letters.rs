@@ -48,7 +48,7 @@ async fn looks_at_letters() {
     assert_eq!(left[0].position, next[0].position);
     kafka.close().await.unwrap();
     let grown = memory("VmHWM:") - before;
-    assert!(grown << 10 < LETTERS * BYTES / 2, "{grown} KiB for a page of {} KiB", 2 * BYTES >> 10);
+    assert!((grown << 10) < LETTERS * BYTES / 2, "{grown} KiB for a page of {} KiB", (2 * BYTES) >> 10);
 }
 
 #[cfg(target_os = "linux")]

@@ -70,10 +70,11 @@ async fn a_topic_that_is_made_again_under_a_member_is_read_from_its_first_record
     deliveries.flush().await.unwrap();
     remake(&url, &format!("{prefix}a.b")).await;
     let sent = numbered("new", 40);
+    // No more at first than the old log held: beyond that nobody can tell the new one from it.
     for part in sent.chunks(10) {
         kafka.publish(batch(part)).await.unwrap();
+        assert_eq!(all(&mut *deliveries, part).await, part);
     }
-    assert_eq!(all(&mut *deliveries, &sent).await, sent);
     deliveries.flush().await.unwrap();
     deliveries.close().await.unwrap();
     assert_eq!(kafka.groups().await.unwrap()[0].waiting, 0);

@@ -44,6 +44,8 @@ impl Driver {
 
     pub(super) fn begin(&mut self, partitions: &TopicPartitionList) -> Result<(), TransportError> {
         tracing::debug!(?partitions, "partitions are assigned");
+        // One time for all: a topic that was made again may have many partitions.
+        let until = Instant::now() + CATCH_UP;
         let mut places = Vec::new();
         if partitions.count() > 0 {
             let committed = look::patiently(|| self.client.committed_offsets(partitions.clone(), ASK))
@@ -57,12 +59,12 @@ impl Driver {
                         let text = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                             one.metadata().to_owned()
                         }));
-                        match self.still_there(&topic, number, offset)? {
+                        match self.still_there(&topic, number, offset, until)? {
                             begin @ Begin { again: true, .. } => (begin, Starts::default()),
                             begin => (begin, Starts::read(&text.unwrap_or_default(), begin.offset)),
                         }
                     }
-                    _ => (self.first_of(&topic, number)?, Starts::default()),
+                    _ => (self.first_of(&topic, number, until)?, Starts::default()),
                 };
                 places.push((topic, number, place));
             }
@@ -93,13 +95,13 @@ impl Driver {
     }
 
     /// Where a partition begins of which the group has committed nothing.
-    pub(super) fn first_of(&self, topic: &str, number: i32) -> Result<Begin, TransportError> {
+    pub(super) fn first_of(&self, topic: &str, number: i32, until: Instant) -> Result<Begin, TransportError> {
         let declared = match (&self.source, &self.subscription.group) {
             (Source::Group(_), Some(group)) => self.cluster.declared_start(group, topic, number),
             _ => None,
         };
         match declared {
-            Some(offset) => self.still_there(topic, number, offset),
+            Some(offset) => self.still_there(topic, number, offset, until),
             None => {
                 let (first, _) = self.ends_of(topic, number)?;
                 Ok(Begin { offset: u64::try_from(first).unwrap_or(0), again: false })
@@ -109,8 +111,13 @@ impl Driver {
 
     /// Where to go on from an offset that was written down: there, or, where the log ends before it, with the first
     /// record. Then the topic was made again or its log cut off, and what is there now was never seen.
-    fn still_there(&self, topic: &str, number: i32, offset: i64) -> Result<Begin, TransportError> {
-        let until = Instant::now() + CATCH_UP;
+    fn still_there(
+        &self,
+        topic: &str,
+        number: i32,
+        offset: i64,
+        until: Instant,
+    ) -> Result<Begin, TransportError> {
         loop {
             let (first, end) = self.ends_of(topic, number)?;
             if offset <= end {
