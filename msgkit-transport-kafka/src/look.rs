@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use msgkit::Topic;
+use msgkit::Pattern;
 use msgkit::envelope::ingest::Ingest;
 use msgkit::transport::{Incoming, Start, TransportError, TransportErrorKind};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -13,7 +13,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use crate::client::Listening;
 use crate::cluster::{ASK, Cluster};
 use crate::error;
-use crate::names::Names;
+use crate::names::{Implied, Names};
 use crate::wire::{self, Named, Position, Raw};
 
 /// How long the next record may take.
@@ -165,15 +165,32 @@ impl Cluster {
     }
 }
 
-/// Reads a record; `implied` is the topic of one that names none.
+/// A record that was read.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) message: Incoming,
+    /// Whether its topic is known: by its own word, or by the Kafka topic's name. What is malformed has said nothing.
+    told: bool,
+}
+
+impl Record {
+    /// Whether who takes `patterns` gets it. What tells no topic is for everybody who reads here: better seen than lost.
+    pub(crate) fn is_for(&self, patterns: &[Pattern]) -> bool {
+        !self.told || patterns.iter().any(|pattern| pattern.matches(self.message.topic()))
+    }
+}
+
+/// Reads a record; `implied` is what its Kafka topic says of one that names no topic.
 pub(crate) fn read<M: rdkafka::Message>(
     message: &M,
-    implied: &Topic,
+    implied: &Implied,
     ingest: &Ingest,
     now: msgkit::Timestamp,
-) -> Incoming {
+) -> Record {
     let headers = wire::headers_of(message.headers());
-    wire::read(raw(message, implied, &headers), ingest, now)
+    let (message, named) = wire::read(raw(message, &implied.topic, &headers), ingest, now);
+    let told = message.envelope().is_some() && (named || implied.sure);
+    Record { message, told }
 }
 
 /// Reads a dead letter, whose record's key is its place and not its message's.
@@ -184,10 +201,14 @@ pub(crate) fn read_letter<M: rdkafka::Message>(
 ) -> Incoming {
     let (implied, headers) = (names.topic(message.topic()), wire::headers_of(message.headers()));
     let raw = Raw { key: None, ..raw(message, &implied, &headers) };
-    wire::read(raw, &Ingest::default(), now)
+    wire::read(raw, &Ingest::default(), now).0
 }
 
-fn raw<'a, M: rdkafka::Message>(message: &'a M, implied: &'a Topic, headers: &'a [Named<'a>]) -> Raw<'a> {
+fn raw<'a, M: rdkafka::Message>(
+    message: &'a M,
+    implied: &'a msgkit::Topic,
+    headers: &'a [Named<'a>],
+) -> Raw<'a> {
     let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
     let position = Position { topic, partition, offset };
     Raw { implied, position, key: message.key(), value: message.payload(), headers }

@@ -12,6 +12,15 @@ const LONGEST: usize = 249;
 /// The segment that stands for any value.
 const ANY: &str = "_";
 
+/// What the name of a Kafka topic says of a message in it that names no topic itself.
+#[derive(Debug)]
+pub(crate) struct Implied {
+    pub(crate) topic: Topic,
+    /// Whether a publisher of ours leaves the topic out here, because the name says it. Where it is not, the name is
+    /// only the best word there is for what may be of any topic.
+    pub(crate) sure: bool,
+}
+
 /// How topics and groups are called at this cluster.
 #[derive(Debug, Clone)]
 pub(crate) struct Names {
@@ -70,9 +79,10 @@ impl Names {
         Ok(name)
     }
 
-    /// Whether the Kafka topic `name` says that its messages are of `topic`.
+    /// Whether the Kafka topic `name` says that its messages are of `topic`; one that rules send others to says nothing.
     pub(crate) fn says(&self, name: &str, topic: &Topic) -> bool {
         name.strip_prefix(&self.prefix) == Some(topic.as_str())
+            && !self.rules.iter().any(|rule| rule.topic == name)
     }
 
     /// The consumer group of `group`.
@@ -122,7 +132,19 @@ impl Names {
             return topic;
         }
         let rendered: Vec<_> = place.split('.').map(Topic::render_segment).collect();
-        match Topic::from_wire(rendered.join(".")).or_else(|_| Topic::from_wire("msgkit.unknown")) {
+        Topic::from_wire(rendered.join(".")).unwrap_or_else(|_| Self::nowhere())
+    }
+
+    /// What the name of the Kafka topic `name` says of messages that do not name their own topic.
+    pub(crate) fn implied(&self, name: &str) -> Implied {
+        let topic = self.topic(name);
+        let sure = self.says(name, &topic);
+        Implied { topic, sure }
+    }
+
+    /// A topic that nothing is published to.
+    pub(crate) fn nowhere() -> Topic {
+        match Topic::from_wire("msgkit.unknown") {
             Ok(topic) => topic,
             Err(_) => unreachable!("`msgkit.unknown` is a legal topic"),
         }
@@ -202,6 +224,21 @@ mod tests {
             "test.msgkit.groups",
         ] {
             assert!(!names.may_hold(name, &all), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_a_name_that_publishers_rely_on_is_sure() {
+        let names = names(&[("device.>", "fleet"), ("orders.created", "legacy"), ("mail.>", "test.stock")]);
+        for (name, topic, sure) in [
+            ("test.billing.paid", "billing.paid", true),
+            ("test.stock", "stock", false),
+            ("test.unit._.raw", "unit.~5F.raw", false),
+            ("fleet", "fleet", false),
+            ("legacy", "orders.created", false),
+        ] {
+            let implied = names.implied(name);
+            assert_eq!((implied.topic.as_str(), implied.sure), (topic, sure), "{name}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! What operators ask of the cluster. Everything is read beside the groups, so nothing is consumed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use async_trait::async_trait;
 use msgkit::envelope::ingest::Ingest;
@@ -55,7 +55,9 @@ impl Cluster {
                 Offset::Offset(offset) => offset,
                 _ => declared(topic, number).unwrap_or(first),
             };
-            rest.push((topic.to_owned(), number, from.max(first), end));
+            // What ends before that is another log than the one it was written down for, and is read from its beginning.
+            let from = if from > end { first } else { from.max(first) };
+            rest.push((topic.to_owned(), number, from, end));
         }
         Ok(rest)
     }
@@ -119,16 +121,15 @@ impl Cluster {
         let mut found: Vec<(Place, OwnedMessage)> = Vec::new();
         let mut clocks: HashMap<(String, i32), i64> = HashMap::new();
         let mut taken: HashMap<(String, i32), usize> = HashMap::new();
+        let patterns: Vec<_> = self.groups.of(group).into_iter().map(|(pattern, _)| pattern).collect();
         // Each partition is read on its own, and only as far as the page may need.
         for span in spans {
             let mut look = Look::begin(self, std::slice::from_ref(&span))?;
             let key = (span.topic.clone(), span.partition);
-            let implied = self.names.topic(&span.topic);
+            let implied = self.names.implied(&span.topic);
             while let Some(message) = look.next()? {
-                let patterns: Vec<_> =
-                    self.groups.of(group).into_iter().map(|(pattern, _)| pattern).collect();
-                let incoming = look::read(&message, &implied, &Ingest::default(), self.clock.now());
-                if !patterns.iter().any(|pattern| pattern.matches(incoming.topic())) {
+                let record = look::read(&message, &implied, &Ingest::default(), self.clock.now());
+                if !record.is_for(&patterns) {
                     continue;
                 }
                 // A producer's clock may jump; within a partition the order is that of the offsets.
@@ -154,21 +155,22 @@ impl Cluster {
         found.sort_by(|(a, _), (b, _)| a.cmp(b));
         let now = self.clock.now();
         let page = found.into_iter().take(limit).map(|(place, message)| {
-            let implied = self.names.topic(message.topic());
-            Peeked::new(look::read(&message, &implied, &Ingest::default(), now), place.to_string())
+            let implied = self.names.implied(message.topic());
+            Peeked::new(look::read(&message, &implied, &Ingest::default(), now).message, place.to_string())
         });
         Ok(page.collect())
     }
 
-    /// The dead letters of `group` that were not removed, with their offsets. Blocks.
-    fn letters(&self, group: &Group) -> Result<Vec<OwnedMessage>, TransportError> {
+    /// The offsets of `group`'s dead letters that were not removed. All of them are read to know that, and none is kept:
+    /// together they may be larger than memory. Blocks.
+    fn letters(&self, group: &Group) -> Result<BTreeSet<i64>, TransportError> {
         let topic = self.names.dead_letter(group);
         if !self.list_topics()?.contains_key(&topic) {
-            return Ok(Vec::new());
+            return Ok(BTreeSet::new());
         }
         let (from, to) = self.watermarks(&topic, 0)?;
         let mut look = Look::begin(self, &[Span { topic, partition: 0, from, to }])?;
-        let mut letters: BTreeMap<i64, OwnedMessage> = BTreeMap::new();
+        let mut letters = BTreeSet::new();
         let mut by_key: HashMap<Vec<u8>, i64> = HashMap::new();
         while let Some(message) = look.next()? {
             let key = message.key().unwrap_or_default().to_vec();
@@ -177,16 +179,35 @@ impl Cluster {
             }
             if message.payload().is_some() {
                 by_key.insert(key, message.offset());
-                letters.insert(message.offset(), message);
+                letters.insert(message.offset());
             }
         }
-        Ok(letters.into_values().collect())
+        Ok(letters)
+    }
+
+    /// The dead letters at `offsets`; without those that were removed meanwhile. Blocks.
+    fn letters_at(
+        &self,
+        group: &Group,
+        offsets: &BTreeSet<i64>,
+    ) -> Result<Vec<OwnedMessage>, TransportError> {
+        let (Some(first), Some(last)) = (offsets.first(), offsets.last()) else { return Ok(Vec::new()) };
+        let span = Span { topic: self.names.dead_letter(group), partition: 0, from: *first, to: last + 1 };
+        let mut look = Look::begin(self, &[span])?;
+        let mut letters = Vec::new();
+        while let Some(message) = look.next()? {
+            if offsets.contains(&message.offset()) && message.payload().is_some() {
+                letters.push(message);
+            }
+        }
+        Ok(letters)
     }
 
     fn letter(&self, group: &Group, position: &str) -> Result<OwnedMessage, TransportError> {
         let offset: i64 = position.parse().map_err(|_| no_position(group, position))?;
-        let mut letters = self.letters(group)?.into_iter();
-        letters.find(|letter| letter.offset() == offset).ok_or_else(|| no_position(group, position))
+        let known = self.letters(group)?.contains(&offset);
+        let letter = if known { self.letters_at(group, &BTreeSet::from([offset]))?.pop() } else { None };
+        letter.ok_or_else(|| no_position(group, position))
     }
 }
 
@@ -269,10 +290,10 @@ impl Operate for Kafka {
                     Some(text) => text.parse().map_err(|_| no_position(&group, &text))?,
                 };
                 let now = cluster.clock.now();
-                let letters =
-                    cluster.letters(&group)?.into_iter().filter(|letter| letter.offset() > after).take(limit);
-                let shown = letters.map(|letter| {
-                    let read = look::read_letter(&letter, &cluster.names, now);
+                let page = cluster.letters(&group)?.into_iter().filter(|offset| *offset > after).take(limit);
+                let letters = cluster.letters_at(&group, &page.collect())?;
+                let shown = letters.iter().map(|letter| {
+                    let read = look::read_letter(letter, &cluster.names, now);
                     Peeked::new(read, letter.offset().to_string())
                 });
                 Ok(shown.collect())

@@ -177,15 +177,18 @@ impl Cluster {
         let waiting = Arc::new(Waiting { state: Mutex::default(), done: Notify::new() });
         let until = Instant::now() + self.config.publish_timeout;
         let mut refused: Vec<(usize, TransportError)> = Vec::new();
+        let mut topics = Vec::with_capacity(count);
         for (index, parcel) in parcels.into_iter().enumerate() {
             let handed = match parcel {
                 Ok(mut parcel) => {
                     waiting.state.lock().unwrap_or_else(PoisonError::into_inner).open += 1;
                     let handed = self.hand(&client, &mut parcel, &waiting, index, until).await;
-                    handed.map_err(|error| {
+                    let handed = handed.map_err(|error| {
                         waiting.state.lock().unwrap_or_else(PoisonError::into_inner).open -= 1;
                         self.said.explain(error, &format!("publishing to `{}`", parcel.topic))
-                    })
+                    });
+                    topics.push(parcel.topic);
+                    handed
                 }
                 Err(error) => Err(error),
             };
@@ -206,7 +209,9 @@ impl Cluster {
                 let mut answers = waiting.state.lock().unwrap_or_else(PoisonError::into_inner);
                 if answers.open == 0 {
                     let failed = std::mem::take(&mut answers.failed);
-                    refused.extend(failed.into_iter().map(|(at, error)| (at, self.not_taken(error))));
+                    refused.extend(
+                        failed.into_iter().map(|(at, error)| (at, self.not_taken(error, &topics[at]))),
+                    );
                     break;
                 }
             }
@@ -219,11 +224,11 @@ impl Cluster {
         refused
     }
 
-    fn not_taken(&self, error: KafkaError) -> TransportError {
+    fn not_taken(&self, error: KafkaError, topic: &str) -> TransportError {
         if self.is_closed() {
             return error::closed();
         }
-        self.said.explain(error, "publishing to Kafka")
+        self.said.explain(error, &format!("publishing to `{topic}`"))
     }
 
     /// `outgoing` as the client takes it; `partitions` are those of its Kafka topic.

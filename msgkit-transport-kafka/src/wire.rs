@@ -16,6 +16,7 @@ use msgkit::{Envelope, Timestamp, Topic};
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 
 use crate::error::SYSTEM;
+use crate::names::Names;
 
 /// What stands before the names of attributes.
 const PREFIX: &str = "ce_";
@@ -167,6 +168,7 @@ struct Beside<'a> {
     content_type: Option<&'a str>,
     trace_parent: Option<&'a str>,
     trace_state: Option<&'a str>,
+    names_topic: bool,
     names_content_type: bool,
     names_key: bool,
     names_trace_parent: bool,
@@ -180,6 +182,7 @@ struct Beside<'a> {
 impl<'a> Beside<'a> {
     fn note_attribute(&mut self, name: &str) {
         match name {
+            "topic" => self.names_topic = true,
             "datacontenttype" => self.names_content_type = true,
             "partitionkey" => self.names_key = true,
             "traceparent" => self.names_trace_parent = true,
@@ -215,8 +218,9 @@ impl<'a> Beside<'a> {
     }
 }
 
-/// Reads a record; what is no event is read by `ingest`, else malformed. Never panics, whatever came.
-pub(crate) fn read(raw: Raw<'_>, ingest: &Ingest, now: Timestamp) -> Incoming {
+/// Reads a record; what is no event is read by `ingest`, else malformed. Tells too whether it is an event that names its
+/// topic itself. Never panics, whatever came.
+pub(crate) fn read(raw: Raw<'_>, ingest: &Ingest, now: Timestamp) -> (Incoming, bool) {
     let mut reader = Reader::new(raw.implied);
     let mut beside = Beside::default();
     for &(name, value) in raw.headers {
@@ -249,22 +253,28 @@ pub(crate) fn read(raw: Raw<'_>, ingest: &Ingest, now: Timestamp) -> Incoming {
             reader.native(KEY, NativeValue::Bytes(key));
         }
         return match reader.finish(payload) {
-            Ok(envelope) => Incoming::Envelope(envelope),
-            Err(error) => malformed(&raw, error.to_string()),
+            Ok(envelope) => (Incoming::Envelope(envelope), beside.names_topic),
+            Err(error) => (malformed(&raw, error.to_string()), false),
         };
     }
     let structured = beside
         .content_type
         .is_some_and(|text| text.to_ascii_lowercase().starts_with("application/cloudevents"));
     let error = if structured {
-        match structured::from_slice(raw.value.unwrap_or_default(), raw.implied) {
+        // Read with a topic that no event has, so that one that names none can be told.
+        let nowhere = Names::nowhere();
+        match structured::from_slice(raw.value.unwrap_or_default(), &nowhere) {
             Ok(mut envelope) => {
+                let named = envelope.topic() != &nowhere;
+                if !named {
+                    envelope.set_topic(raw.implied.clone());
+                }
                 if envelope.key().is_none()
                     && let Some(key) = key
                 {
                     envelope.set_key(Some(key.into()));
                 }
-                return Incoming::Envelope(envelope);
+                return (Incoming::Envelope(envelope), named);
             }
             Err(error) => error.to_string(),
         }
@@ -279,9 +289,9 @@ pub(crate) fn read(raw: Raw<'_>, ingest: &Ingest, now: Timestamp) -> Incoming {
             {
                 envelope.set_key(Some(key.into()));
             }
-            Incoming::Envelope(envelope)
+            (Incoming::Envelope(envelope), false)
         }
-        None => malformed(&raw, error),
+        None => (malformed(&raw, error), false),
     }
 }
 

@@ -6,9 +6,11 @@ mod live {
     pub(crate) mod bench;
     mod broker;
     mod kcat;
+    mod letters;
     mod members;
     mod others;
     mod refusals;
+    mod remade;
     mod scale;
     mod sizes;
     mod statics;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use msgkit::Pattern;
 use msgkit::transport::{Group, Incoming, Position, Settle, Token, TransportError};
 use tokio::sync::{Notify, oneshot};
 
@@ -12,6 +13,7 @@ use super::partition::{Commit, Counting, Partition};
 use super::signal::Signal;
 use crate::cluster::Cluster;
 use crate::error::closed;
+use crate::look::Record;
 
 /// A subscription's messages in this process.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub(super) struct State {
     pub(super) partitions: BTreeMap<u64, Partition>,
     /// What waits to be handed out, in the order of arrival.
     waiting: VecDeque<Waiting>,
+    /// What the thread has to decide on, in the order of arrival.
+    undecided: Vec<Undecided>,
     in_hand: usize,
     arrivals: u64,
     epochs: u64,
@@ -58,6 +62,16 @@ struct Waiting {
     message: Incoming,
 }
 
+/// A message of which it is not known yet whether the group takes it.
+#[derive(Debug)]
+struct Undecided {
+    sequence: u64,
+    epoch: u64,
+    offset: u64,
+    record: Record,
+    size: usize,
+}
+
 /// A message on its way to the service.
 #[derive(Debug)]
 pub(super) struct Handed {
@@ -78,8 +92,36 @@ pub(super) enum Found {
 pub(super) struct Arrived {
     pub(super) epoch: u64,
     pub(super) offset: u64,
-    /// `None` where it is none of the subscription's.
-    pub(super) message: Option<Incoming>,
+    pub(super) what: What,
+}
+
+/// Where a partition begins.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begin {
+    pub(super) offset: u64,
+    /// Not where it was left: its log ends before that.
+    pub(super) again: bool,
+}
+
+/// Whose a message is.
+pub(super) enum What {
+    Ours(Incoming),
+    /// None of the subscription's.
+    Foreign,
+    /// None that a known pattern takes, with its size.
+    Undecided(Record, usize),
+}
+
+impl State {
+    /// Lets a message wait to be handed out, at its place in the order of arrival.
+    fn put(&mut self, waiting: Waiting) {
+        let partition = self.partitions.get(&waiting.epoch);
+        if partition.is_some_and(|one| one.counted_to > 0 && waiting.offset >= one.counted_to) {
+            self.demand.insert(waiting.epoch);
+        }
+        let at = self.waiting.partition_point(|other| other.sequence < waiting.sequence);
+        self.waiting.insert(at, waiting);
+    }
 }
 
 impl Member {
@@ -212,6 +254,7 @@ impl Member {
         state.ended = true;
         state.gone = true;
         state.waiting.clear();
+        state.undecided.clear();
         state.partitions.clear();
         state.in_hand = 0;
         state.flushes.clear();
@@ -248,46 +291,102 @@ impl Member {
         &self,
         topic: &str,
         number: i32,
-        begin: u64,
+        begin: Begin,
         before: crate::starts::Starts,
         free: bool,
     ) -> u64 {
         let mut state = self.state();
         state.epochs += 1;
         let epoch = state.epochs;
-        let partition = Partition::new(topic.to_owned(), number, begin, before, self.prefetch, free);
+        let Begin { offset, again } = begin;
+        let mut partition = Partition::new(topic.to_owned(), number, offset, before, self.prefetch, free);
+        if again {
+            partition = partition.begun_again();
+        }
         state.partitions.insert(epoch, partition);
         epoch
     }
 
-    /// Takes what came from the client.
-    pub(super) fn arrived(&self, messages: impl Iterator<Item = Arrived>) {
+    /// Takes what came from the client; tells which epochs others have taken the place of.
+    pub(super) fn arrived(&self, messages: impl Iterator<Item = Arrived>) -> BTreeMap<u64, u64> {
         let mut guard = self.state();
         let state = &mut *guard;
         let mut any = false;
-        for Arrived { epoch, offset, message } in messages {
-            let Some(partition) = state.partitions.get_mut(&epoch) else { continue };
-            if partition.leaving || !partition.received(offset) {
+        let mut renewed = BTreeMap::new();
+        for Arrived { epoch, offset, what } in messages {
+            let mut epoch = renewed.get(&epoch).copied().unwrap_or(epoch);
+            let Some(mut partition) = state.partitions.get_mut(&epoch) else { continue };
+            if partition.leaving {
                 continue;
             }
-            let Some(message) = message else {
+            if !partition.received(offset) {
+                // The client never goes back by itself: the log ends before the next offset, so it is another one.
+                tracing::warn!(
+                    topic = partition.topic,
+                    partition = partition.number,
+                    expected = partition.next(),
+                    offset,
+                    "a Kafka partition goes back: its topic was made again, or its log was cut off; what is there now is \
+                     read from here"
+                );
+                let mut next = partition.renewed(offset);
+                next.received(offset);
+                let before = std::mem::replace(&mut epoch, state.epochs + 1);
+                state.epochs = epoch;
+                for (_, current) in renewed.iter_mut().filter(|(_, current)| **current == before) {
+                    *current = epoch;
+                }
+                renewed.insert(before, epoch);
+                partition = state.partitions.entry(epoch).or_insert(next);
+            }
+            if let What::Foreign = what {
                 partition.settled(offset);
                 continue;
-            };
+            }
             if state.stopped {
                 continue;
             }
-            any = true;
-            if partition.counted_to > 0 && offset >= partition.counted_to {
-                state.demand.insert(epoch);
-            }
             state.arrivals += 1;
-            state.waiting.push_back(Waiting { sequence: state.arrivals, epoch, offset, message });
+            let sequence = state.arrivals;
+            match what {
+                What::Ours(message) => {
+                    any = true;
+                    state.put(Waiting { sequence, epoch, offset, message });
+                }
+                What::Undecided(record, size) => {
+                    state.undecided.push(Undecided { sequence, epoch, offset, record, size });
+                }
+                What::Foreign => {}
+            }
         }
         drop(guard);
         if any {
             self.arrived.notify_one();
         }
+        renewed
+    }
+
+    /// How many messages wait for a decision, and how many bytes they have.
+    pub(super) fn undecided(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.undecided.len(), state.undecided.iter().map(|one| one.size).sum())
+    }
+
+    /// Decides on all that wait for it: the group takes `patterns` and nothing else.
+    pub(super) fn decide(&self, patterns: &[Pattern]) {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        for Undecided { sequence, epoch, offset, record, .. } in std::mem::take(&mut state.undecided) {
+            let Some(partition) = state.partitions.get_mut(&epoch) else { continue };
+            if !record.is_for(patterns) {
+                partition.settled(offset);
+            } else if !partition.leaving && !state.stopped {
+                // Those that came behind it may be in hand already.
+                state.put(Waiting { sequence, epoch, offset, message: record.message });
+            }
+        }
+        drop(guard);
+        self.arrived.notify_one();
     }
 
     /// Lets nothing more of these partitions out.
@@ -316,13 +415,23 @@ impl Member {
         let mut guard = self.state();
         let state = &mut *guard;
         let mut behind = false;
-        for epoch in epochs {
+        let places: Vec<_> =
+            epochs.iter().filter_map(|epoch| state.partitions.get(epoch)).map(Partition::place).collect();
+        // With each goes what it had taken the place of.
+        let epochs: Vec<u64> = state
+            .partitions
+            .iter()
+            .filter(|(_, partition)| places.contains(&partition.place()))
+            .map(|(epoch, _)| *epoch)
+            .collect();
+        for epoch in &epochs {
             if let Some(partition) = state.partitions.remove(epoch) {
                 state.in_hand -= partition.in_hand.len();
                 behind |= partition.is_behind();
             }
         }
         state.waiting.retain(|waiting| !epochs.contains(&waiting.epoch));
+        state.undecided.retain(|undecided| !epochs.contains(&undecided.epoch));
         behind
     }
 

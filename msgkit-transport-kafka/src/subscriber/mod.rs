@@ -9,6 +9,7 @@ mod signal;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,13 +67,13 @@ impl Subscriber for Kafka {
         let (cluster, subscription) = (cluster.clone(), subscription.clone());
         let thread = std::thread::Builder::new().name("msgkit-kafka".to_owned());
         let begun = thread.spawn(move || {
-            match Driver::new(cluster, member.clone(), subscription, source, ready) {
+            guarded(&member, || match Driver::new(cluster, member.clone(), subscription, source, ready) {
                 Ok(driver) => driver.run(),
                 Err(error) => {
                     member.fail(error);
                     member.gone();
                 }
-            }
+            });
             let _ = over.send(());
         });
         begun.map_err(|error| {
@@ -91,6 +92,19 @@ impl Subscriber for Kafka {
             },
         }
     }
+}
+
+/// Runs a subscription's thread. A panic in it ends the subscription with an error: who receives would wait for ever.
+fn guarded(member: &Member, run: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(run)).is_err() {
+        member.fail(broken());
+        member.gone();
+    }
+}
+
+/// The error of a subscription whose thread has panicked. Nothing is lost with it: what was not settled comes again.
+fn broken() -> TransportError {
+    broke_off("the thread of a Kafka subscription panicked, which is a mistake in msgkit; the subscription")
 }
 
 /// A running subscription.
@@ -157,5 +171,31 @@ impl Deliveries for KafkaDeliveries {
 impl Drop for KafkaDeliveries {
     fn drop(&mut self) {
         self.member.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use msgkit::envelope::Clock;
+    use msgkit::transport::TransportUrl;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_a_subscription_with_an_error() {
+        let url = TransportUrl::parse("kafka://127.0.0.1:1").unwrap();
+        let kafka = Kafka::with(&url, crate::KafkaConfig::default(), Clock::system()).unwrap();
+        let member = Arc::new(Member::new(kafka.cluster(), None, 1));
+        let running = member.clone();
+        let thread = std::thread::spawn(move || guarded(&running, || panic!("on purpose")));
+        member.is_gone().await;
+        let (settler, _) = (member.clone(), thread.join());
+        let mut deliveries = KafkaDeliveries { settler, member, handed: Vec::new(), over: None };
+        let mut into = VecDeque::new();
+        let error = deliveries.receive(1, &mut into).await.unwrap_err();
+        assert_eq!(error.kind(), TransportErrorKind::Internal, "{error}");
+        assert!(error.to_string().contains("panicked"), "{error}");
+        // And it does not wait for what nobody brings.
+        assert_eq!(deliveries.receive(1, &mut into).await.unwrap_err().kind(), TransportErrorKind::Closed);
     }
 }

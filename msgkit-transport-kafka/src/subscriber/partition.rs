@@ -23,6 +23,8 @@ pub(super) struct Partition {
     watermark: Watermark,
     /// Where it was begun.
     begin: u64,
+    /// The offset behind the last that came.
+    next: u64,
     /// In hand, with their place in the order of arrival.
     pub(super) in_hand: BTreeMap<u64, u64>,
     /// The starts of the members before this one.
@@ -37,6 +39,8 @@ pub(super) struct Partition {
     pub(super) leaving: bool,
     /// Whether nothing is committed: without a group there is no offset to commit.
     free: bool,
+    /// Begun below what the broker has, which has to learn that.
+    again: bool,
 }
 
 /// How the starts are written into a commit.
@@ -77,6 +81,7 @@ impl Partition {
             number,
             watermark: Watermark::new(),
             begin,
+            next: begin,
             in_hand: BTreeMap::new(),
             before,
             counted_to: if free { u64::MAX } else { 0 },
@@ -84,12 +89,43 @@ impl Partition {
             told: None,
             leaving: false,
             free,
+            again: false,
         }
     }
 
-    /// Takes note of the next message; `false` where it came before.
+    /// The same, begun elsewhere than the broker has it: that is told even before something is settled.
+    pub(super) fn begun_again(mut self) -> Self {
+        self.again = true;
+        self
+    }
+
+    /// What follows a log that was made again or cut off: another partition, which begins at `begin`. What came of this one
+    /// is handled to its end, and has no offset to commit any more.
+    pub(super) fn renewed(&mut self, begin: u64) -> Self {
+        let ahead = usize::try_from(self.ahead).unwrap_or(usize::MAX);
+        let next = Self::new(self.topic.clone(), self.number, begin, Starts::default(), ahead, self.free);
+        self.free = true;
+        self.counted_to = u64::MAX;
+        next.begun_again()
+    }
+
+    /// The offset behind the last that came.
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Which partition of which topic it is.
+    pub(super) fn place(&self) -> (String, i32) {
+        (self.topic.clone(), self.number)
+    }
+
+    /// Takes note of the next message; `false` where its offset is below what came, or below where it was begun.
     pub(super) fn received(&mut self, offset: u64) -> bool {
-        offset >= self.begin && self.watermark.received(offset).is_ok()
+        let follows = offset >= self.next && self.watermark.received(offset).is_ok();
+        if follows {
+            self.next = offset + 1;
+        }
+        follows
     }
 
     pub(super) fn settled(&mut self, offset: u64) {
@@ -120,7 +156,7 @@ impl Partition {
     /// Whether there is something settled that the broker does not know.
     pub(super) fn is_behind(&self) -> bool {
         let told = self.told.as_ref().map_or(self.begin, |(offset, _)| *offset);
-        !self.free && self.position() > told
+        !self.free && (self.position() > told || (self.again && self.told.is_none()))
     }
 
     /// What is to be told, where that is something new. `wanted` is the highest offset that waits to be handed out.
@@ -153,6 +189,7 @@ impl Partition {
         }
         let told = self.told.as_ref().is_some_and(|(at, text)| *at == offset && *text == metadata);
         let untouched = self.told.is_none()
+            && !self.again
             && offset == self.begin
             && counting != Counting::Ahead
             && starts == self.before;
@@ -233,6 +270,24 @@ mod tests {
         settle(&mut partition, 10);
         let commit = partition.commit(1, Counting::None, None).unwrap();
         assert_eq!((commit.offset, commit.metadata.as_str()), (11, "msgkit1 0-1:3"), "and when it leaves");
+    }
+
+    #[test]
+    fn a_log_that_goes_back_is_another_one() {
+        let mut partition = partition();
+        receive(&mut partition, 10..13);
+        assert!(!partition.received(3));
+        let mut next = partition.renewed(3);
+        assert!(next.received(3), "what is there now was never seen");
+        settle(&mut partition, 10);
+        assert!(!partition.is_behind(), "the offsets of the old one mean nothing in the new one");
+        assert!(partition.commit(1, Counting::InHand, None).is_none());
+        // Else a successor would begin where the old one was.
+        assert!(next.is_behind());
+        let commit = next.commit(2, Counting::InHand, None).unwrap();
+        assert_eq!(commit.offset, 3);
+        next.told(commit);
+        assert!(!next.is_behind());
     }
 
     #[test]

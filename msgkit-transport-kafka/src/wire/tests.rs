@@ -30,7 +30,7 @@ fn raw<'a>(headers: &'a [Named<'a>], value: Option<&'a [u8]>) -> Raw<'a> {
 fn there_and_back(envelope: &Envelope, names_topic: bool, tombstones: bool) -> Incoming {
     let written = write(envelope, names_topic, tombstones);
     let headers = headers_of(written.headers.as_ref());
-    read(raw(&headers, written.value.as_deref()), &Ingest::default(), Timestamp::now())
+    read(raw(&headers, written.value.as_deref()), &Ingest::default(), Timestamp::now()).0
 }
 
 fn names(headers: &OwnedHeaders) -> Vec<String> {
@@ -100,7 +100,7 @@ fn what_is_no_event_keeps_everything() {
     let headers = [("ce_id", None), ("x", Some(&b"\xff"[..])), ("x", None), (UNREADABLE, None)];
     let value = &b"\x00raw"[..];
     let Incoming::Malformed(malformed) =
-        read(raw(&headers, Some(value)), &Ingest::default(), Timestamp::now())
+        read(raw(&headers, Some(value)), &Ingest::default(), Timestamp::now()).0
     else {
         panic!("it is no event");
     };
@@ -120,7 +120,7 @@ fn what_is_no_event_keeps_everything() {
 #[test]
 fn an_ingest_rule_makes_an_envelope_with_the_records_key_and_one_id() {
     let ingest = Ingest(vec![IngestRule::new("orders.*".parse().unwrap(), "legacy.order")]);
-    let read = || read(raw(&[], Some(b"{}")), &ingest, Timestamp::now());
+    let read = || read(raw(&[], Some(b"{}")), &ingest, Timestamp::now()).0;
     let (first, second) = (read(), read());
     let (first, second) = (first.envelope().unwrap(), second.envelope().unwrap());
     assert_eq!((first.kind(), first.key()), ("legacy.order", Some("k")));
@@ -131,7 +131,7 @@ fn an_ingest_rule_makes_an_envelope_with_the_records_key_and_one_id() {
 fn structured_events_and_plain_tracing_headers_are_read() {
     let event = br#"{"specversion":"1.0","id":"1","source":"s","type":"t","data":{"a":1}}"#;
     let headers = [(CONTENT_TYPE, Some(&b"application/cloudevents+json"[..]))];
-    let incoming = read(raw(&headers, Some(event)), &Ingest::default(), Timestamp::now());
+    let incoming = read(raw(&headers, Some(event)), &Ingest::default(), Timestamp::now()).0;
     let envelope = incoming.envelope().unwrap();
     assert_eq!(
         (envelope.kind(), envelope.key(), envelope.topic().as_str()),
@@ -146,7 +146,7 @@ fn structured_events_and_plain_tracing_headers_are_read() {
         ("traceparent", parent),
     ];
     let headers = headers.map(|(name, value)| (name, Some(value.as_bytes())));
-    let incoming = read(raw(&headers, None), &Ingest::default(), Timestamp::now());
+    let incoming = read(raw(&headers, None), &Ingest::default(), Timestamp::now()).0;
     let envelope = incoming.envelope().unwrap();
     assert_eq!(envelope.trace().parent.to_string(), parent);
     assert!(envelope.is_null());
@@ -160,7 +160,7 @@ fn a_key_that_is_no_text_is_kept_among_the_foreign_headers() {
     let event = Raw { key: Some(key), ..raw(&headers, written.value.as_deref()) };
     let plain = Raw { key: Some(key), ..raw(&[], Some(b"x")) };
     for raw in [event, plain] {
-        let native = match read(raw, &Ingest::default(), Timestamp::now()) {
+        let native = match read(raw, &Ingest::default(), Timestamp::now()).0 {
             Incoming::Envelope(envelope) => envelope.native().clone(),
             Incoming::Malformed(malformed) => malformed.native.clone(),
         };

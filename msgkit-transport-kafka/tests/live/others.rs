@@ -4,6 +4,9 @@ use bytes::Bytes;
 use msgkit::envelope::{NativeHeaders, NativeValue};
 use msgkit::transport::{Incoming, Operate as _, Publisher as _, Transport as _};
 use msgkit_transport_kafka::{DestinationRule, Unkeyed};
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use super::bench::{declaration, group, message, reader, shared, take, text};
 use crate::support;
@@ -77,6 +80,94 @@ async fn destinations_send_topics_elsewhere() {
     came.sort();
     assert_eq!(came, topics);
     kafka.close().await.unwrap();
+}
+
+/// A record that names no topic in a Kafka topic that several share: of which one it is nobody can tell, so every group
+/// that reads there gets it, and a listing shows it. The Kafka topic's own name matches no pattern.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_names_no_topic_is_delivered() {
+    let Some((url, prefix)) = shared("nameless") else { return };
+    let mut config = support::quick(&prefix);
+    let fleet = format!("{prefix}fleet");
+    config.destinations =
+        vec![DestinationRule { matches: "device.>".parse().unwrap(), topic: fleet.clone() }];
+    let kafka = support::kafka(&url, config).unwrap();
+    let mapped = group("mapped", "device.>");
+    // A place with a dynamic segment (here one that Kafka's names cannot hold) implies none of the topics that lie there.
+    let mut placed = group("placed", "unit.7.raw");
+    placed.places = vec!["unit.~5F.raw".parse().unwrap()];
+    for (wanted, at, name) in [(&mapped, "device.7.raw", "fleet"), (&placed, "unit.~5F.raw", "unit._.raw")] {
+        kafka.declare(&declaration(wanted)).await.unwrap();
+        let at = at.parse().unwrap();
+        kafka.publish_foreign(&at, Some(Bytes::from_static(b"raw")), &NativeHeaders::new()).await.unwrap();
+        // An event, of a producer that knows no `ce_topic`.
+        foreign_event(&url, &format!("{prefix}{name}"));
+        let name = wanted.group.as_ref().unwrap();
+        assert_eq!(kafka.peek(name, None, 10).await.unwrap().len(), 2, "{name} shows both");
+        let mut deliveries = reader(&kafka, wanted).await;
+        let came = take(&mut *deliveries, 2).await;
+        let events = came.iter().filter(|delivery| delivery.message().envelope().is_some()).count();
+        assert_eq!(events, 1, "{came:?}");
+        came.into_iter().for_each(msgkit::transport::Delivery::ack);
+        deliveries.close().await.unwrap();
+    }
+    kafka.close().await.unwrap();
+}
+
+/// An event without a topic, by a producer that knows nothing of msgkit.
+fn foreign_event(url: &str, topic: &str) {
+    let servers = url.trim_start_matches("kafka://");
+    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", servers).create().unwrap();
+    let attributes = [("ce_specversion", "1.0"), ("ce_id", "1"), ("ce_source", "s"), ("ce_type", "t")];
+    let headers = attributes
+        .into_iter()
+        .fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(value) }));
+    producer.send(BaseRecord::<(), [u8]>::to(topic).payload(b"{}").headers(headers)).unwrap();
+    producer.flush(super::bench::PATIENCE).unwrap();
+}
+
+/// A roll-out: the new version takes one more pattern, whose messages share the Kafka topic. Kafka gives the old member its
+/// share of them, and what no member takes besides, which stops nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_hands_out_what_its_group_takes() {
+    let Some((url, prefix)) = shared("rollout") else { return };
+    let mut config = support::quick(&prefix);
+    config.destinations =
+        vec![DestinationRule { matches: "device.>".parse().unwrap(), topic: format!("{prefix}fleet") }];
+    let (before, after) =
+        (support::kafka(&url, config.clone()).unwrap(), support::kafka(&url, config).unwrap());
+    let old = group("g", "device.7.*");
+    let mut new = old.clone();
+    new.patterns.push("device.8.*".parse().unwrap());
+    let mut one = reader(&before, &old).await;
+    let mut two = reader(&after, &new).await;
+    let foreign: Vec<_> = (0..3000).map(|n| message("device.9.a", Some(&n.to_string()), "foreign")).collect();
+    after.publish(foreign).await.unwrap();
+    let sent = super::bench::numbered("", 300);
+    after.publish(sent.iter().map(|text| message("device.8.a", Some(text), text)).collect()).await.unwrap();
+    let (mut came, mut shares) = (Vec::new(), [0, 0]);
+    while came.len() < sent.len() {
+        let (member, delivery) = tokio::select! {
+            mut came = take(&mut *one, 1) => (0, came.remove(0)),
+            mut came = take(&mut *two, 1) => (1, came.remove(0)),
+        };
+        came.push(text(&delivery));
+        shares[member] += 1;
+        delivery.ack();
+    }
+    came.sort();
+    assert_eq!(came, sent);
+    assert!(shares.iter().all(|share| *share > 0), "both had partitions: {shares:?}");
+    let settled = async {
+        while after.groups().await.unwrap()[0].waiting > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(super::bench::PATIENCE, settled).await.expect("what nobody takes is settled");
+    for (mut deliveries, kafka) in [(one, before), (two, after)] {
+        deliveries.close().await.unwrap();
+        kafka.close().await.unwrap();
+    }
 }
 
 /// `unkeyed = "spread"` uses every partition, the default one of them.

@@ -99,7 +99,9 @@ async fn what_the_broker_refuses_is_given_back() {
         .collect();
     large.set_payload(Some(noise.into()));
     let error = kafka.publish(vec![msgkit::transport::Outgoing::to_topic(large.clone())]).await.unwrap_err();
-    assert_eq!(error.kind(), TransportErrorKind::Invalid, "{}", msgkit::Chain(&error));
+    let said = msgkit::Chain(&error).to_string();
+    assert_eq!(error.kind(), TransportErrorKind::Invalid, "{said}");
+    assert!(said.contains("publishing to `"), "it names the topic: {said}");
     assert_eq!(error.rejected()[0].message.envelope, large);
     kafka.publish(vec![message("a.b", Some("k"), "small")]).await.unwrap();
     assert_eq!(text(&take(&mut *deliveries, 1).await[0]), "small");

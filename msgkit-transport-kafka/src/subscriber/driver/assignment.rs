@@ -1,6 +1,6 @@
 //! Partitions that come, each where it was left, and go, each when its handlers have finished.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use msgkit::transport::TransportError;
 use rdkafka::consumer::Consumer as _;
@@ -13,6 +13,10 @@ use crate::cluster::ASK;
 use crate::error;
 use crate::look;
 use crate::starts::Starts;
+use crate::subscriber::member::Begin;
+
+/// How long a broker that has just begun to lead a partition may take until it knows its end.
+const CATCH_UP: Duration = Duration::from_secs(1);
 
 impl Driver {
     /// Begins with the partitions that were assigned, where each of them was left.
@@ -40,6 +44,8 @@ impl Driver {
 
     pub(super) fn begin(&mut self, partitions: &TopicPartitionList) -> Result<(), TransportError> {
         tracing::debug!(?partitions, "partitions are assigned");
+        // One time for all: a topic that was made again may have many partitions.
+        let until = Instant::now() + CATCH_UP;
         let mut places = Vec::new();
         if partitions.count() > 0 {
             let committed = look::patiently(|| self.client.committed_offsets(partitions.clone(), ASK))
@@ -53,10 +59,12 @@ impl Driver {
                         let text = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                             one.metadata().to_owned()
                         }));
-                        let begin = u64::try_from(offset).unwrap_or(0);
-                        (begin, Starts::read(&text.unwrap_or_default(), begin))
+                        match self.still_there(&topic, number, offset, until)? {
+                            begin @ Begin { again: true, .. } => (begin, Starts::default()),
+                            begin => (begin, Starts::read(&text.unwrap_or_default(), begin.offset)),
+                        }
                     }
-                    _ => (self.first_of(&topic, number)?, Starts::default()),
+                    _ => (self.first_of(&topic, number, until)?, Starts::default()),
                 };
                 places.push((topic, number, place));
             }
@@ -64,7 +72,7 @@ impl Driver {
         let mut begun = TopicPartitionList::new();
         let mut held = Vec::new();
         for (topic, number, (begin, before)) in places {
-            let offset = Offset::Offset(i64::try_from(begin).unwrap_or(i64::MAX));
+            let offset = Offset::Offset(i64::try_from(begin.offset).unwrap_or(i64::MAX));
             begun
                 .add_partition_offset(&topic, number, offset)
                 .map_err(|error| error::of(error, "beginning a partition"))?;
@@ -80,27 +88,62 @@ impl Driver {
         let free = matches!(self.source, Source::Alone);
         for (topic, number, begin, before, queue) in held {
             let epoch = self.member.assigned(&topic, number, begin, before, free);
-            let implied = self.cluster.names.topic(&topic);
+            let implied = self.cluster.names.implied(&topic);
             self.held.insert((topic, number), Held { epoch, implied, queue });
         }
         Ok(())
     }
 
     /// Where a partition begins of which the group has committed nothing.
-    pub(super) fn first_of(&self, topic: &str, number: i32) -> Result<u64, TransportError> {
+    pub(super) fn first_of(&self, topic: &str, number: i32, until: Instant) -> Result<Begin, TransportError> {
         let declared = match (&self.source, &self.subscription.group) {
             (Source::Group(_), Some(group)) => self.cluster.declared_start(group, topic, number),
             _ => None,
         };
-        let first = match declared {
-            Some(offset) => offset,
+        match declared {
+            Some(offset) => self.still_there(topic, number, offset, until),
             None => {
-                let (first, _) = look::patiently(|| self.client.fetch_watermarks(topic, number, ASK))
-                    .map_err(|error| error::of(error, "asking for the first offset"))?;
-                first
+                let (first, _) = self.ends_of(topic, number)?;
+                Ok(Begin { offset: u64::try_from(first).unwrap_or(0), again: false })
             }
-        };
-        Ok(u64::try_from(first).unwrap_or(0))
+        }
+    }
+
+    /// Where to go on from an offset that was written down: there, or, where the log ends before it, with the first
+    /// record. Then the topic was made again or its log cut off, and what is there now was never seen.
+    fn still_there(
+        &self,
+        topic: &str,
+        number: i32,
+        offset: i64,
+        until: Instant,
+    ) -> Result<Begin, TransportError> {
+        loop {
+            let (first, end) = self.ends_of(topic, number)?;
+            if offset <= end {
+                return Ok(Begin { offset: u64::try_from(offset).unwrap_or(0), again: false });
+            }
+            // A broker that has just begun to lead may not know yet how far the log goes.
+            if Instant::now() < until {
+                std::thread::sleep(AGAIN);
+                continue;
+            }
+            tracing::warn!(
+                topic,
+                partition = number,
+                offset,
+                end,
+                first,
+                "a Kafka partition ends before the offset at which the group goes on: its topic was made again, or its log was \
+                 cut off; it is read from its first record"
+            );
+            return Ok(Begin { offset: u64::try_from(first).unwrap_or(0), again: true });
+        }
+    }
+
+    fn ends_of(&self, topic: &str, number: i32) -> Result<(i64, i64), TransportError> {
+        look::patiently(|| self.client.fetch_watermarks(topic, number, ASK))
+            .map_err(|error| error::of(error, &format!("asking for the ends of `{topic}` {number}")))
     }
 
     pub(super) fn revoked(&mut self, partitions: TopicPartitionList, lost: bool) {

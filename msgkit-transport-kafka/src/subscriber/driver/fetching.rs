@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use msgkit::Timestamp;
 
+use super::deciding::{MOST, MOST_BYTES};
 use super::{Driver, Held, Source};
 use crate::look;
-use crate::subscriber::member::Arrived;
+use crate::subscriber::member::{Arrived, What};
 
 /// How many messages of one partition are taken before the next one has its turn.
 const TURN: usize = 64;
@@ -15,22 +16,34 @@ impl Driver {
     /// Takes messages from the queues while there is room; how many.
     pub(super) fn fetch(&mut self) -> usize {
         let mut room = self.member.room();
-        if room == 0 || self.held.is_empty() {
+        if room == 0 || self.held.is_empty() || self.has_many_undecided() {
             return 0;
         }
         let full = self.member.full();
         // One look at the clock for all that come now.
         let now = self.cluster.clock.now();
         let mut arrived = Vec::new();
+        let (mut undecided, mut bytes) = self.member.undecided();
         let mut more = true;
         while more && room > 0 {
             more = false;
             for held in self.held.values().filter(|held| !full.contains(&held.epoch)) {
                 for _ in 0..TURN.min(room) {
+                    if undecided >= MOST || bytes >= MOST_BYTES {
+                        more = false;
+                        break;
+                    }
                     match held.queue.poll(Duration::ZERO) {
                         Some(Ok(message)) => {
                             let one = self.arrived(held, &message, now);
-                            room -= usize::from(one.message.is_some());
+                            match &one.what {
+                                What::Ours(_) => room -= 1,
+                                What::Undecided(_, size) => {
+                                    undecided += 1;
+                                    bytes += size;
+                                }
+                                What::Foreign => {}
+                            }
                             arrived.push(one);
                             more = true;
                         }
@@ -44,20 +57,26 @@ impl Driver {
         }
         let count = arrived.len();
         tracing::trace!(count, room, "messages came");
-        self.member.arrived(arrived.into_iter());
+        self.take_in(arrived.into_iter());
         count
     }
 
-    pub(super) fn arrived<M: rdkafka::Message>(&self, held: &Held, message: &M, now: Timestamp) -> Arrived {
-        let incoming = look::read(message, &held.implied, &self.subscription.ingest, now);
-        let ours = match self.source {
-            Source::Step(_) => true,
-            _ => self.subscription.matches(incoming.topic()),
-        };
-        Arrived {
-            epoch: held.epoch,
-            offset: u64::try_from(message.offset()).unwrap_or(0),
-            message: ours.then_some(incoming),
+    /// Gives messages to the member, and follows where one of its partitions is another now.
+    pub(super) fn take_in(&mut self, arrived: impl Iterator<Item = Arrived>) {
+        let renewed = self.member.arrived(arrived);
+        for held in self.held.values_mut().filter(|_| !renewed.is_empty()) {
+            held.epoch = renewed.get(&held.epoch).copied().unwrap_or(held.epoch);
         }
+    }
+
+    pub(super) fn arrived<M: rdkafka::Message>(&self, held: &Held, message: &M, now: Timestamp) -> Arrived {
+        let record = look::read(message, &held.implied, &self.subscription.ingest, now);
+        let what = match self.source {
+            Source::Step(_) => What::Ours(record.message),
+            _ if record.is_for(&self.patterns) => What::Ours(record.message),
+            Source::Group(_) => What::Undecided(record, message.payload().map_or(0, <[u8]>::len)),
+            Source::Alone => What::Foreign,
+        };
+        Arrived { epoch: held.epoch, offset: u64::try_from(message.offset()).unwrap_or(0), what }
     }
 }

@@ -2,20 +2,22 @@
 //! partition and are fetched while there is room, and everything else that the client has to say is heard meanwhile.
 //!
 //! Here is what it has and its round; [`assignment`] is how partitions come and go, [`topics`] where its messages lie,
-//! [`fetching`] how they get to the member, [`settling`] what the broker is told of them, [`beginning`] when `subscribe`
+//! [`fetching`] how they get to the member, [`deciding`] which of them are the group's, [`settling`] what the broker is told of them, [`beginning`] when `subscribe`
 //! returns.
 
 mod assignment;
 mod beginning;
+mod deciding;
 mod fetching;
 mod settling;
 mod topics;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use msgkit::Topic;
+use msgkit::Pattern;
 use msgkit::transport::{Subscription, TransportError, TransportErrorKind};
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -23,7 +25,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Message as _, TopicPartitionList};
 use tokio::sync::oneshot;
 
+use self::deciding::Deciding;
 use self::settling::lost_settlements;
+use super::broken;
 use super::committer::Committer;
 use super::context::{Context, Event};
 use super::member::Member;
@@ -31,6 +35,7 @@ use super::partition::Commit;
 use crate::client::{self, Listening};
 use crate::cluster::Cluster;
 use crate::error;
+use crate::names::Implied;
 
 /// How long the thread waits at most, whatever happens.
 const TICK: Duration = Duration::from_millis(250);
@@ -62,6 +67,9 @@ pub(super) struct Driver {
     client: Arc<Client>,
     /// By the Kafka topic and partition.
     held: BTreeMap<(String, i32), Held>,
+    /// What is handed out, as far as is known.
+    patterns: Vec<Pattern>,
+    deciding: Deciding,
     topics: BTreeSet<String>,
     /// Where its messages are known to lie.
     places: BTreeSet<String>,
@@ -81,8 +89,7 @@ pub(super) struct Driver {
 
 struct Held {
     epoch: u64,
-    /// The topic of a message that names none.
-    implied: Topic,
+    implied: Implied,
     queue: PartitionQueue<Context>,
 }
 
@@ -132,7 +139,7 @@ impl Driver {
                 )
                 .with_source(error)
             })?;
-        Ok(Self {
+        let mut driver = Self {
             made: cluster.made(),
             places,
             cluster,
@@ -142,6 +149,8 @@ impl Driver {
             committer,
             client,
             held: BTreeMap::new(),
+            patterns: Vec::new(),
+            deciding: Deciding::new(),
             topics: BTreeSet::new(),
             looked: None,
             coming: Vec::new(),
@@ -154,24 +163,35 @@ impl Driver {
             ready_by: Instant::now() + if matches!(source, Source::Step(_)) { Duration::ZERO } else { BEGIN },
             begun_by: Instant::now() + BEGIN,
             source,
-        })
+        };
+        driver.patterns = driver.known_patterns();
+        Ok(driver)
     }
 
     /// Runs until the subscription leaves or the transport closes.
     pub(super) fn run(mut self) {
+        if catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
+            self.member.fail(broken());
+            // What the client asks from now on is answered at once; else it waits for an answer that nobody gives.
+            self.context.leave();
+        }
+        self.leave();
+    }
+
+    fn serve(&mut self) {
         while !self.member.must_go() {
             self.listen();
             self.begin_coming();
             self.give_going();
             self.find_topics();
             let fetched = self.fetch();
+            self.decide();
             self.commit();
             self.answer_ready();
             if fetched == 0 {
                 self.member.signal.wait(self.pause());
             }
         }
-        self.leave();
     }
 
     /// How long there is nothing to do unless the bell rings.
@@ -182,7 +202,12 @@ impl Driver {
         if (urgent || behind) && self.on_its_way.is_none() {
             next = next.min(self.commit_after);
         }
-        let others = [self.coming_again, self.going.as_ref().map(|going| going.until), self.next_look()];
+        let others = [
+            self.coming_again,
+            self.going.as_ref().map(|going| going.until),
+            self.next_look(),
+            self.next_decision(),
+        ];
         for at in others.into_iter().flatten() {
             next = next.min(at);
         }
@@ -191,6 +216,7 @@ impl Driver {
 
     /// Hears what the client has to say.
     fn listen(&mut self) {
+        let mut arrivals = Vec::new();
         loop {
             let before = self.context.waiting();
             match self.client.poll(Duration::ZERO) {
@@ -199,7 +225,7 @@ impl Driver {
                     let key = (message.topic().to_owned(), message.partition());
                     if let Some(held) = self.held.get(&key) {
                         let arrived = self.arrived(held, &message, self.cluster.clock.now());
-                        self.member.arrived(std::iter::once(arrived));
+                        arrivals.push(arrived);
                     }
                 }
                 Some(Err(error)) => self.hear(error),
@@ -207,6 +233,7 @@ impl Driver {
                 None => {}
             }
         }
+        self.take_in(arrivals.into_iter());
         for event in self.context.take() {
             match event {
                 Event::Assigned(partitions) => {

@@ -10,6 +10,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::{Driver, Held, Source};
 use crate::error;
 use crate::starts::Starts;
+use crate::subscriber::member::Begin;
 
 impl Driver {
     pub(super) fn next_look(&self) -> Option<Instant> {
@@ -107,8 +108,14 @@ impl Driver {
             self.client.incremental_assign(&taken).map_err(|error| error::of(error, "taking partitions"))?;
         }
         for (topic, number, begin, queue) in held {
-            let epoch = self.member.assigned(&topic, number, begin, Starts::default(), true);
-            let implied = self.cluster.names.topic(&topic);
+            let epoch = self.member.assigned(
+                &topic,
+                number,
+                Begin { offset: begin, again: false },
+                Starts::default(),
+                true,
+            );
+            let implied = self.cluster.names.implied(&topic);
             self.held.insert((topic, number), Held { epoch, implied, queue });
         }
         self.ready_by = Instant::now();
