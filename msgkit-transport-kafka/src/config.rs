@@ -190,8 +190,10 @@ pub enum Sasl {
     #[default]
     Plain,
     /// By SCRAM with SHA-256; needs the feature `tls` of the crate.
+    #[serde(rename = "scram_sha_256")]
     ScramSha256,
     /// By SCRAM with SHA-512; needs the feature `tls` of the crate.
+    #[serde(rename = "scram_sha_512")]
     ScramSha512,
 }
 
@@ -328,6 +330,14 @@ mod tests {
             Ok(transport) => panic!("taken: {transport:?}"),
             Err(error) => msgkit::Chain(&error).to_string(),
         }
+    }
+
+    #[test]
+    fn mechanisms_are_spelled_as_the_options_say() {
+        let named = |name: &str| serde_json::from_value::<Sasl>(name.into());
+        assert_eq!(named("plain").unwrap(), Sasl::Plain);
+        assert_eq!(named("scram_sha_256").unwrap(), Sasl::ScramSha256);
+        assert_eq!(named("scram_sha_512").unwrap(), Sasl::ScramSha512);
     }
 
     #[test]
