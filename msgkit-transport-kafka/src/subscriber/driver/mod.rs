@@ -2,8 +2,8 @@
 //! partition and are fetched while there is room, and everything else that the client has to say is heard meanwhile.
 //!
 //! Here is what it has and its round; [`assignment`] is how partitions come and go, [`topics`] where its messages lie,
-//! [`fetching`] how they get to the member, [`deciding`] which of them are the group's, [`settling`] what the broker is told of them, [`beginning`] when `subscribe`
-//! returns.
+//! [`fetching`] how they get to the member, [`deciding`] which of them are the group's, [`settling`] what the broker is told of them,
+//! [`beginning`] when `subscribe` returns.
 
 mod assignment;
 mod beginning;
