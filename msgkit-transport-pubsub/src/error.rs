@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 
+use google_cloud_gax::error::CredentialsError;
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_pubsub::Error;
 use msgkit::transport::{TransportError, TransportErrorKind};
@@ -39,6 +40,18 @@ pub(crate) fn code(error: &Error) -> Option<Code> {
     }
 }
 
+/// What is wrong with the credentials, where that is among the causes.
+fn credentials(error: &Error) -> Option<&CredentialsError> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
+}
+
 /// The kind of an error, and what to do about it.
 pub(crate) fn classify(error: &Error) -> (TransportErrorKind, &'static str) {
     use TransportErrorKind::{Invalid, Refused, Timeout, Unavailable};
@@ -59,9 +72,15 @@ pub(crate) fn classify(error: &Error) -> (TransportErrorKind, &'static str) {
         }
         Some(Code::DeadlineExceeded) => (Timeout, "; no answer in time"),
         Some(_) => (Unavailable, ""),
-        None if error.is_authentication() => (
-            Refused,
-            "; look at the credentials: `credentials_file`, or what `gcloud auth application-default login` left",
+        None if credentials(error).is_some() => (
+            // Whoever gives them out may be away for now.
+            if credentials(error).is_some_and(CredentialsError::is_transient) {
+                Unavailable
+            } else {
+                Refused
+            },
+            "; look at the credentials: GOOGLE_APPLICATION_CREDENTIALS, `credentials_file`, or what \
+             `gcloud auth application-default login` left",
         ),
         None if error.is_timeout() => (Timeout, "; no answer in time"),
         None if error.is_binding() || error.is_serialization() || error.is_deserialization() => {
@@ -97,6 +116,20 @@ mod tests {
             (Code::Unavailable, TransportErrorKind::Unavailable),
         ] {
             assert_eq!(of(service(code), "trying").kind(), kind, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_named_however_deep_they_lie() {
+        for (transient, kind) in
+            [(true, TransportErrorKind::Unavailable), (false, TransportErrorKind::Refused)]
+        {
+            let none = || Error::authentication(CredentialsError::from_msg(transient, "none"));
+            for error in [none(), Error::exhausted(none())] {
+                let told = of(error, "creating topic `t`");
+                assert_eq!(told.kind(), kind);
+                assert!(told.to_string().contains("GOOGLE_APPLICATION_CREDENTIALS"), "{told}");
+            }
         }
     }
 

@@ -19,7 +19,7 @@ use super::publish::{PublishHandle, Routes};
 use super::quarantine::Quarantine;
 use super::source::{Beginning, Fetched, Source};
 use crate::envelope::Clock;
-use crate::error::{Chain, Error};
+use crate::error::{Chain, Error, ErrorKind};
 use crate::handler::{ContextParts, HandlerSpec, State};
 use crate::policy::{Breaker, OnFailure, Order};
 use crate::telemetry::Observers;
@@ -304,7 +304,10 @@ where
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE.1);
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                let text = format!("{what} at transport `{}` failed", named.name);
+                return Err(Error::new(ErrorKind::Transport, text).with_source(error));
+            }
         }
     }
 }

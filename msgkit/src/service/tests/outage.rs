@@ -55,6 +55,17 @@ async fn a_copy_that_is_not_confirmed_keeps_the_original() {
     }
 }
 
+/// What ends a start says where to look.
+#[tokio::test]
+async fn a_start_that_a_transport_refuses_names_it() {
+    let memory = Memory::new();
+    memory.close().await.unwrap();
+    let service = Service::new("shop").transport("edge", memory).on("g", |_: Placed, _| async { Ok(()) });
+    let refused = service.start().await.unwrap_err();
+    assert_eq!(refused.kind(), crate::ErrorKind::Transport);
+    assert!(refused.to_string().contains("`edge`"), "{refused}");
+}
+
 /// A service whose handler always fails, on a broker that takes no copies.
 async fn without_copies() -> (Memory, Faulty, Running) {
     let (memory, clock) = virtual_memory(MemoryConfig::default());
