@@ -84,7 +84,9 @@ fn handler(plan: &Plan) -> CheckedHandler {
         }
         notes.extend(can.costs.iter().map(|cost| format!("{name}: {cost}")));
         if origin.dead_letters.name != *name {
-            notes.push(format!("{name}: dead letters are kept at {}", origin.dead_letters.name));
+            let kept = origin.dead_letters.transport.capabilities().durable;
+            let end = if kept { "" } else { ", and gone with its process" };
+            notes.push(format!("{name}: dead letters are kept at {}{end}", origin.dead_letters.name));
         }
     }
     CheckedHandler {

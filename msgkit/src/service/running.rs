@@ -80,6 +80,8 @@ impl Running {
             self.handlers.lock().await.push(handler);
         }
         core.health.started();
+        let handlers = self.handlers().await.join(", ");
+        tracing::info!(handlers, "ready");
         Ok(())
     }
 

@@ -219,16 +219,17 @@ async fn a_message_that_kills_the_process_ends_as_a_crash_and_the_innocent_go_on
 async fn dead_letters_are_kept_where_the_configuration_says() {
     let (memory, clock) = virtual_memory(MemoryConfig::default());
     let archive = Memory::with(MemoryConfig::default(), clock);
-    let running = Service::new("shop")
+    let service = Service::new("shop")
         .clock(clock)
         .transport("memory", memory.clone())
         .transport("archive", archive.clone())
         .route(">".parse().unwrap(), "memory")
         .dead_letters("memory", "archive")
-        .on("g", |_: Placed, _| async { Err::<(), _>(HandlerError::permanent("no such customer")) })
-        .start()
-        .await
-        .unwrap();
+        .on("g", |_: Placed, _| async { Err::<(), _>(HandlerError::permanent("no such customer")) });
+    let report = service.check().unwrap();
+    let note = "memory: dead letters are kept at archive, and gone with its process";
+    assert!(report.handlers[0].notes.iter().any(|told| told == note), "{report}");
+    let running = service.start().await.unwrap();
     running.publisher().publish(&placed(1)).await.unwrap();
     until("idle", || memory.is_idle()).await;
     assert_eq!(letters(&memory, "g").await, []);
