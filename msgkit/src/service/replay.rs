@@ -21,7 +21,8 @@ impl Running {
     /// (`[transports.x] dead_letters`), only the service knows the way back.
     ///
     /// # Errors
-    /// [`ErrorKind::Refused`] where no handler of this service has that group, or its dead letters are kept elsewhere;
+    /// [`ErrorKind::Refused`] where no handler of this service has that group, or it has none of its own, or its dead letters are
+    /// kept elsewhere;
     /// [`ErrorKind::Transport`] where there is no such dead letter, or a broker does not answer. The dead letter is there then
     /// still; where only its removal failed, it was published as well.
     ///
@@ -29,6 +30,12 @@ impl Running {
     /// A call that is dropped leaves the dead letter where it is, or published and in both places.
     pub async fn replay(&self, kept_at: &str, group: &Group, position: &str) -> Result<(), Error> {
         let plan = self.plan_of(group).await?;
+        if plan.spec.group.is_none() {
+            return Err(Error::refused(format!(
+                "handler `{}` has no group, and what is published for one alone would wait for nobody; publish the message anew",
+                plan.identity.handler
+            )));
+        }
         let mut origins = plan.origins.iter().filter(|origin| origin.dead_letters.name == kept_at).peekable();
         let Some(origin) = origins.peek() else {
             let known: BTreeSet<&str> =

@@ -291,6 +291,28 @@ async fn a_dead_letter_that_is_kept_elsewhere_is_replayed_to_its_own_handler() {
     running.drain().await.unwrap();
 }
 
+/// Nobody reads what is published for a group that a handler does not have.
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_of_a_handler_without_a_group_stays_where_it_is() {
+    let config = MemoryConfig { delay: MemoryDelay::RetryTopics, ..MemoryConfig::default() };
+    let (memory, clock) = virtual_memory(config);
+    let archive = Memory::with(MemoryConfig::default(), clock);
+    let spec = HandlerSpec::ephemeral("reader")
+        .unwrap()
+        .with(closure(|_: Placed, _| async { Err::<(), _>(HandlerError::permanent("no such customer")) }));
+    let service = Service::new("shop").clock(clock).transport("edge", memory.clone());
+    let service = service.transport("archive", archive.clone()).route(">".parse().unwrap(), "edge");
+    let running = service.dead_letters("edge", "archive").spec(spec).start().await.unwrap();
+    running.publisher().publish(&placed(1)).await.unwrap();
+    let group = Group::new("shop").unwrap();
+    until("idle", || memory.is_idle()).await;
+    let letter = archive.dead_letters(&group, None, 10).await.unwrap().remove(0);
+    let refused = running.replay("archive", &group, &letter.position).await.unwrap_err();
+    assert!(refused.to_string().contains("has no group"), "{refused}");
+    assert_eq!(archive.dead_letters(&group, None, 10).await.unwrap().len(), 1);
+    running.drain().await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_has_expired_is_a_dead_letter_and_nothing_else_is() {
     let (memory, clock) = virtual_memory(MemoryConfig::default());
