@@ -56,11 +56,11 @@ impl Quarantine {
 
     /// Waits until everything else stands still; the caller has given back all but the suspect. Dropped while it waits, it lets
     /// the others go on.
-    pub(crate) async fn alone(&self) -> Alone<'_> {
-        let turn = {
-            let _parked = self.park();
-            self.turn.lock().await
-        };
+    ///
+    /// `None` where another suspect has its turn: a second one in hand goes back, or a process that dies of the first would
+    /// count a start of the second.
+    pub(crate) async fn alone(&self) -> Option<Alone<'_>> {
+        let turn = self.turn.try_lock().ok()?;
         // Made before it is true, so that whoever gives up waiting holds nobody back.
         let alone = Alone { quarantine: self, _turn: turn };
         self.active.store(true, Ordering::Relaxed);
@@ -73,7 +73,7 @@ impl Quarantine {
             }
             changed.await;
         }
-        alone
+        Some(alone)
     }
 
     /// Counts a lane as standing still for as long as the guard lives: it waits for something that may take long, and starts
@@ -142,7 +142,8 @@ mod tests {
 
     /// Whether a suspect could begin now.
     async fn is_alone(quarantine: &Quarantine) -> bool {
-        tokio::time::timeout(Duration::from_secs(1), quarantine.alone()).await.is_ok()
+        let alone = tokio::time::timeout(Duration::from_secs(1), quarantine.alone()).await;
+        alone.is_ok_and(|alone| alone.is_some())
     }
 
     #[tokio::test(start_paused = true)]

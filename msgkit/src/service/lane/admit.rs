@@ -157,9 +157,10 @@ impl Lane {
         let quarantine = self.shared.quarantine.clone();
         let alone = tokio::select! {
             biased;
-            () = self.control.draining() => return self.return_one(work),
+            () = self.control.draining() => None,
             alone = quarantine.alone() => alone,
         };
+        let Some(alone) = alone else { return self.return_one(work) };
         self.alone = true;
         self.attempts(work, None).await;
         self.alone = false;

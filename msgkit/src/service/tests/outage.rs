@@ -1,12 +1,15 @@
 //! What does not answer - a transport, a database - costs no message.
 
+use std::collections::VecDeque;
+use std::sync::atomic::AtomicBool;
+
 use super::*;
 use crate::envelope::{Envelope, MessageId};
 use crate::error::BoxError;
 use crate::handler::{Batch, BatchOutcome, HandleBatch, Inbox, batch};
 use crate::policy::BreakerPolicy;
 use crate::transport::{
-    Capabilities, Declaration, Deliveries, Health, Outgoing, PublishError, Publisher, Subscriber,
+    Capabilities, Declaration, Deliveries, Delivery, Health, Outgoing, PublishError, Publisher, Subscriber,
     Subscription, TransportError, TransportErrorKind,
 };
 
@@ -405,6 +408,47 @@ async fn a_suspect_does_not_wait_for_a_copy_and_nothing_starts_beside_it() {
     running.drain().await.unwrap();
 }
 
+/// Of two suspects one has its turn; the other is in nobody's hand meanwhile, so that it is not accused where the first kills the
+/// process.
+#[tokio::test(start_paused = true)]
+async fn a_suspect_that_waits_for_its_turn_is_not_in_hand() {
+    let (memory, clock) = virtual_memory(MemoryConfig::default());
+    let (begun, gate) = (Arc::new(AtomicU32::new(0)), Arc::new(tokio::sync::Semaphore::new(0)));
+    let handler = |name: &str| {
+        let (count, passed) = (begun.clone(), gate.clone());
+        HandlerSpec::new(name, name).unwrap().with(closure(move |_: Shipped, _| {
+            let (count, passed) = (count.clone(), passed.clone());
+            async move {
+                count.fetch_add(1, Ordering::SeqCst);
+                passed.acquire().await.unwrap().forget();
+                Ok(())
+            }
+        }))
+    };
+    let faulty = Faulty::new(&memory);
+    faulty.slow.store(true, Ordering::SeqCst);
+    let service = Service::new("shop").clock(clock).transport("memory", faulty);
+    let running = service.spec(handler("a")).spec(handler("b")).start().await.unwrap();
+    // Both at once: each lane has its own before one has its turn.
+    let suspects = ["a", "b"].map(|group| {
+        let mut suspect =
+            crate::envelope_of(&Shipped { id: 7 }, &Text::from_static("shop"), clock.now()).unwrap();
+        suspect.set_retry(Some(crate::envelope::Retry { round: 0, first: clock.now(), last_start: true }));
+        let to = Destination::Retry { group: Group::new(group).unwrap(), step: 1, delay: Duration::ZERO };
+        Outgoing::new(to, suspect)
+    });
+    memory.publish(suspects.into()).await.unwrap();
+    until("the first", || begun.load(Ordering::SeqCst) == 1).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let groups = memory.groups().await.unwrap();
+    let mut in_hand: Vec<_> = groups.iter().map(|group| group.in_hand.unwrap()).collect();
+    in_hand.sort_unstable();
+    assert_eq!((begun.load(Ordering::SeqCst), in_hand), (1, vec![0, 1]));
+    gate.add_permits(2);
+    until("the second, too", || begun.load(Ordering::SeqCst) == 2 && memory.is_idle()).await;
+    running.drain().await.unwrap();
+}
+
 /// What a handler publishes is with the broker before its message is settled, and a pause of the broker is no reason to handle it again.
 #[tokio::test(start_paused = true)]
 async fn publishing_is_tried_again_unless_it_is_refused_for_good() {
@@ -458,6 +502,8 @@ struct Faulty {
     down: Arc<Mutex<Option<Health>>>,
     /// What publishing from within a handler ends with, the last one first.
     publishes: Arc<Mutex<Vec<TransportErrorKind>>>,
+    /// Whether each flush of a subscription takes a second.
+    slow: Arc<AtomicBool>,
 }
 
 impl Faulty {
@@ -469,7 +515,29 @@ impl Faulty {
             refusals: Arc::default(),
             down: Arc::default(),
             publishes: Arc::default(),
+            slow: Arc::default(),
         }
+    }
+}
+
+/// Takes a second for each flush.
+#[derive(Debug)]
+struct SlowToFlush(Box<dyn Deliveries>);
+
+#[async_trait::async_trait]
+impl Deliveries for SlowToFlush {
+    async fn receive(&mut self, max: usize, into: &mut VecDeque<Delivery>) -> Result<(), TransportError> {
+        self.0.receive(max, into).await
+    }
+    fn stop(&mut self) {
+        self.0.stop();
+    }
+    async fn flush(&mut self) -> Result<(), TransportError> {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        self.0.flush().await
+    }
+    async fn close(&mut self) -> Result<(), TransportError> {
+        self.0.close().await
     }
 }
 
@@ -507,6 +575,9 @@ impl Subscriber for Faulty {
         let mut deliveries = self.memory.subscribe(subscription).await?;
         if take(&self.endings) {
             deliveries.stop();
+        }
+        if self.slow.load(Ordering::SeqCst) {
+            deliveries = Box::new(SlowToFlush(deliveries));
         }
         Ok(deliveries)
     }
