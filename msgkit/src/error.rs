@@ -124,10 +124,16 @@ pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'static));
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
+        let mut told = self.0.to_string();
+        f.write_str(&told)?;
         let mut next = self.0.source();
         while let Some(error) = next {
-            write!(f, ": {error}")?;
+            let text = error.to_string();
+            // Some errors of libraries end with their cause already.
+            if !told.ends_with(&text) {
+                write!(f, ": {text}")?;
+                told = text;
+            }
             next = error.source();
         }
         Ok(())
@@ -137,6 +143,15 @@ impl fmt::Display for Chain<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_told_once_though_an_error_ends_with_it() {
+        let refused = || std::io::Error::other("connection refused");
+        let told = Error::config("no broker: connection refused").with_source(refused());
+        assert_eq!(Chain(&told).to_string(), "no broker: connection refused");
+        let untold = Error::config("no broker").with_source(refused());
+        assert_eq!(Chain(&untold).to_string(), "no broker: connection refused");
+    }
 
     #[test]
     fn a_text_is_never_longer_than_1_kib() {

@@ -1,9 +1,10 @@
 //! Durations as people write them: `250ms`, `1s`, `5m`, `1h 30m`; for `#[serde(with = "msgkit::config::duration")]`.
 
+use std::fmt;
 use std::time::Duration;
 
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serializer};
+use serde::de::{self, Visitor};
+use serde::{Deserializer, Serializer};
 
 use crate::error::Error;
 
@@ -51,8 +52,22 @@ pub fn format(duration: Duration) -> String {
 /// # Errors
 /// Where the text is no duration.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    parse(&text).map_err(D::Error::custom)
+    deserializer.deserialize_str(Written)
+}
+
+/// A duration in its text.
+struct Written;
+
+impl Visitor<'_> for Written {
+    type Value = Duration;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a duration in quotes, with its unit: \"250ms\", \"10s\", \"5m\"")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
+        parse(text).map_err(E::custom)
+    }
 }
 
 /// Writes a duration.
@@ -82,5 +97,23 @@ mod tests {
         for bad in ["5", "-1s", "soon", ""] {
             assert!(parse(bad).unwrap_err().to_string().contains("250ms"), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_number_without_a_unit_is_told_what_is_missing() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Options {
+            #[serde(with = "super")]
+            heartbeat: Duration,
+        }
+        let read = |text: &str| {
+            crate::config::from_table::<Options>(text.parse().unwrap(), "[x]")
+                .map(|options| options.heartbeat)
+        };
+        assert_eq!(read("heartbeat = \"10s\"").unwrap(), Duration::from_secs(10));
+        assert_eq!(
+            read("heartbeat = 10").unwrap_err().to_string(),
+            "[x]: `heartbeat`: invalid type, expected a duration in quotes, with its unit: \"250ms\", \"10s\", \"5m\""
+        );
     }
 }

@@ -28,6 +28,16 @@ pub(super) fn apply(table: &mut toml::Table, variables: &[(String, String)]) -> 
     Ok(())
 }
 
+/// The names of those that set a part of `[transports.<name>]`.
+pub(super) fn of_transport(variables: &[(String, String)], name: &str) -> Vec<String> {
+    let is_of = |variable: &&String| {
+        let mut path = variable[PREFIX.len()..].split("__");
+        path.next().is_some_and(|first| alike("transports", first))
+            && path.next().is_some_and(|of| alike(name, of))
+    };
+    variables.iter().map(|(variable, _)| variable).filter(is_of).cloned().collect()
+}
+
 fn set(table: &mut toml::Table, path: &[String], name: &str, value: &str) -> Result<(), Error> {
     let Some((first, rest)) = path.split_first() else { return Ok(()) };
     let key = table.keys().find(|key| alike(key, first)).cloned().unwrap_or_else(|| first.clone());

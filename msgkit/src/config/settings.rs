@@ -60,6 +60,8 @@ pub struct TransportSettings {
     pub options: Options,
     /// The transport that keeps its dead letters.
     pub dead_letters: Option<Text>,
+    /// The variables of the environment that set a part of it.
+    variables: Vec<String>,
 }
 
 impl TransportSettings {
@@ -69,8 +71,17 @@ impl TransportSettings {
     /// [`ErrorKind::Config`](crate::ErrorKind::Config) naming file, table and option, or the schemes that `registry` knows.
     pub fn build(&self, registry: &Registry) -> Result<Arc<dyn Transport>, Error> {
         registry.build(&self.url, self.options.clone()).map_err(|error| {
+            let text = error.to_string();
+            let is_named = |variable: &&String| {
+                let key = variable.rsplit("__").next().unwrap_or(variable);
+                text.contains(&format!("`{}`", key.to_ascii_lowercase()))
+            };
+            if let Some(variable) = self.variables.iter().find(is_named) {
+                return Error::config(format!("environment variable {variable} cannot be used"))
+                    .with_source(error);
+            }
             // An option's error begins with its table already.
-            if error.to_string().starts_with(self.place.trim_end_matches(']')) {
+            if text.starts_with(self.place.trim_end_matches(']')) {
                 return error;
             }
             Error::config(format!("{} cannot be used", self.place)).with_source(error)
@@ -138,10 +149,14 @@ impl Settings {
     ) -> Result<Self, Error> {
         let table = parse_table(text, origin)?;
         let variables = environment::variables(environment);
-        let with = |variables: &[(String, String)]| {
+        let with = |variables: &[(String, String)]| -> Result<Self, Error> {
             let mut table = table.clone();
             environment::apply(&mut table, variables)?;
-            Self::read(table, origin)
+            let mut settings = Self::read(table, origin)?;
+            for transport in &mut settings.transports {
+                transport.variables = environment::of_transport(variables, &transport.name);
+            }
+            Ok(settings)
         };
         with(&variables).map_err(|error| {
             // The one without which all is well is wrong: the file is not to be blamed for it.
@@ -222,6 +237,23 @@ impl Settings {
             if let Some(at) = &transport.dead_letters {
                 known(at, format!("`[transports.{}] dead_letters`", transport.name))?;
             }
+        }
+        let used = |name: &Text| {
+            self.routes.iter().any(|(_, to)| to == name)
+                || self.transports.iter().any(|transport| transport.dead_letters.as_ref() == Some(name))
+        };
+        if self.transports.len() > 1
+            && let Some(unused) = self.transports.iter().find(|transport| !used(&transport.name))
+        {
+            let others = names.iter().copied().filter(|name| *name != unused.name.as_str());
+            let hint = nearest(&unused.name, others).map_or_else(
+                || "add a route to it, or remove it".to_owned(),
+                |near| format!("did you mean `{near}`?"),
+            );
+            return Err(Error::config(format!(
+                "{} is used by no route and no `dead_letters`; {hint}",
+                unused.place
+            )));
         }
         Ok(())
     }
@@ -332,7 +364,14 @@ impl Sections<'_> {
             if let Some(on_unrouted) = on_unrouted {
                 options = options.with_on_unrouted(on_unrouted);
             }
-            all.push(TransportSettings { name: name.into(), place, url, options, dead_letters });
+            all.push(TransportSettings {
+                name: name.into(),
+                place,
+                url,
+                options,
+                dead_letters,
+                variables: Vec::new(),
+            });
         }
         Ok(all)
     }

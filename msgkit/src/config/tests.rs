@@ -189,9 +189,12 @@ fn the_environment_wins_and_is_read_as_strictly() {
         "{message}"
     );
     // Of several, the wrong one: the option is right only beside its transport's url.
-    let several = ["A__MEMORY__CAPACITY=1", "A__URL=memory://", "EDGE__URL=nonsense"].map(|of| {
-        of.split_once('=').map(|(key, value)| (format!("MSGKIT__TRANSPORTS__{key}"), value.into())).unwrap()
-    });
+    let several =
+        ["BACKBONE__MEMORY__CAPACITY=1", "BACKBONE__URL=memory://", "EDGE__URL=nonsense"].map(|of| {
+            of.split_once('=')
+                .map(|(key, value)| (format!("MSGKIT__TRANSPORTS__{key}"), value.into()))
+                .unwrap()
+        });
     let error = Settings::parse(GOOD, "msgkit.toml", several).unwrap_err();
     let message = crate::Chain(&error).to_string();
     assert!(message.starts_with("environment variable MSGKIT__TRANSPORTS__EDGE__URL cannot"), "{message}");
@@ -286,6 +289,29 @@ fn what_a_transport_refuses_names_file_and_table() {
     ] {
         assert_eq!(built(transport).unwrap_err(), error);
     }
+    // Where the environment has it, the file is not to be blamed.
+    let variable = ("MSGKIT__TRANSPORTS__A__MEMORY__RETIAN".to_owned(), "1".to_owned());
+    let text = "[service]\nname = \"x\"\n[transports.a]\nurl = \"memory://\"";
+    let settings = Settings::parse(text, "msgkit.toml", [variable]).unwrap();
+    let error = crate::Service::from_settings(settings, &crate::Registry::new()).unwrap_err();
+    assert_eq!(
+        crate::Chain(&error).to_string(),
+        "environment variable MSGKIT__TRANSPORTS__A__MEMORY__RETIAN cannot be used: msgkit.toml: [transports.a.memory] has the \
+         unknown key `retian`; did you mean `retain`?"
+    );
+}
+
+#[test]
+fn a_transport_that_nothing_uses_is_refused() {
+    let misspelt = ("MSGKIT__TRANSPORTS__BACKBON__URL".to_owned(), "memory://".to_owned());
+    let refused = Settings::parse(GOOD, "msgkit.toml", [misspelt]).unwrap_err();
+    assert_eq!(
+        crate::Chain(&refused).to_string(),
+        "environment variable MSGKIT__TRANSPORTS__BACKBON__URL cannot be used: msgkit.toml: [transports.backbon] is used by no \
+         route and no `dead_letters`; did you mean `backbone`?"
+    );
+    let unused = format!("{GOOD}\n[transports.warehouse]\nurl = \"memory://\"");
+    assert!(error(&unused).ends_with("add a route to it, or remove it"), "{}", error(&unused));
 }
 
 #[tokio::test]

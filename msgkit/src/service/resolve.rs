@@ -1,6 +1,6 @@
 //! How a handler is run: what code, configuration and the service's own slots say of it, put together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -121,17 +121,10 @@ impl Resolver {
         let name = named.map_or("default", Text::as_str);
         let (in_code, configured) = (self.policies.get(name), self.configured.policies.get(name));
         if name != "default" && in_code.is_none() && configured.is_none() {
-            let mut known: Vec<&str> =
-                self.policies.keys().chain(self.configured.policies.keys()).map(Text::as_str).collect();
-            known.sort_unstable();
-            known.dedup();
+            let named = self.policies.keys().chain(self.configured.policies.keys()).map(Text::as_str);
+            let known: BTreeSet<&str> = named.chain(["default"]).collect();
             let hint = crate::config::nearest(name, known.iter().copied()).map_or_else(
-                || {
-                    format!(
-                        "there are {}",
-                        if known.is_empty() { "none".to_owned() } else { known.join(", ") }
-                    )
-                },
+                || format!("known are {}", Vec::from_iter(known).join(", ")),
                 |near| format!("did you mean `{near}`?"),
             );
             return Err(self.configured.blame(Error::config(format!(

@@ -39,7 +39,8 @@ impl TransportErrorKind {
 }
 
 /// Why a transport could not do something; the text names the thing and the fix, the source holds the broker's words.
-#[derive(Debug)]
+///
+/// Its `Debug` is readable, with its causes, because that is what `main` prints of an error.
 pub struct TransportError {
     kind: TransportErrorKind,
     context: Box<str>,
@@ -93,6 +94,12 @@ impl TransportError {
 impl fmt::Display for TransportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.context)
+    }
+}
+
+impl fmt::Debug for TransportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&crate::Chain(self), f)
     }
 }
 

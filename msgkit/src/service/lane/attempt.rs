@@ -169,18 +169,11 @@ impl Lane {
     /// Says what a failed attempt means for its message.
     pub(super) async fn failed(&mut self, work: &mut Work, failure: Failure, took: Duration) -> Decision {
         let shared = self.shared.clone();
-        let policy = &shared.plan.policy;
-        // Mostly nobody wants to read it.
-        let error = || failure.error.to_string();
+        let attempt = work.attempts;
         if shared.observers.any() {
-            let error = error();
-            self.tell(
-                Some(&work.envelope),
-                EventKind::Failed { attempt: work.attempts, error: &error, took },
-            );
+            let error = failure.error.to_string();
+            self.tell(Some(&work.envelope), EventKind::Failed { attempt, error: &error, took });
         }
-        let kind = failure.kind;
-        let mut outage = failure.outage;
         if let (Some(breaker), Disposition::Permanent | Disposition::Discard(_)) =
             (&shared.breaker, failure.error.disposition())
         {
@@ -189,18 +182,31 @@ impl Lane {
         }
         let retry_after = match failure.error.disposition() {
             Disposition::Permanent => {
-                let kind = if kind == DeadLetterKind::Handler { DeadLetterKind::Rejected } else { kind };
-                return Decision::Do(Action::Bury { kind, error: error() });
+                let handler = failure.kind == DeadLetterKind::Handler;
+                let kind = if handler { DeadLetterKind::Rejected } else { failure.kind };
+                return Decision::Do(Action::Bury { kind, error: failure.error.to_string() });
             }
             Disposition::Discard(reason) => return Decision::Do(Action::Discard(reason.clone())),
             Disposition::Retry => None,
             Disposition::RetryAfter(after) => Some(*after),
         };
+        let decision = self.what_next(work, &failure, retry_after);
+        let identity = &shared.plan.identity;
         tracing::warn!(
-            handler = %shared.plan.identity.handler, message_id = %work.envelope.id(),
-            trace_id = %work.envelope.trace().parent.trace_id(), attempt = work.attempts, error = %failure.error,
+            handler = %identity.handler, group = %identity.group, message_id = %work.envelope.id(),
+            trace_id = %work.envelope.trace().parent.trace_id(), attempt, error = %failure.error, next = %decision,
             "the attempt failed"
         );
+        decision
+    }
+
+    /// What becomes of a message whose attempt failed and may be repeated.
+    fn what_next(&self, work: &mut Work, failure: &Failure, retry_after: Option<Duration>) -> Decision {
+        let shared = &self.shared;
+        let policy = &shared.plan.policy;
+        let mut outage = failure.outage;
+        // Mostly nobody wants to read the text.
+        let bury = || Decision::Do(Action::Bury { kind: failure.kind, error: failure.error.to_string() });
         let now = shared.parts.clock.now();
         let first = *work.first_failure.get_or_insert(now);
         let patience = policy.breaker.as_ref().map_or(Duration::ZERO, |breaker| breaker.patience);
@@ -222,7 +228,7 @@ impl Lane {
         }
         // Tries that did not count may have come in between: the cap holds all the same.
         if !outage && work.attempts >= policy.max_attempts() {
-            return Decision::Do(Action::Bury { kind, error: error() });
+            return bury();
         }
         if retry_after.is_none() && work.in_place < policy.immediate && !outage {
             work.in_place += 1;
@@ -237,14 +243,14 @@ impl Lane {
                 Some(after) => Decision::Park(after),
                 // An outage is not the message's fault, and must not condemn it.
                 None if outage => Decision::Park(OUTAGE_PAUSE),
-                None => Decision::Do(Action::Bury { kind, error: error() }),
+                None => bury(),
             };
         };
         if !outage {
             work.round += 1;
         }
         if work.round > delayed.rounds {
-            return Decision::Do(Action::Bury { kind, error: error() });
+            return bury();
         }
         let delay = delayed.delay(work.round.max(1));
         let delay = retry_after.unwrap_or(delay).saturating_add(delayed.jitter_of(delay));

@@ -81,9 +81,11 @@ impl Lane {
             position: work.delivery.position(),
         };
         let (copy, letter) = copies::dead_letter(&shared.plan, &work.envelope, &failed, now);
+        let identity = &shared.plan.identity;
         tracing::error!(
-            handler = %shared.plan.identity.handler, message_id = %work.envelope.id(),
-            trace_id = %work.envelope.trace().parent.trace_id(), kind = %kind, error, "dead letter"
+            handler = %identity.handler, group = %identity.group, message_id = %work.envelope.id(),
+            trace_id = %work.envelope.trace().parent.trace_id(), kind = %kind, error,
+            kept_at = %shared.plan.origins[work.origin].dead_letters.name, "dead letter"
         );
         self.replace(work, copy, Some(EventKind::DeadLettered(&letter))).await;
     }

@@ -1,5 +1,6 @@
 //! A message on its way, and what is to become of it.
 
+use std::fmt;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -54,6 +55,18 @@ pub(super) enum Decision {
     Park(Duration),
     /// Settle it one way or the other.
     Do(Action),
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Again => f.write_str("again at once"),
+            Self::Park(wait) => write!(f, "again here in {wait:?}"),
+            Self::Do(Action::Retry(delay)) => write!(f, "a copy, due in {delay:?}"),
+            Self::Do(Action::Bury { .. }) => f.write_str("a dead letter"),
+            Self::Do(Action::Discard(_)) => f.write_str("discarded"),
+        }
+    }
 }
 
 /// How a failed message is settled.
