@@ -128,21 +128,15 @@ impl Mqtt {
                             .map(|name| Filter { name: name.clone(), confirmed: true, retained: false })
                             .collect();
                         client.subscribe(&wanted);
+                    }
+                    Ok(Event::Subscribed(granted)) => {
+                        granted.map_err(|failure| failure.to_error())?;
+                        // Only now: what is refused must not leave the session without what it had.
                         for filter in &stale {
                             client.unsubscribe(filter);
                         }
-                    }
-                    Ok(Event::Subscribed(None)) => {
                         let place = self.names().slot(group, lane, slot);
                         client.publish(Parcel::own(place, Mark::vacant(filters).write(), true));
-                    }
-                    Ok(Event::Subscribed(Some((at, why)))) => {
-                        let filter = filters.get(at).map_or("", String::as_str);
-                        let text = format!(
-                            "the broker refuses the subscription to `{filter}` ({why}); look at its access rules, and \
-                             whether it has shared subscriptions"
-                        );
-                        return Err(TransportError::new(TransportErrorKind::Refused, text));
                     }
                     Ok(Event::Confirmed(..)) => {
                         slots::goodbye(&client, &mut connection).await;

@@ -28,11 +28,6 @@ impl Names {
         Self { root: if prefix.is_empty() { String::new() } else { format!("{prefix}/") } }
     }
 
-    /// What every name begins with: empty, or the prefix with its `/`.
-    pub(crate) fn root(&self) -> &str {
-        &self.root
-    }
-
     /// The MQTT topic of `topic`.
     pub(crate) fn topic(&self, topic: &Topic) -> String {
         let mut name = String::with_capacity(self.root.len() + topic.as_str().len());

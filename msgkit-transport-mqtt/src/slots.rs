@@ -21,7 +21,7 @@
 
 use std::collections::BTreeMap;
 
-use msgkit::transport::{Group, TransportError, TransportErrorKind};
+use msgkit::transport::{Group, TransportError};
 
 use crate::connection::unique;
 use crate::driver::{self, Client, Dial, Event, Filter};
@@ -165,15 +165,11 @@ pub(crate) async fn survey(dial: &Dial, names: &Names, group: &Group) -> Result<
                         retained: true,
                     }]);
                 }
-                Event::Subscribed(None) => {
+                Event::Subscribed(granted) => {
+                    granted.map_err(|failure| failure.to_error())?;
                     let mut end = Parcel::own(last.clone(), String::new(), false);
                     end.confirmed = false;
                     client.publish(end);
-                }
-                Event::Subscribed(Some((_, why))) => {
-                    let text =
-                        format!("the broker refuses a subscription to `{}` ({why})", names.slots(group));
-                    return Err(TransportError::new(TransportErrorKind::Refused, text));
                 }
                 Event::Arrived(arrived) if arrived.topic == last => return Ok(lanes),
                 Event::Arrived(arrived) => note(names, group, &mut lanes, &arrived),

@@ -183,8 +183,8 @@ pub(crate) enum Event {
     Waiting(u16),
     /// The broker has a publish, or has refused it.
     Confirmed(u16, Confirmation),
-    /// The broker has answered the oldest subscribe: the first filter that it refuses, and why.
-    Subscribed(Option<(usize, String)>),
+    /// The broker has answered the oldest subscribe: granted it as it was asked for, or refused the filter that is named.
+    Subscribed(Result<(), Failure>),
     /// The broker has answered the oldest unsubscribe.
     Unsubscribed,
     /// A message came.
@@ -279,12 +279,12 @@ pub(crate) struct Filter {
     pub(crate) retained: bool,
 }
 
-/// Of each subscribe that the broker has not answered, in order, which filters are to be confirmed.
+/// Of each subscribe that the broker has not answered, in order, the filters.
 #[derive(Debug, Clone, Default)]
-struct Asked(Arc<Mutex<VecDeque<Vec<bool>>>>);
+struct Asked(Arc<Mutex<VecDeque<Vec<Filter>>>>);
 
 impl Asked {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Vec<bool>>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Vec<Filter>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -293,22 +293,31 @@ impl Asked {
         let mut asked = self.lock();
         let goes = ask();
         if goes {
-            asked.push_back(filters.iter().map(|filter| filter.confirmed).collect());
+            asked.push_back(filters.to_vec());
         }
         goes
     }
 
-    /// The first filter of the oldest subscribe that was not granted as it was asked for, and why; `granted` says of each
-    /// whether what comes by it is confirmed. A broker may grant less than was asked for (MQTT 5, 3.8.4).
-    fn answered(&self, granted: impl Iterator<Item = Result<bool, String>>) -> Option<(usize, String)> {
-        let confirmed = self.lock().pop_front().unwrap_or_default();
-        granted.enumerate().find_map(|(at, granted)| match granted {
-            Ok(false) if confirmed.get(at) == Some(&true) => {
-                Some((at, "it grants only quality of service 0, by its `max_qos`".to_owned()))
-            }
-            Ok(_) => None,
-            Err(why) => Some((at, why)),
-        })
+    /// Whether the oldest subscribe was granted as it was asked for; `granted` says of each filter whether what comes by it is
+    /// confirmed. A broker may grant less than was asked for (MQTT 5, 3.8.4).
+    fn answered(&self, granted: impl Iterator<Item = Result<bool, String>>) -> Result<(), Failure> {
+        let asked = self.lock().pop_front().unwrap_or_default();
+        for (filter, granted) in asked.iter().zip(granted) {
+            let why = match granted {
+                Ok(false) if filter.confirmed => {
+                    "it grants only quality of service 0, by its `max_qos`".to_owned()
+                }
+                Ok(_) => continue,
+                Err(why) => why,
+            };
+            let text = format!(
+                "the broker refuses the subscription to `{}` ({why}); look at its access rules, and whether it has \
+                 shared subscriptions",
+                filter.name
+            );
+            return Err(Failure::new(TransportErrorKind::Refused, text));
+        }
+        Ok(())
     }
 }
 

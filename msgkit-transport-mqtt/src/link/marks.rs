@@ -62,9 +62,7 @@ impl Link {
             let filter = |name: &String| Filter { name: name.clone(), confirmed: true, retained: false };
             let wanted: Vec<Filter> = membership.filters.those(sharing).iter().map(filter).collect();
             client.subscribe(&wanted);
-            for name in membership.filters.those(!sharing) {
-                drop(membership.inbox.ask(self.id, name));
-            }
+            control.stale.push_back(membership.filters.those(!sharing).to_vec());
         }
         let others = || control.slots.iter().filter(|(other, _)| **other != slot);
         let settled = !others().any(|(_, mark)| mark.is_plain());

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use msgkit::Topic;
-use msgkit::transport::{TransportError, TransportErrorKind};
+use msgkit::transport::TransportError;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -96,6 +96,8 @@ struct Control {
     sharing: bool,
     /// Since when nobody is left to share with.
     left_alone: Option<Instant>,
+    /// Of each subscribe that the broker has not answered, in order, what the session is not to be subscribed to behind it.
+    stale: VecDeque<Vec<String>>,
     /// Whether its own mark stands.
     stands: bool,
     ready: bool,
@@ -266,18 +268,19 @@ impl Link {
             control.heard.clear();
             (control.stands, control.ready) = (false, false);
             control.left_alone = None;
+            control.stale.clear();
+            control.stale.extend(self.subscribes().then(|| stale.clone()));
         }
         let first = self.lock().started.is_some();
-        // First what is wanted, then what is not: in between a message comes twice rather than not at all.
-        if !matches!(self.role, Role::Heir { .. }) {
+        if self.subscribes() {
             client.subscribe(&self.wanted(first));
         }
         let keeping = matches!(self.role, Role::Keeper)
             .then(|| keeper::Watch::begin(self.clone(), client.clone(), welcome.session));
-        for filter in &stale {
-            drop(membership.inbox.ask(self.id, filter));
-        }
         if let Role::Heir { slot, .. } = &self.role {
+            for filter in &stale {
+                drop(membership.inbox.ask(self.id, filter));
+            }
             let held = Mark::held(&membership.owner, &[]);
             let said = if welcome.session { Said::Held } else { Said::Dissolved };
             self.say(&mut self.lock(), &client, membership.place(*slot), &held, said);
@@ -403,6 +406,29 @@ impl Link {
         }
     }
 
+    /// Whether it wants more of its session than what lies there.
+    const fn subscribes(&self) -> bool {
+        !matches!(self.role, Role::Heir { .. })
+    }
+
+    /// Takes back what the session is not to be subscribed to, once the broker has granted what it is to be. In between a
+    /// message comes twice rather than not at all, and what is refused leaves the session what it had.
+    fn take_back(&self) {
+        let stale = {
+            let mut control = self.lock();
+            let mut stale = control.stale.pop_front().unwrap_or_default();
+            if matches!(self.role, Role::Member) {
+                // It may have been asked for again meanwhile.
+                let wanted = self.membership.filters.those(control.sharing);
+                stale.retain(|filter| !wanted.contains(filter));
+            }
+            stale
+        };
+        for filter in stale {
+            drop(self.membership.inbox.ask(self.id, &filter));
+        }
+    }
+
     /// The filters of the subscription, and that of the marks.
     fn wanted(&self, first: bool) -> Vec<Filter> {
         let membership = &self.membership;
@@ -426,7 +452,9 @@ impl Link {
     fn on(self: &Arc<Self>, event: Event, client: &Client, course: &mut Course) -> Result<(), Failure> {
         let membership = &self.membership;
         match event {
-            Event::Subscribed(None) => {
+            Event::Subscribed(granted) => {
+                granted?;
+                self.take_back();
                 let mut control = self.lock();
                 match (&self.role, control.slot) {
                     (Role::Member, Some(slot)) if !control.leaving => {
@@ -444,16 +472,6 @@ impl Link {
                         self.ready();
                     }
                 }
-            }
-            Event::Subscribed(Some((at, why))) => {
-                let sharing = self.lock().sharing && !self.is_keeper();
-                let own = format!("{}msgkit/#", membership.names.root());
-                let filter = membership.filters.those(sharing).get(at).map_or(own.as_str(), String::as_str);
-                let text = format!(
-                    "the broker refuses the subscription to `{filter}` ({why}); look at its access rules, and whether it \
-                     has shared subscriptions"
-                );
-                return Err(Failure::new(TransportErrorKind::Refused, text));
             }
             Event::Unsubscribed => membership.inbox.answered(self.id),
             Event::Arrived(arrived) => self.arrived(arrived, client, course),
