@@ -381,6 +381,7 @@ impl Membership {
             let (link, membership) = (link.clone(), self.clone());
             tokio::spawn(async move {
                 let id = link.id();
+                let _watched = membership.inbox.watch(id);
                 link.run(started).await;
                 membership.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
             })

@@ -215,7 +215,7 @@ impl Link {
                 "an MQTT connection that receives is down"
             );
             let temporary = failure.is_temporary();
-            self.membership.inbox.fail(failure);
+            self.membership.inbox.fail(self.id, failure);
             if !temporary {
                 // The receiver is told, and decides whether to try again.
                 break;
@@ -229,7 +229,7 @@ impl Link {
                 () = tokio::time::sleep(pauses.next()) => {}
             }
         }
-        self.membership.inbox.gone(self.id);
+        self.membership.inbox.ended(self.id);
     }
 
     /// One connection, from its dial to its end; `Ok` where it ended as it was asked to.
