@@ -138,7 +138,12 @@ impl Mqtt {
                         let place = self.names().slot(group, lane, slot);
                         client.publish(Parcel::own(place, Mark::vacant(filters).write(), true));
                     }
-                    Ok(Event::Confirmed(..)) => {
+                    Ok(Event::Unsubscribed(filter, Some(why))) => {
+                        return Err(driver::not_ended(&filter, &why).to_error());
+                    }
+                    Ok(Event::Confirmed(_, confirmation)) => {
+                        let place = self.names().slot(group, lane, slot);
+                        confirmation.taken(&place).map_err(|failure| failure.to_error())?;
                         slots::goodbye(&client, &mut connection).await;
                         return Ok(Made::Yes);
                     }

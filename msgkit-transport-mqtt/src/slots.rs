@@ -57,6 +57,11 @@ impl Mark {
         self.filters.iter().any(|filter| !filter.starts_with(SHARE))
     }
 
+    /// Whether its session gets everything that `plain` matches.
+    pub(crate) fn keeps(&self, plain: &[String]) -> bool {
+        plain.iter().all(|wanted| self.filters.contains(wanted))
+    }
+
     /// One line for the owner, one for each filter.
     pub(crate) fn write(&self) -> String {
         let mut text = format!("1 {}", self.owner);
@@ -231,6 +236,15 @@ mod tests {
         assert!(waits(3, false));
         let sharers = Slots::from([(0, Mark::vacant(&plain)), (1, Mark::held("a", &shared))]);
         assert!(!another_keeps(&sharers, Some(1), true, Mark::is_vacant), "nobody else is there");
+    }
+
+    #[test]
+    fn a_keeper_of_fewer_patterns_keeps_nothing_for_who_wants_more() {
+        let (less, more) = (["a/b".to_owned()], ["a/b".to_owned(), "x".to_owned()]);
+        let mark = Mark::held("me", &less);
+        assert!(mark.keeps(&less) && !mark.keeps(&more));
+        assert!(Mark::held("me", &more).keeps(&less));
+        assert!(!Mark::held("me", &[]).keeps(&less), "it may miss something still");
     }
 
     #[test]

@@ -278,9 +278,7 @@ impl Link {
                 control.keeping.cuts.mark().to_owned(),
                 false,
             );
-            if client.publish(question) {
-                control.asked.push_back(Said::Known);
-            }
+            self.publish(&mut control, client, question, Said::Known);
         }
         if wait_for_either(seen, Seen::Known, Seen::Routed).await? == Seen::Known {
             return Some(true);

@@ -54,7 +54,7 @@ impl Link {
         let vacant = known.is_none() || no_keeper;
         let keep = vacant && (known.is_some() || (sharing && membership.config.keeper));
         let kept = !membership.config.keeper
-            || (!vacant && known.as_ref().is_some_and(|mark| !mark.filters.is_empty()));
+            || (!vacant && known.as_ref().is_some_and(|mark| mark.keeps(&membership.filters.plain)));
         // A plain subscription is given up once a keeper has one.
         let may = !sharing || (membership.set_sharing(membership.config.keeper) && kept);
         if sharing != control.sharing && may {
@@ -161,8 +161,16 @@ impl Link {
 
     /// Becomes the keeper, where nobody else does.
     fn keep(self: &Arc<Self>) {
-        if !matches!(self.role, Role::Member) || std::mem::replace(&mut self.lock().to_keep, true) {
+        if !matches!(self.role, Role::Member) {
             return;
+        }
+        {
+            let mut control = self.lock();
+            let again = control.to_keep.is_some();
+            control.to_keep = Some(again);
+            if again {
+                return;
+            }
         }
         let link = self.clone();
         tokio::spawn(async move {
@@ -177,7 +185,8 @@ impl Link {
                 }
                 wait = 0.5 + 0.5 * fastrand::f64();
                 let (others, kept) = {
-                    let control = link.lock();
+                    let mut control = link.lock();
+                    control.to_keep = Some(false);
                     let others = control.slot.is_some_and(|slot| slots::are_others(&control.slots, slot));
                     (others, control.kept.clone())
                 };
@@ -186,6 +195,12 @@ impl Link {
                     None => others && membership.config.keeper,
                 };
                 if !wanted {
+                    let mut control = link.lock();
+                    // What has changed since it looked may want one, and whoever saw that has left it to this task.
+                    if control.to_keep == Some(true) {
+                        continue;
+                    }
+                    control.to_keep = None;
                     break;
                 }
                 // Who has everything to itself beside the others gives it up for a keeper, and is quicker at it.
@@ -196,7 +211,6 @@ impl Link {
                     membership.clone().begin(Role::Keeper, None);
                 }
             }
-            link.lock().to_keep = false;
         });
     }
 
@@ -221,16 +235,19 @@ impl Link {
                     () = tokio::time::sleep(link.membership.config.takeover_after.mul_f64(wait)) => {}
                 }
                 let mark = {
-                    let control = link.lock();
+                    let mut control = link.lock();
                     let other = control.slots.get(&slot).filter(|_| control.slot != Some(slot));
-                    other.filter(|mark| link.membership.is_free(mark)).cloned()
+                    let Some(mark) = other.filter(|mark| link.membership.is_free(mark)).cloned() else {
+                        // With the look that decided it: who sees the slot become free later has to begin again.
+                        control.inheriting.remove(&slot);
+                        break;
+                    };
+                    mark
                 };
-                let Some(mark) = mark else { break };
                 if !link.membership.holds(slot) {
                     link.membership.clone().begin(Role::Heir { slot, mark }, None);
                 }
             }
-            link.lock().inheriting.remove(&slot);
         });
     }
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use msgkit::Topic;
-use msgkit::transport::TransportError;
+use msgkit::transport::{TransportError, TransportErrorKind};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -58,6 +58,8 @@ fn number() -> u64 {
 #[derive(Debug, Default)]
 struct Course {
     draining: Option<Draining>,
+    /// Whether the broker has answered what it was asked for first.
+    answered: bool,
     /// Whether what was retained before is wanted: it was asked for on this connection, or the broker owes it from an earlier one.
     retained: bool,
     /// The last topic that a message came from, as it is written there and here, and whether it is wanted.
@@ -81,9 +83,9 @@ struct Control {
     /// What a member calls it, once the broker has confirmed what it is subscribed to; empty before.
     connection: String,
     slot: Option<u32>,
-    /// What was published on this connection and not named yet, and what was named.
-    asked: VecDeque<Said>,
-    named: HashMap<u16, Said>,
+    /// What was published on this connection and not named yet, and what was named; and where.
+    asked: VecDeque<(Said, String)>,
+    named: HashMap<u16, (Said, String)>,
     leaving: bool,
     /// What the marks of the lane say, and that of its keeper.
     slots: Slots,
@@ -104,8 +106,8 @@ struct Control {
     started: Option<Started>,
     /// The slots that it is about to take over.
     inheriting: BTreeSet<u32>,
-    /// Whether it is about to become the keeper.
-    to_keep: bool,
+    /// Whether it is about to become the keeper, and if so whether that was asked for again since it looked last.
+    to_keep: Option<bool>,
 }
 
 /// What a publish of the link says.
@@ -178,11 +180,16 @@ impl Link {
         }
     }
 
-    #[allow(clippy::unused_self)]
     fn say(&self, control: &mut Control, client: &Client, place: String, mark: &Mark, said: Said) {
         let text = if said == Said::Dissolved { String::new() } else { mark.write() };
-        if client.publish(Parcel::own(place, text, true)) {
-            control.asked.push_back(said);
+        self.publish(control, client, Parcel::own(place, text, true), said);
+    }
+
+    #[allow(clippy::unused_self)]
+    fn publish(&self, control: &mut Control, client: &Client, parcel: Parcel, said: Said) {
+        let place = parcel.topic.clone();
+        if client.publish(parcel) {
+            control.asked.push_back((said, place));
         }
     }
 
@@ -207,13 +214,16 @@ impl Link {
                 let _ = started.send(Err(failure.to_error()));
                 break;
             }
-            if matches!(self.role, Role::Heir { .. }) || self.lock().leaving {
+            if self.lock().leaving {
                 break;
             }
             tracing::warn!(
                 error = %msgkit::Chain(&failure), subscription = %self.membership.title,
                 "an MQTT connection that receives is down"
             );
+            if matches!(self.role, Role::Heir { .. }) {
+                break;
+            }
             let temporary = failure.is_temporary();
             self.membership.inbox.fail(self.id, failure);
             if !temporary {
@@ -290,7 +300,11 @@ impl Link {
             && (first || welcome.session);
         let mut course = Course { retained, ..Course::default() };
         let result = loop {
-            match connection.next().await {
+            let next = match course.answered {
+                true => connection.next().await,
+                false => self.answer(&mut connection).await,
+            };
+            match next {
                 Ok(Event::Left) => break Ok(()),
                 Ok(event) => {
                     if let Err(failure) = self.on(event, &client, &mut course) {
@@ -328,6 +342,18 @@ impl Link {
         result
     }
 
+    /// The next event of a connection on which the broker owes an answer: it may send what the session holds before that, but
+    /// not be silent.
+    async fn answer(&self, connection: &mut driver::Connection) -> Result<Event, Broken> {
+        let Membership { config, title, .. } = &*self.membership;
+        let next = tokio::time::timeout(config.connect_timeout, connection.next()).await;
+        next.unwrap_or_else(|_| {
+            let text = format!("the broker did not answer the subscription of {title} in time");
+            let failure = Failure::new(TransportErrorKind::Timeout, text);
+            Err(Broken { failure, taken_over: false })
+        })
+    }
+
     /// What to dial, and what its session must not be subscribed to any more; `None` where there is nothing left to do.
     async fn prepare(&self) -> Result<Option<(Dial, Vec<String>)>, Failure> {
         let membership = &self.membership;
@@ -351,7 +377,7 @@ impl Link {
                 // Only behind a keeper's back a plain subscription is given up; where there is none, that is seen to once this
                 // stands. (The mark of who was killed tells of its first subscription, which may have been given up since.)
                 let kept = keeper.as_ref().is_some_and(|mark| {
-                    !mark.filters.is_empty()
+                    mark.keeps(&membership.filters.plain)
                         && !membership.keeps_no_more(mark)
                         && mark.owner != membership.owner
                 });
@@ -454,6 +480,7 @@ impl Link {
         match event {
             Event::Subscribed(granted) => {
                 granted?;
+                course.answered |= !matches!(self.role, Role::Member);
                 self.take_back();
                 let mut control = self.lock();
                 match (&self.role, control.slot) {
@@ -473,7 +500,15 @@ impl Link {
                     }
                 }
             }
-            Event::Unsubscribed => membership.inbox.answered(self.id),
+            Event::Unsubscribed(filter, refused) => {
+                membership.inbox.answered(self.id);
+                if let Some(why) = refused
+                    // A question, to which any answer will do.
+                    && filter != membership.names.nowhere()
+                {
+                    return Err(driver::not_ended(&filter, &why));
+                }
+            }
             Event::Arrived(arrived) => self.arrived(arrived, client, course),
             Event::Sent(named) => {
                 let mut control = self.lock();
@@ -483,19 +518,22 @@ impl Link {
                     control.named.insert(named, said);
                 }
             }
-            Event::Confirmed(named, _) => {
-                let said = self.lock().named.remove(&named);
+            Event::Confirmed(named, confirmation) => {
+                let word = self.lock().named.remove(&named);
+                let Some((said, place)) = word else { return Ok(()) };
+                confirmation.taken(&place)?;
+                course.answered |= said == Said::Held;
                 match said {
-                    Some(Said::Held) if self.is_keeper() => {}
-                    Some(Said::Known) => self.lock().keeping.seen(keeper::Seen::Routed),
-                    Some(Said::Held) if matches!(self.role, Role::Heir { .. }) => {
+                    Said::Held if self.is_keeper() => {}
+                    Said::Known => self.lock().keeping.seen(keeper::Seen::Routed),
+                    Said::Held if matches!(self.role, Role::Heir { .. }) => {
                         course.draining = Some(Draining::begin(self.clone(), client.clone()));
                     }
-                    Some(Said::Held) => self.stands(client),
-                    Some(Said::Vacant | Said::Dissolved) => {
+                    Said::Held => self.stands(client),
+                    Said::Vacant | Said::Dissolved => {
                         client.leave();
                     }
-                    Some(Said::Something) | None => {}
+                    Said::Something => {}
                 }
             }
             Event::Connected(_) | Event::Waiting(_) | Event::Left => {}
