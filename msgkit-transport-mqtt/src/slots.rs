@@ -3,8 +3,8 @@
 //! A shared subscription spreads a group's messages over sessions, and a session's unacknowledged messages come back only to
 //! its own client id. So the client ids of a group are numbered **slots**, and whoever receives for the group holds one.
 //! Which are held, the broker cannot be asked; it is written beside them, retained, one **mark** a slot:
-//! `msgkit/slots/<group>/<lane>/<slot>`. It says who holds the slot, or that nobody does, and the filters that its session
-//! is subscribed to. A connection that breaks has its mark set to "nobody" by the broker (last will).
+//! `msgkit/slots/<group>/<lane>/<slot>`. It says who holds the slot, or that nobody does, the filters that its session is
+//! subscribed to, and the patterns that versions of the group take. A connection that breaks has its mark set to "nobody" by the broker (last will).
 //!
 //! - Who joins takes the lowest slot that nobody holds, else a new one ([`claim`]). Two who want the same one find out:
 //!   the later connection takes over, and the earlier one looks for another slot.
@@ -19,8 +19,9 @@
 //!
 //! Lane 0 is the group's topics, lane n its delay step n.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use msgkit::Pattern;
 use msgkit::transport::{Group, TransportError};
 
 use crate::connection::unique;
@@ -37,11 +38,18 @@ pub(crate) struct Mark {
     pub(crate) owner: String,
     /// What its session is subscribed to.
     pub(crate) filters: Vec<String>,
+    /// What versions of the group have declared to take, as far as its owner knows: a filter may match more than that.
+    pub(crate) patterns: BTreeSet<Pattern>,
 }
 
 impl Mark {
     pub(crate) fn held(owner: &str, filters: &[String]) -> Self {
-        Self { owner: owner.to_owned(), filters: filters.to_vec() }
+        Self { owner: owner.to_owned(), filters: filters.to_vec(), patterns: BTreeSet::new() }
+    }
+
+    /// The same, of a group that takes `patterns`.
+    pub(crate) fn taking(self, patterns: BTreeSet<Pattern>) -> Self {
+        Self { patterns, ..self }
     }
 
     pub(crate) fn vacant(filters: &[String]) -> Self {
@@ -62,12 +70,19 @@ impl Mark {
         plain.iter().all(|wanted| self.filters.contains(wanted))
     }
 
-    /// One line for the owner, one for each filter.
+    /// One line for the owner, one for each filter; behind an empty one, one for each pattern.
     pub(crate) fn write(&self) -> String {
         let mut text = format!("1 {}", self.owner);
         for filter in &self.filters {
             text.push('\n');
             text.push_str(filter);
+        }
+        if !self.patterns.is_empty() {
+            text.push('\n');
+        }
+        for pattern in &self.patterns {
+            text.push('\n');
+            text.push_str(pattern.as_str());
         }
         text
     }
@@ -77,7 +92,9 @@ impl Mark {
         let text = std::str::from_utf8(payload).ok()?;
         let mut lines = text.split('\n');
         let owner = lines.next()?.strip_prefix("1 ")?.to_owned();
-        Some(Self { owner, filters: lines.map(str::to_owned).collect() })
+        let filters = lines.by_ref().take_while(|line| !line.is_empty()).map(str::to_owned).collect();
+        let patterns = lines.filter_map(|line| line.parse().ok()).collect();
+        Some(Self { owner, filters, patterns })
     }
 }
 
@@ -213,7 +230,14 @@ mod tests {
 
     #[test]
     fn marks_come_back_as_they_were() {
-        for mark in [Mark::vacant(&[]), Mark::held("me", &["a/b".to_owned(), "$share/g/+/#".to_owned()])] {
+        let filters = ["a/b".to_owned(), "$share/g/+/#".to_owned()];
+        let patterns = BTreeSet::from(["a.b".parse().unwrap(), ">".parse().unwrap()]);
+        for mark in [
+            Mark::vacant(&[]),
+            Mark::held("me", &filters),
+            Mark::held("me", &filters).taking(patterns.clone()),
+            Mark::vacant(&[]).taking(patterns),
+        ] {
             assert_eq!(Mark::read(mark.write().as_bytes()), Some(mark));
         }
         for other in [&b""[..], b"2 me", b"\xff"] {

@@ -372,7 +372,7 @@ impl Link {
     fn hand(&self, arrived: Arrived) {
         let membership = &self.membership;
         let (number, topic) = (arrived.number, membership.names.read(&arrived.topic));
-        if arrived.retained || !membership.wants(topic.as_ref(), &arrived.topic) {
+        if arrived.retained || !membership.wants(topic.as_ref()) {
             return membership.inbox.skip(self.id, number);
         }
         let message = arrived.read(topic, &membership.subscription.ingest, membership.clock);

@@ -15,7 +15,7 @@ const SHARING: Duration = Duration::from_secs(3);
 impl Link {
     /// Its own mark as it is to be.
     pub(super) fn held(&self, control: &Control) -> Mark {
-        Mark::held(&self.membership.owner, self.membership.filters.those(control.sharing))
+        self.membership.mark(&self.membership.owner, self.membership.filters.those(control.sharing))
     }
 
     /// Its own mark stands. It begins once nobody gets everything any more beside it.

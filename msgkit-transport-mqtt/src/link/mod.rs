@@ -62,8 +62,8 @@ struct Course {
     answered: bool,
     /// Whether what was retained before is wanted: it was asked for on this connection, or the broker owes it from an earlier one.
     retained: bool,
-    /// The last topic that a message came from, as it is written there and here, and whether it is wanted.
-    last: Option<(String, Topic, bool)>,
+    /// The last topic of a message that is wanted, as it is written there and here.
+    last: Option<(String, Topic)>,
 }
 
 #[derive(Debug)]
@@ -163,12 +163,12 @@ impl Link {
         match (&self.role, control.slot) {
             // Behind it, so that its confirmation is the broker's word on all that was acknowledged.
             (Role::Member, Some(slot)) => {
-                let mark = Mark::vacant(self.membership.filters.those(control.sharing));
+                let mark = self.membership.mark("", self.membership.filters.those(control.sharing));
                 self.say(&mut control, &client, self.membership.place(slot), &mark, Said::Vacant);
             }
             (Role::Heir { slot, .. }, _) => {
                 let place = self.membership.place(*slot);
-                self.say(&mut control, &client, place, &Mark::vacant(&[]), Said::Vacant);
+                self.say(&mut control, &client, place, &self.membership.mark("", &[]), Said::Vacant);
             }
             (Role::Keeper, _) => {
                 let mark = Mark::vacant(&self.membership.filters.plain);
@@ -291,7 +291,7 @@ impl Link {
             for filter in &stale {
                 drop(membership.inbox.ask(self.id, filter));
             }
-            let held = Mark::held(&membership.owner, &[]);
+            let held = membership.mark(&membership.owner, &[]);
             let said = if welcome.session { Said::Held } else { Said::Dissolved };
             self.say(&mut self.lock(), &client, membership.place(*slot), &held, said);
         }
@@ -392,7 +392,7 @@ impl Link {
                     control.sharing = sharing;
                 }
                 membership.hold(self.id, slot);
-                let mark = Mark::vacant(membership.filters.those(sharing));
+                let mark = membership.mark("", membership.filters.those(sharing));
                 let will = LastWill::mark(membership.place(slot), mark.write());
                 let client_id = membership.client_id(slot);
                 Ok(Some((Dial { client_id, will: Some(will), ..dial }, stale)))
@@ -423,9 +423,10 @@ impl Link {
                 }
                 self.lock().slot = Some(*slot);
                 membership.hold(self.id, *slot);
-                let will = LastWill::mark(membership.place(*slot), Mark::vacant(&mark.filters).write());
+                let left = membership.mark("", &mark.filters);
+                let will = LastWill::mark(membership.place(*slot), left.write());
                 let client_id = membership.client_id(*slot);
-                let Filters { plain, shared } = &membership.filters;
+                let Filters { plain, shared, .. } = &membership.filters;
                 let all = mark.filters.iter().chain(plain).chain(shared).cloned().collect::<BTreeSet<_>>();
                 Ok(Some((Dial { client_id, will: Some(will), ..dial }, all.into_iter().collect())))
             }
@@ -557,7 +558,13 @@ impl Link {
                 mark
             };
             return match place {
-                Place::Slot(slot) => self.marked(slot, mark(), client),
+                Place::Slot(slot) => {
+                    let mark = mark();
+                    if let Some(mark) = &mark {
+                        membership.learn(mark);
+                    }
+                    self.marked(slot, mark, client);
+                }
                 Place::Keeper => self.keeper_marked(mark(), client),
                 Place::Call => self.present(&mut self.lock(), client, Some(&arrived.payload)),
                 Place::Here => {
@@ -572,12 +579,13 @@ impl Link {
         let number = arrived.number;
         // Messages of one topic often come one behind the other.
         let (topic, wanted) = match &course.last {
-            Some((name, topic, wanted)) if *name == arrived.topic => (Some(topic.clone()), *wanted),
+            Some((name, topic)) if *name == arrived.topic => (Some(topic.clone()), true),
             _ => {
                 let topic = membership.names.read(&arrived.topic);
-                let wanted = membership.wants(topic.as_ref(), &arrived.topic);
-                if let Some(topic) = &topic {
-                    course.last = Some((std::mem::take(&mut arrived.topic), topic.clone(), wanted));
+                let wanted = membership.wants(topic.as_ref());
+                // What is not may be, once another version has said so.
+                if let Some(topic) = topic.as_ref().filter(|_| wanted) {
+                    course.last = Some((std::mem::take(&mut arrived.topic), topic.clone()));
                 }
                 (topic, wanted)
             }
