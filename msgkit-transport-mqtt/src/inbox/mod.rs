@@ -15,13 +15,18 @@
 //! it all again, so it is forgotten here, and settlements that come later are counted and dropped. If the session is lost,
 //! nothing comes again, so it is kept: what is here is all that is left of it.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+mod entries;
+mod side;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use msgkit::transport::{Delivery, Incoming, Settle, Token, TransportError, TransportErrorKind};
 use tokio::sync::{Notify, oneshot};
 
+use self::entries::{Entries, Entry, find};
+use self::side::{LinkState, Question};
 use crate::driver::Client;
 use crate::error::Failure;
 
@@ -64,144 +69,6 @@ struct State {
     lost: bool,
     stopped: bool,
     closed: bool,
-}
-
-/// What is held, in the order in which it came.
-#[derive(Debug, Default)]
-struct Entries(VecDeque<(u64, Entry)>);
-
-impl Entries {
-    /// The last one of all.
-    fn push(&mut self, at: u64, entry: Entry) {
-        self.0.push_back((at, entry));
-    }
-
-    fn get(&self, at: u64) -> Option<&Entry> {
-        find(&self.0, at, |(at, _)| *at).map(|place| &self.0[place].1)
-    }
-
-    fn get_mut(&mut self, at: u64) -> Option<&mut Entry> {
-        find(&self.0, at, |(at, _)| *at).map(|place| &mut self.0[place].1)
-    }
-
-    /// Mostly one of the first, so that little has to move.
-    fn remove(&mut self, at: u64) -> Option<Entry> {
-        let place = find(&self.0, at, |(at, _)| *at)?;
-        self.0.remove(place).map(|(_, entry)| entry)
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &(u64, Entry)> {
-        self.0.iter()
-    }
-}
-
-/// Where `at` is among what ascends, mostly without a gap.
-fn find<T>(all: &VecDeque<T>, at: u64, known_by: impl Fn(&T) -> u64) -> Option<usize> {
-    let guess = usize::try_from(at.checked_sub(known_by(all.front()?))?).ok()?;
-    match all.get(guess) {
-        Some(one) if known_by(one) == at => Some(guess),
-        _ => all.binary_search_by_key(&at, known_by).ok(),
-    }
-}
-
-#[derive(Debug)]
-struct Entry {
-    link: u64,
-    epoch: u64,
-    /// `None` while it is in hand.
-    message: Option<Incoming>,
-    /// Whether the broker waits for an acknowledgement on the connection that brought it.
-    owed: bool,
-}
-
-/// One connection's side of it.
-#[derive(Debug, Default)]
-struct LinkState {
-    epoch: u64,
-    client: Option<Client>,
-    /// What the connection brought, in its order: the place here, the packet's number, whether it is settled.
-    unacknowledged: VecDeque<(u64, u16, bool)>,
-    /// Their numbers.
-    numbers: HashSet<u16>,
-    /// Whether it ended with settlements that the broker may not have heard of. The next connection brings their messages again.
-    lost: bool,
-    /// What waits for the broker's answers to its questions, in order.
-    questions: VecDeque<Question>,
-    /// How many messages the broker was told to send at most, and whether it has sent more.
-    window: usize,
-    floods: bool,
-    /// How many were acknowledged on this connection, and how many of them the broker is known to have heard of.
-    acknowledged: u64,
-    heard: u64,
-    /// Whether it is asked.
-    asked: bool,
-}
-
-/// What the broker is asked for.
-#[derive(Debug)]
-enum Question {
-    Of(oneshot::Sender<()>),
-    /// Whether it has heard of so many acknowledgements.
-    Heard(u64),
-}
-
-impl LinkState {
-    /// Whether something is settled that the broker is not known to have heard of.
-    fn is_behind(&self) -> bool {
-        self.acknowledged > self.heard || self.unacknowledged.iter().any(|(_, _, settled)| *settled)
-    }
-
-    /// How many acknowledgements the broker may not have heard of, where that matters.
-    fn unheard(&self) -> usize {
-        let unheard = if self.floods { self.acknowledged - self.heard } else { 0 };
-        usize::try_from(unheard).unwrap_or(usize::MAX)
-    }
-
-    /// Whether the message at `at` is among the oldest `prefetch` that may come again.
-    fn may_hand_out(&self, at: u64, prefetch: usize) -> bool {
-        let room = prefetch.saturating_sub(self.unheard());
-        self.unacknowledged.get(room).is_none_or(|(beyond, _, _)| at < *beyond)
-    }
-
-    /// Asks whether the broker has heard of the acknowledgements, where it matters for so many.
-    fn ask_for_word(&mut self, many: usize, nowhere: &str) {
-        if self.asked || self.unheard() < many.max(1) {
-            return;
-        }
-        if self.client.as_ref().is_some_and(|client| client.unsubscribe(nowhere)) {
-            self.questions.push_back(Question::Heard(self.acknowledged));
-            self.asked = true;
-        }
-    }
-
-    /// The connection has brought one more; false where it was here already. A broker of 3.1.1 may send again what waits to be
-    /// acknowledged, and would take a second acknowledgement for that of the next message under the number.
-    fn brought(&mut self, at: u64, number: u16, settled: bool) -> bool {
-        let new = self.numbers.insert(number);
-        if new {
-            self.unacknowledged.push_back((at, number, settled));
-            self.floods |= self.unacknowledged.len() > self.window;
-        }
-        new
-    }
-
-    /// Forgets what an earlier connection brought.
-    fn forget(&mut self) {
-        self.unacknowledged.clear();
-        self.numbers.clear();
-    }
-
-    /// Acknowledges what is settled with everything before it settled.
-    fn acknowledge(&mut self) {
-        while let Some((_, number, true)) = self.unacknowledged.front().copied() {
-            self.unacknowledged.pop_front();
-            self.numbers.remove(&number);
-            self.acknowledged += 1;
-            if let Some(client) = &self.client {
-                client.acknowledge(number);
-            }
-        }
-    }
 }
 
 impl State {
