@@ -4,7 +4,8 @@
 //! its own client id. So the client ids of a group are numbered **slots**, and whoever receives for the group holds one.
 //! Which are held, the broker cannot be asked; it is written beside them, retained, one **mark** a slot:
 //! `msgkit/slots/<group>/<lane>/<slot>`. It says who holds the slot, or that nobody does, the filters that its session is
-//! subscribed to, and the patterns that versions of the group take. A connection that breaks has its mark set to "nobody" by the broker (last will).
+//! subscribed to, and the patterns that versions of the group take. A connection that breaks has its mark set to "nobody" by
+//! the broker (last will).
 //!
 //! - Who joins takes the lowest slot that nobody holds, else a new one ([`claim`]). Two who want the same one find out:
 //!   the later connection takes over, and the earlier one looks for another slot.
