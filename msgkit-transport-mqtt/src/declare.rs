@@ -116,7 +116,11 @@ impl Mqtt {
         let known = slots.get(&slot).map(|mark| mark.filters.as_slice()).unwrap_or_default();
         // A plain subscription is given up by a member alone, once a keeper stands.
         let sharing = slots::are_others(slots, slot) && !slots.get(&slot).is_some_and(Mark::is_plain);
+        // Sessions may hold what earlier versions have declared.
+        let earlier = slots.values().flat_map(|mark| &mark.patterns);
+        let patterns = earlier.chain(&filters.patterns).cloned().collect();
         let (stale, filters) = (filters.stale(sharing, known), filters.those(sharing));
+        let mark = Mark::vacant(filters).taking(patterns);
         let client_id = slots::client_id(&self.config().client_id, group, lane, slot);
         let (client, mut connection) = driver::open(&Dial { client_id, ..self.dial() });
         let making = async {
@@ -128,23 +132,22 @@ impl Mqtt {
                             .map(|name| Filter { name: name.clone(), confirmed: true, retained: false })
                             .collect();
                         client.subscribe(&wanted);
+                    }
+                    Ok(Event::Subscribed(granted)) => {
+                        granted.map_err(|failure| failure.to_error())?;
+                        // Only now: what is refused must not leave the session without what it had.
                         for filter in &stale {
                             client.unsubscribe(filter);
                         }
-                    }
-                    Ok(Event::Subscribed(None)) => {
                         let place = self.names().slot(group, lane, slot);
-                        client.publish(Parcel::own(place, Mark::vacant(filters).write(), true));
+                        client.publish(Parcel::own(place, mark.write(), true));
                     }
-                    Ok(Event::Subscribed(Some((at, why)))) => {
-                        let filter = filters.get(at).map_or("", String::as_str);
-                        let text = format!(
-                            "the broker refuses the subscription to `{filter}` ({why}); look at its access rules, and \
-                             whether it has shared subscriptions"
-                        );
-                        return Err(TransportError::new(TransportErrorKind::Refused, text));
+                    Ok(Event::Unsubscribed(filter, Some(why))) => {
+                        return Err(driver::not_ended(&filter, &why).to_error());
                     }
-                    Ok(Event::Confirmed(..)) => {
+                    Ok(Event::Confirmed(_, confirmation)) => {
+                        let place = self.names().slot(group, lane, slot);
+                        confirmation.taken(&place).map_err(|failure| failure.to_error())?;
                         slots::goodbye(&client, &mut connection).await;
                         return Ok(Made::Yes);
                     }

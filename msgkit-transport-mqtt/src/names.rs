@@ -28,11 +28,6 @@ impl Names {
         Self { root: if prefix.is_empty() { String::new() } else { format!("{prefix}/") } }
     }
 
-    /// What every name begins with: empty, or the prefix with its `/`.
-    pub(crate) fn root(&self) -> &str {
-        &self.root
-    }
-
     /// The MQTT topic of `topic`.
     pub(crate) fn topic(&self, topic: &Topic) -> String {
         let mut name = String::with_capacity(self.root.len() + topic.as_str().len());
@@ -150,19 +145,6 @@ fn segment_of(level: &str) -> Cow<'_, str> {
     if written { Cow::Borrowed(level) } else { Topic::render_segment(level) }
 }
 
-/// Whether the broker sends what is published to `name` by `filter` (MQTT 5, 4.7).
-pub(crate) fn filter_matches(filter: &str, name: &str) -> bool {
-    let (mut wanted, mut levels) = (filter.split('/'), name.split('/'));
-    loop {
-        match (wanted.next(), levels.next()) {
-            (Some("#"), _) | (None, None) => return true,
-            (Some("+"), Some(_)) => {}
-            (Some(one), Some(other)) if one == other => {}
-            _ => return false,
-        }
-    }
-}
-
 /// The fewest filters that together match what `patterns` match, no topic twice.
 ///
 /// A broker delivers once per filter, so filters must not overlap: what lies in another one is left out, and two that
@@ -268,16 +250,6 @@ mod tests {
         assert_eq!(read("/a//b").as_deref(), Some("~.a.~.b"));
         assert_eq!(read("büro/_").as_deref(), Some("b~C3~BCro.~5F"));
         assert_eq!(read(&"x".repeat(300)), None);
-    }
-
-    #[test]
-    fn filters_match_as_the_broker_does() {
-        for filter in ["a/b", "a/+", "+/+", "#", "a/#", "a/b/#", "+/#"] {
-            assert!(filter_matches(filter, "a/b"), "{filter}");
-        }
-        for filter in ["a", "a/c", "a/b/c", "a/b/+", "+", "b/#"] {
-            assert!(!filter_matches(filter, "a/b"), "{filter}");
-        }
     }
 
     #[test]

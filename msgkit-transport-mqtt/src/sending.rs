@@ -130,6 +130,8 @@ struct State {
     failure: Option<Failure>,
     started: bool,
     closing: bool,
+    /// Whether somebody has asked for the connection since it was tried last.
+    asked: bool,
 }
 
 impl State {
@@ -148,7 +150,7 @@ impl State {
 
     /// Whether nobody wants anything of it now.
     fn is_unused(&self) -> bool {
-        !self.closing && self.waiting.is_empty()
+        !self.closing && !self.asked && self.waiting.is_empty()
     }
 
     /// Hands over as much as the broker's window lets.
@@ -300,6 +302,7 @@ impl Sending {
             if state.closing {
                 return Health::Down("the mqtt transport has been closed".to_owned());
             }
+            state.asked = true;
             self.start(&mut state);
         }
         self.changed.notify_one();
@@ -369,6 +372,7 @@ impl Sending {
             if self.lock().is_over() {
                 break;
             }
+            self.lock().asked = false;
             let (client, mut connection) = driver::open(&self.dial);
             let mut look = Look::every(self.patience / LOOKS);
             let broken = loop {

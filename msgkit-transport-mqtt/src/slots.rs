@@ -3,8 +3,9 @@
 //! A shared subscription spreads a group's messages over sessions, and a session's unacknowledged messages come back only to
 //! its own client id. So the client ids of a group are numbered **slots**, and whoever receives for the group holds one.
 //! Which are held, the broker cannot be asked; it is written beside them, retained, one **mark** a slot:
-//! `msgkit/slots/<group>/<lane>/<slot>`. It says who holds the slot, or that nobody does, and the filters that its session
-//! is subscribed to. A connection that breaks has its mark set to "nobody" by the broker (last will).
+//! `msgkit/slots/<group>/<lane>/<slot>`. It says who holds the slot, or that nobody does, the filters that its session is
+//! subscribed to, and the patterns that versions of the group take. A connection that breaks has its mark set to "nobody" by
+//! the broker (last will).
 //!
 //! - Who joins takes the lowest slot that nobody holds, else a new one ([`claim`]). Two who want the same one find out:
 //!   the later connection takes over, and the earlier one looks for another slot.
@@ -19,9 +20,10 @@
 //!
 //! Lane 0 is the group's topics, lane n its delay step n.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use msgkit::transport::{Group, TransportError, TransportErrorKind};
+use msgkit::Pattern;
+use msgkit::transport::{Group, TransportError};
 
 use crate::connection::unique;
 use crate::driver::{self, Client, Dial, Event, Filter};
@@ -37,11 +39,18 @@ pub(crate) struct Mark {
     pub(crate) owner: String,
     /// What its session is subscribed to.
     pub(crate) filters: Vec<String>,
+    /// What versions of the group have declared to take, as far as its owner knows: a filter may match more than that.
+    pub(crate) patterns: BTreeSet<Pattern>,
 }
 
 impl Mark {
     pub(crate) fn held(owner: &str, filters: &[String]) -> Self {
-        Self { owner: owner.to_owned(), filters: filters.to_vec() }
+        Self { owner: owner.to_owned(), filters: filters.to_vec(), patterns: BTreeSet::new() }
+    }
+
+    /// The same, of a group that takes `patterns`.
+    pub(crate) fn taking(self, patterns: BTreeSet<Pattern>) -> Self {
+        Self { patterns, ..self }
     }
 
     pub(crate) fn vacant(filters: &[String]) -> Self {
@@ -57,12 +66,24 @@ impl Mark {
         self.filters.iter().any(|filter| !filter.starts_with(SHARE))
     }
 
-    /// One line for the owner, one for each filter.
+    /// Whether its session gets everything that `plain` matches.
+    pub(crate) fn keeps(&self, plain: &[String]) -> bool {
+        plain.iter().all(|wanted| self.filters.contains(wanted))
+    }
+
+    /// One line for the owner, one for each filter; behind an empty one, one for each pattern.
     pub(crate) fn write(&self) -> String {
         let mut text = format!("1 {}", self.owner);
         for filter in &self.filters {
             text.push('\n');
             text.push_str(filter);
+        }
+        if !self.patterns.is_empty() {
+            text.push('\n');
+        }
+        for pattern in &self.patterns {
+            text.push('\n');
+            text.push_str(pattern.as_str());
         }
         text
     }
@@ -72,7 +93,9 @@ impl Mark {
         let text = std::str::from_utf8(payload).ok()?;
         let mut lines = text.split('\n');
         let owner = lines.next()?.strip_prefix("1 ")?.to_owned();
-        Some(Self { owner, filters: lines.map(str::to_owned).collect() })
+        let filters = lines.by_ref().take_while(|line| !line.is_empty()).map(str::to_owned).collect();
+        let patterns = lines.filter_map(|line| line.parse().ok()).collect();
+        Some(Self { owner, filters, patterns })
     }
 }
 
@@ -165,15 +188,11 @@ pub(crate) async fn survey(dial: &Dial, names: &Names, group: &Group) -> Result<
                         retained: true,
                     }]);
                 }
-                Event::Subscribed(None) => {
+                Event::Subscribed(granted) => {
+                    granted.map_err(|failure| failure.to_error())?;
                     let mut end = Parcel::own(last.clone(), String::new(), false);
                     end.confirmed = false;
                     client.publish(end);
-                }
-                Event::Subscribed(Some((_, why))) => {
-                    let text =
-                        format!("the broker refuses a subscription to `{}` ({why})", names.slots(group));
-                    return Err(TransportError::new(TransportErrorKind::Refused, text));
                 }
                 Event::Arrived(arrived) if arrived.topic == last => return Ok(lanes),
                 Event::Arrived(arrived) => note(names, group, &mut lanes, &arrived),
@@ -212,7 +231,14 @@ mod tests {
 
     #[test]
     fn marks_come_back_as_they_were() {
-        for mark in [Mark::vacant(&[]), Mark::held("me", &["a/b".to_owned(), "$share/g/+/#".to_owned()])] {
+        let filters = ["a/b".to_owned(), "$share/g/+/#".to_owned()];
+        let patterns = BTreeSet::from(["a.b".parse().unwrap(), ">".parse().unwrap()]);
+        for mark in [
+            Mark::vacant(&[]),
+            Mark::held("me", &filters),
+            Mark::held("me", &filters).taking(patterns.clone()),
+            Mark::vacant(&[]).taking(patterns),
+        ] {
             assert_eq!(Mark::read(mark.write().as_bytes()), Some(mark));
         }
         for other in [&b""[..], b"2 me", b"\xff"] {
@@ -235,6 +261,15 @@ mod tests {
         assert!(waits(3, false));
         let sharers = Slots::from([(0, Mark::vacant(&plain)), (1, Mark::held("a", &shared))]);
         assert!(!another_keeps(&sharers, Some(1), true, Mark::is_vacant), "nobody else is there");
+    }
+
+    #[test]
+    fn a_keeper_of_fewer_patterns_keeps_nothing_for_who_wants_more() {
+        let (less, more) = (["a/b".to_owned()], ["a/b".to_owned(), "x".to_owned()]);
+        let mark = Mark::held("me", &less);
+        assert!(mark.keeps(&less) && !mark.keeps(&more));
+        assert!(Mark::held("me", &more).keeps(&less));
+        assert!(!Mark::held("me", &[]).keeps(&less), "it may miss something still");
     }
 
     #[test]

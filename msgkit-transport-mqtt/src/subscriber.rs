@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use msgkit::Topic;
 use msgkit::envelope::Clock;
 use msgkit::transport::{
     Deliveries, Delivery, Group, Settle, Subscriber, Subscription, Transport, TransportError,
     TransportErrorKind,
 };
+use msgkit::{Pattern, Topic};
 use tokio::sync::{oneshot, watch};
 
 use crate::config::MqttConfig;
@@ -19,7 +19,7 @@ use crate::driver::{Broker, Dial};
 use crate::error::Failure;
 use crate::inbox::{Found, Inbox};
 use crate::link::{Link, Role};
-use crate::names::{CALL, HERE, KEEPER, Names, disjoint, filter_matches};
+use crate::names::{CALL, HERE, KEEPER, Names, disjoint};
 use crate::slots::{self, Lane, Mark};
 use crate::transport::Mqtt;
 
@@ -48,6 +48,8 @@ pub(crate) struct Membership {
     sharing: watch::Sender<Sharing>,
     /// Owners of marks that are dead, though no broker was there to note it.
     silent: Mutex<BTreeSet<String>>,
+    /// What its group takes: its own patterns, and those that other versions have written beside their marks.
+    patterns: Mutex<BTreeSet<Pattern>>,
 }
 
 /// Whether a keeper is needed.
@@ -68,21 +70,25 @@ enum Sharing {
 pub(crate) struct Filters {
     pub(crate) plain: Vec<String>,
     pub(crate) shared: Vec<String>,
+    /// What they are for, where they may match more.
+    pub(crate) patterns: BTreeSet<Pattern>,
 }
 
 impl Filters {
     pub(crate) fn of(names: &Names, subscription: &Subscription) -> Self {
-        let plain: Vec<String> = match (&subscription.group, subscription.retry_step) {
-            (Some(group), Some(step)) => vec![names.retry(group, step)],
-            _ => disjoint(&subscription.patterns).iter().map(|pattern| names.filter(pattern)).collect(),
-        };
-        Self::shared_by(subscription.group.as_ref(), plain)
+        let group = subscription.group.as_ref();
+        if let (Some(group), Some(step)) = (group, subscription.retry_step) {
+            return Self::shared_by(Some(group), vec![names.retry(group, step)]);
+        }
+        let plain = disjoint(&subscription.patterns).iter().map(|pattern| names.filter(pattern)).collect();
+        let patterns = subscription.patterns.iter().cloned().collect();
+        Self { patterns, ..Self::shared_by(group, plain) }
     }
 
     /// `plain`, and what members of `group` write for it.
     pub(crate) fn shared_by(group: Option<&Group>, plain: Vec<String>) -> Self {
         let share = |group: &Group| plain.iter().map(|filter| format!("{SHARE}{group}/{filter}")).collect();
-        Self { shared: group.map(share).unwrap_or_default(), plain }
+        Self { shared: group.map(share).unwrap_or_default(), plain, patterns: BTreeSet::new() }
     }
 
     /// Those of a session that shares, or of one that has everything to itself.
@@ -125,8 +131,10 @@ impl Membership {
             (Some(group), None) => format!("group `{group}`"),
             (None, _) => "an ephemeral subscription".to_owned(),
         };
+        let filters = Filters::of(mqtt.names(), subscription);
         Arc::new(Self {
-            filters: Filters::of(mqtt.names(), subscription),
+            patterns: Mutex::new(filters.patterns.clone()),
+            filters,
             config: mqtt.config().clone(),
             names: mqtt.names().clone(),
             clock: mqtt.clock(),
@@ -305,18 +313,32 @@ impl Membership {
         let mut lanes = slots::survey(&self.dial(), &self.names, group)
             .await
             .map_err(|error| Failure::new(error.kind(), error.to_string()).with_source(error))?;
-        Ok(lanes.remove(&self.lane()).unwrap_or_default())
+        let lane = lanes.remove(&self.lane()).unwrap_or_default();
+        lane.slots.values().for_each(|mark| self.learn(mark));
+        Ok(lane)
     }
 
-    /// Whether a message of `topic`, which the broker calls `name`, is for it. What its filters match beyond its patterns is not. What they do not match came by
-    /// those of another version of the group, whose session this member has: the group is owed it.
-    pub(crate) fn wants(&self, topic: Option<&Topic>, name: &str) -> bool {
+    /// What its group takes, as far as it knows.
+    pub(crate) fn patterns(&self) -> MutexGuard<'_, BTreeSet<Pattern>> {
+        self.patterns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What versions of its group have declared is for it as well.
+    pub(crate) fn learn(&self, mark: &Mark) {
+        self.patterns().extend(mark.patterns.iter().cloned());
+    }
+
+    /// The mark of a session of its group.
+    pub(crate) fn mark(&self, owner: &str, filters: &[String]) -> Mark {
+        Mark::held(owner, filters).taking(self.patterns().clone())
+    }
+
+    /// Whether a message of `topic` is for its group, whichever version of it: a filter may match more, and a session may hold
+    /// what another version's filters have matched.
+    pub(crate) fn wants(&self, topic: Option<&Topic>) -> bool {
         match topic {
             _ if self.subscription.retry_step.is_some() => true,
-            Some(topic) => {
-                self.subscription.matches(topic)
-                    || !self.filters.plain.iter().any(|filter| filter_matches(filter, name))
-            }
+            Some(topic) => self.patterns().iter().any(|pattern| pattern.matches(topic)),
             // No topic of msgkit: some filter matched, and the operator is to see it.
             None => true,
         }
@@ -381,6 +403,7 @@ impl Membership {
             let (link, membership) = (link.clone(), self.clone());
             tokio::spawn(async move {
                 let id = link.id();
+                let _watched = membership.inbox.watch(id);
                 link.run(started).await;
                 membership.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
             })

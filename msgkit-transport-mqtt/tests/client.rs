@@ -116,6 +116,35 @@ async fn a_flush_is_the_brokers_word() -> Tested {
     Ok(())
 }
 
+/// Nor does who settles what was in hand when the connection ended, with nothing behind it: the broker hears of none of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_knows_of_what_was_settled_behind_the_end_of_its_connection() -> Tested {
+    let Some((proxy, prefix)) = broker("behind").await else { return Ok(()) };
+    let transport = mqtt(&proxy.address().to_string(), &prefix, |_| {});
+    let mut deliveries = reader(&transport, &group("g", "a.b")).await;
+    publish(&transport, "a.b", &numbered(2)).await;
+    let came = take(&mut *deliveries, 2).await;
+    proxy.refuse();
+    proxy.reset();
+    let down = async {
+        while transport.health().await == msgkit::transport::Health::Up {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // The one that receives, whichever was told of first.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    };
+    tokio::time::timeout(support::PATIENCE, down).await?;
+    came.into_iter().for_each(msgkit::transport::Delivery::ack);
+    assert_eq!(transport.late_settlements(), 2, "they are counted");
+    let error = deliveries.flush().await.unwrap_err();
+    assert!(error.to_string().contains("may come again"), "{error}");
+    proxy.heal();
+    let again = take(&mut *deliveries, 2).await;
+    again.into_iter().for_each(msgkit::transport::Delivery::ack);
+    deliveries.flush().await?;
+    Ok(())
+}
+
 /// What is given back is not kept: while a broker is away, memory does not grow with what is tried.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_given_back_is_not_kept() -> Tested {

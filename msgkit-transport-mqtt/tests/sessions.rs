@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use msgkit::transport::{
@@ -213,6 +214,8 @@ async fn a_group_that_wants_less_gets_less() -> Tested {
     let mut more = group("g", "a.*");
     more.patterns.push("*.b".parse()?);
     transport.declare(&declaration(&more)).await?;
+    // The filter that holds both patterns matches it, and no version wants it.
+    publish(&transport, "y.z", &["nobody's".to_owned()]).await;
     let less = group("g", "a.*");
     let mut deliveries = reader(&transport, &less).await;
     publish(&transport, "x.b", &numbered(1)).await;
@@ -236,6 +239,62 @@ async fn a_group_that_wants_less_gets_what_it_is_owed() -> Tested {
     publish(&transport, "x.b", &sent).await;
     let mut deliveries = reader(&transport, &group("g", "a.*")).await;
     assert_eq!(all(&mut *deliveries, &sent).await, sent);
+    Ok(())
+}
+
+/// Who wanted everything holds in its session what is the transport's own; the version that wants less does not get it.
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_of_another_group_are_not_handed_out() -> Tested {
+    let Some((url, prefix)) = shared("own") else { return Ok(()) };
+    let transport = mqtt(&url, &prefix, |_| {});
+    transport.declare(&declaration(&group("g", ">"))).await?;
+    let mut copy = message("a.b", "another's");
+    copy.to = msgkit::transport::Destination::Retry {
+        group: msgkit::Group::new("other")?,
+        step: 1,
+        delay: Duration::from_secs(1),
+    };
+    transport.publish(vec![copy]).await?;
+    let mut deliveries = reader(&transport, &group("g", "a.>")).await;
+    let sent = numbered(3);
+    publish(&transport, "a.b", &sent).await;
+    assert_eq!(all(&mut *deliveries, &sent).await, sent);
+    nothing(&mut *deliveries, "neither copies nor marks are messages of it").await;
+    Ok(())
+}
+
+/// Two versions whose patterns are joined to one filter: the broker gives each a share of what only one of them wants.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_a_newer_version_wants_is_handed_out_by_the_older_one_too() -> Tested {
+    let Some((url, prefix)) = shared("versions") else { return Ok(()) };
+    let transport = mqtt(&url, &prefix, |_| {});
+    let patterns = |all: &[&str]| -> Result<Subscription, Box<dyn std::error::Error>> {
+        let mut wanted = group("g", all[0]);
+        wanted.patterns = all.iter().map(|pattern| pattern.parse()).collect::<Result<_, _>>()?;
+        Ok(wanted)
+    };
+    let mut older = reader(&transport, &patterns(&["a.*", "*.b"])?).await;
+    let mut newer = reader(&transport, &patterns(&["a.*", "*.b", "c.*"])?).await;
+    let sent = numbered(40);
+    publish(&transport, "c.d", &sent).await;
+    let mut came: Vec<String> = Vec::new();
+    let taking = async {
+        while !sent.iter().all(|text| came.contains(text)) {
+            for deliveries in [&mut older, &mut newer] {
+                let mut next = VecDeque::new();
+                let receiving = deliveries.receive(64, &mut next);
+                let _ = tokio::time::timeout(Duration::from_millis(50), receiving).await;
+                came.extend(next.iter().map(text));
+                next.into_iter().for_each(Delivery::ack);
+            }
+        }
+    };
+    let took = tokio::time::timeout(Duration::from_secs(10), taking).await;
+    assert!(took.is_ok(), "{} of {} came", came.len(), sent.len());
+    publish(&transport, "y.z", &numbered(10)).await;
+    for deliveries in [&mut older, &mut newer] {
+        nothing(&mut **deliveries, "no version wants it").await;
+    }
     Ok(())
 }
 

@@ -183,10 +183,10 @@ pub(crate) enum Event {
     Waiting(u16),
     /// The broker has a publish, or has refused it.
     Confirmed(u16, Confirmation),
-    /// The broker has answered the oldest subscribe: the first filter that it refuses, and why.
-    Subscribed(Option<(usize, String)>),
-    /// The broker has answered the oldest unsubscribe.
-    Unsubscribed,
+    /// The broker has answered the oldest subscribe: granted it as it was asked for, or refused the filter that is named.
+    Subscribed(Result<(), Failure>),
+    /// The broker has answered the oldest unsubscribe, which was of that filter; why, where it refuses to end it.
+    Unsubscribed(String, Option<String>),
     /// A message came.
     Arrived(Arrived),
     /// The goodbye is on its way.
@@ -213,6 +213,23 @@ pub(crate) enum Confirmation {
     /// Taken, and nobody is subscribed.
     Unrouted,
     Refused(TransportErrorKind, &'static str),
+}
+
+impl Confirmation {
+    /// Whether the broker has what was published to `topic`, whoever reads it.
+    pub(crate) fn taken(self, topic: &str) -> Result<(), Failure> {
+        match self {
+            Self::Taken | Self::Unrouted => Ok(()),
+            Self::Refused(kind, why) => Err(Failure::new(kind, format!("the publisher to `{topic}` {why}"))),
+        }
+    }
+}
+
+/// The broker goes on with a subscription that it was asked to end.
+pub(crate) fn not_ended(filter: &str, why: &str) -> Failure {
+    let text =
+        format!("the broker refuses to end the subscription to `{filter}` ({why}); look at its access rules");
+    Failure::new(TransportErrorKind::Refused, text)
 }
 
 /// Why a connection ended.
@@ -279,12 +296,18 @@ pub(crate) struct Filter {
     pub(crate) retained: bool,
 }
 
-/// Of each subscribe that the broker has not answered, in order, which filters are to be confirmed.
+/// What the broker was asked for and has not answered, in order.
 #[derive(Debug, Clone, Default)]
-struct Asked(Arc<Mutex<VecDeque<Vec<bool>>>>);
+struct Asked(Arc<Mutex<Open>>);
+
+#[derive(Debug, Default)]
+struct Open {
+    subscribes: VecDeque<Vec<Filter>>,
+    unsubscribes: VecDeque<String>,
+}
 
 impl Asked {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Vec<bool>>> {
+    fn lock(&self) -> MutexGuard<'_, Open> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -293,22 +316,46 @@ impl Asked {
         let mut asked = self.lock();
         let goes = ask();
         if goes {
-            asked.push_back(filters.iter().map(|filter| filter.confirmed).collect());
+            asked.subscribes.push_back(filters.to_vec());
         }
         goes
     }
 
-    /// The first filter of the oldest subscribe that was not granted as it was asked for, and why; `granted` says of each
-    /// whether what comes by it is confirmed. A broker may grant less than was asked for (MQTT 5, 3.8.4).
-    fn answered(&self, granted: impl Iterator<Item = Result<bool, String>>) -> Option<(usize, String)> {
-        let confirmed = self.lock().pop_front().unwrap_or_default();
-        granted.enumerate().find_map(|(at, granted)| match granted {
-            Ok(false) if confirmed.get(at) == Some(&true) => {
-                Some((at, "it grants only quality of service 0, by its `max_qos`".to_owned()))
-            }
-            Ok(_) => None,
-            Err(why) => Some((at, why)),
-        })
+    /// Whether the oldest subscribe was granted as it was asked for; `granted` says of each filter whether what comes by it is
+    /// confirmed. A broker may grant less than was asked for (MQTT 5, 3.8.4).
+    fn answered(&self, granted: impl Iterator<Item = Result<bool, String>>) -> Result<(), Failure> {
+        let asked = self.lock().subscribes.pop_front().unwrap_or_default();
+        for (filter, granted) in asked.iter().zip(granted) {
+            let why = match granted {
+                Ok(false) if filter.confirmed => {
+                    "it grants only quality of service 0, by its `max_qos`".to_owned()
+                }
+                Ok(_) => continue,
+                Err(why) => why,
+            };
+            let text = format!(
+                "the broker refuses the subscription to `{}` ({why}); look at its access rules, and whether it has \
+                 shared subscriptions",
+                filter.name
+            );
+            return Err(Failure::new(TransportErrorKind::Refused, text));
+        }
+        Ok(())
+    }
+
+    /// Takes note of what `ask` asks to end, where it does.
+    fn expect_end(&self, filter: &str, ask: impl FnOnce() -> bool) -> bool {
+        let mut asked = self.lock();
+        let goes = ask();
+        if goes {
+            asked.unsubscribes.push_back(filter.to_owned());
+        }
+        goes
+    }
+
+    /// Which unsubscribe was the oldest.
+    fn ended(&self) -> String {
+        self.lock().unsubscribes.pop_front().unwrap_or_default()
     }
 }
 

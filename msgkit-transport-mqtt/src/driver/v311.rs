@@ -76,7 +76,7 @@ impl Client {
     }
 
     pub(super) fn unsubscribe(&self, filter: &str) -> bool {
-        self.0.try_unsubscribe(filter).is_ok()
+        self.1.expect_end(filter, || self.0.try_unsubscribe(filter).is_ok())
     }
 
     pub(super) fn acknowledge(&self, number: u16) -> bool {
@@ -146,7 +146,7 @@ impl Connection {
                 });
                 Event::Subscribed(self.asked.answered(granted))
             }
-            RawEvent::Incoming(Packet::UnsubAck(_)) => Event::Unsubscribed,
+            RawEvent::Incoming(Packet::UnsubAck(_)) => Event::Unsubscribed(self.asked.ended(), None),
             RawEvent::Outgoing(Outgoing::Publish(number)) => Event::Sent(number),
             RawEvent::Outgoing(Outgoing::AwaitAck(number)) => Event::Waiting(number),
             RawEvent::Outgoing(Outgoing::Disconnect) => Event::Left,

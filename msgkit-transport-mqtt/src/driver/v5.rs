@@ -5,7 +5,7 @@ use msgkit::transport::TransportErrorKind;
 use rumqttc::Outgoing;
 use rumqttc::v5::mqttbytes::v5::{
     ConnectReturnCode as Code, DisconnectReasonCode, Filter as RawFilter, LastWill, Packet, PubAckReason,
-    Publish, PublishProperties, RetainForwardRule, SubscribeReasonCode,
+    Publish, PublishProperties, RetainForwardRule, SubscribeReasonCode, UnsubAckReason,
 };
 use rumqttc::v5::mqttbytes::{Error as CodecError, QoS};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event as RawEvent, EventLoop, MqttOptions, StateError};
@@ -127,7 +127,7 @@ impl Client {
     }
 
     pub(super) fn unsubscribe(&self, filter: &str) -> bool {
-        self.0.try_unsubscribe(filter).is_ok()
+        self.1.expect_end(filter, || self.0.try_unsubscribe(filter).is_ok())
     }
 
     pub(super) fn acknowledge(&self, number: u16) -> bool {
@@ -200,7 +200,13 @@ impl Connection {
                 });
                 Event::Subscribed(self.asked.answered(granted))
             }
-            RawEvent::Incoming(Packet::UnsubAck(_)) => Event::Unsubscribed,
+            RawEvent::Incoming(Packet::UnsubAck(ack)) => {
+                let is_over = |reason: &&UnsubAckReason| {
+                    matches!(reason, UnsubAckReason::Success | UnsubAckReason::NoSubscriptionExisted)
+                };
+                let refused = ack.reasons.iter().find(|reason| !is_over(reason));
+                Event::Unsubscribed(self.asked.ended(), refused.map(|reason| format!("{reason:?}")))
+            }
             RawEvent::Outgoing(Outgoing::Publish(number)) => Event::Sent(number),
             RawEvent::Outgoing(Outgoing::AwaitAck(number)) => Event::Waiting(number),
             RawEvent::Outgoing(Outgoing::Disconnect) => Event::Left,

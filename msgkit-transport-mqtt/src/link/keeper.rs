@@ -278,9 +278,7 @@ impl Link {
                 control.keeping.cuts.mark().to_owned(),
                 false,
             );
-            if client.publish(question) {
-                control.asked.push_back(Said::Known);
-            }
+            self.publish(&mut control, client, question, Said::Known);
         }
         if wait_for_either(seen, Seen::Known, Seen::Routed).await? == Seen::Known {
             return Some(true);
@@ -374,7 +372,7 @@ impl Link {
     fn hand(&self, arrived: Arrived) {
         let membership = &self.membership;
         let (number, topic) = (arrived.number, membership.names.read(&arrived.topic));
-        if arrived.retained || !membership.wants(topic.as_ref(), &arrived.topic) {
+        if arrived.retained || !membership.wants(topic.as_ref()) {
             return membership.inbox.skip(self.id, number);
         }
         let message = arrived.read(topic, &membership.subscription.ingest, membership.clock);

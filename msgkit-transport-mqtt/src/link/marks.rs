@@ -15,7 +15,7 @@ const SHARING: Duration = Duration::from_secs(3);
 impl Link {
     /// Its own mark as it is to be.
     pub(super) fn held(&self, control: &Control) -> Mark {
-        Mark::held(&self.membership.owner, self.membership.filters.those(control.sharing))
+        self.membership.mark(&self.membership.owner, self.membership.filters.those(control.sharing))
     }
 
     /// Its own mark stands. It begins once nobody gets everything any more beside it.
@@ -54,7 +54,7 @@ impl Link {
         let vacant = known.is_none() || no_keeper;
         let keep = vacant && (known.is_some() || (sharing && membership.config.keeper));
         let kept = !membership.config.keeper
-            || (!vacant && known.as_ref().is_some_and(|mark| !mark.filters.is_empty()));
+            || (!vacant && known.as_ref().is_some_and(|mark| mark.keeps(&membership.filters.plain)));
         // A plain subscription is given up once a keeper has one.
         let may = !sharing || (membership.set_sharing(membership.config.keeper) && kept);
         if sharing != control.sharing && may {
@@ -62,9 +62,7 @@ impl Link {
             let filter = |name: &String| Filter { name: name.clone(), confirmed: true, retained: false };
             let wanted: Vec<Filter> = membership.filters.those(sharing).iter().map(filter).collect();
             client.subscribe(&wanted);
-            for name in membership.filters.those(!sharing) {
-                drop(membership.inbox.ask(self.id, name));
-            }
+            control.stale.push_back(membership.filters.those(!sharing).to_vec());
         }
         let others = || control.slots.iter().filter(|(other, _)| **other != slot);
         let settled = !others().any(|(_, mark)| mark.is_plain());
@@ -163,8 +161,16 @@ impl Link {
 
     /// Becomes the keeper, where nobody else does.
     fn keep(self: &Arc<Self>) {
-        if !matches!(self.role, Role::Member) || std::mem::replace(&mut self.lock().to_keep, true) {
+        if !matches!(self.role, Role::Member) {
             return;
+        }
+        {
+            let mut control = self.lock();
+            let again = control.to_keep.is_some();
+            control.to_keep = Some(again);
+            if again {
+                return;
+            }
         }
         let link = self.clone();
         tokio::spawn(async move {
@@ -179,7 +185,8 @@ impl Link {
                 }
                 wait = 0.5 + 0.5 * fastrand::f64();
                 let (others, kept) = {
-                    let control = link.lock();
+                    let mut control = link.lock();
+                    control.to_keep = Some(false);
                     let others = control.slot.is_some_and(|slot| slots::are_others(&control.slots, slot));
                     (others, control.kept.clone())
                 };
@@ -188,6 +195,12 @@ impl Link {
                     None => others && membership.config.keeper,
                 };
                 if !wanted {
+                    let mut control = link.lock();
+                    // What has changed since it looked may want one, and whoever saw that has left it to this task.
+                    if control.to_keep == Some(true) {
+                        continue;
+                    }
+                    control.to_keep = None;
                     break;
                 }
                 // Who has everything to itself beside the others gives it up for a keeper, and is quicker at it.
@@ -198,7 +211,6 @@ impl Link {
                     membership.clone().begin(Role::Keeper, None);
                 }
             }
-            link.lock().to_keep = false;
         });
     }
 
@@ -223,16 +235,19 @@ impl Link {
                     () = tokio::time::sleep(link.membership.config.takeover_after.mul_f64(wait)) => {}
                 }
                 let mark = {
-                    let control = link.lock();
+                    let mut control = link.lock();
                     let other = control.slots.get(&slot).filter(|_| control.slot != Some(slot));
-                    other.filter(|mark| link.membership.is_free(mark)).cloned()
+                    let Some(mark) = other.filter(|mark| link.membership.is_free(mark)).cloned() else {
+                        // With the look that decided it: who sees the slot become free later has to begin again.
+                        control.inheriting.remove(&slot);
+                        break;
+                    };
+                    mark
                 };
-                let Some(mark) = mark else { break };
                 if !link.membership.holds(slot) {
                     link.membership.clone().begin(Role::Heir { slot, mark }, None);
                 }
             }
-            link.lock().inheriting.remove(&slot);
         });
     }
 }

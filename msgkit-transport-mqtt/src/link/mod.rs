@@ -4,6 +4,7 @@ mod cuts;
 mod dissolve;
 pub(crate) mod keeper;
 mod marks;
+mod prepare;
 mod roll;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -20,10 +21,10 @@ use self::dissolve::{Draining, erase};
 use self::keeper::Keeping;
 use self::roll::Present;
 use crate::connection::{Pauses, unique};
-use crate::driver::{self, Broken, Client, Dial, Event, Filter, LastWill};
+use crate::driver::{self, Broken, Client, Event};
 use crate::error::Failure;
-use crate::slots::{self, Lane, Mark, Slots};
-use crate::subscriber::{Filters, Membership, Place};
+use crate::slots::{Mark, Slots};
+use crate::subscriber::{Membership, Place};
 use crate::wire::{Arrived, Parcel};
 
 /// How long a connection must have lived for the next failure to count as the first.
@@ -58,10 +59,12 @@ fn number() -> u64 {
 #[derive(Debug, Default)]
 struct Course {
     draining: Option<Draining>,
+    /// Whether the broker has answered what it was asked for first.
+    answered: bool,
     /// Whether what was retained before is wanted: it was asked for on this connection, or the broker owes it from an earlier one.
     retained: bool,
-    /// The last topic that a message came from, as it is written there and here, and whether it is wanted.
-    last: Option<(String, Topic, bool)>,
+    /// The last topic of a message that is wanted, as it is written there and here.
+    last: Option<(String, Topic)>,
 }
 
 #[derive(Debug)]
@@ -81,9 +84,9 @@ struct Control {
     /// What a member calls it, once the broker has confirmed what it is subscribed to; empty before.
     connection: String,
     slot: Option<u32>,
-    /// What was published on this connection and not named yet, and what was named.
-    asked: VecDeque<Said>,
-    named: HashMap<u16, Said>,
+    /// What was published on this connection and not named yet, and what was named; and where.
+    asked: VecDeque<(Said, String)>,
+    named: HashMap<u16, (Said, String)>,
     leaving: bool,
     /// What the marks of the lane say, and that of its keeper.
     slots: Slots,
@@ -96,14 +99,16 @@ struct Control {
     sharing: bool,
     /// Since when nobody is left to share with.
     left_alone: Option<Instant>,
+    /// Of each subscribe that the broker has not answered, in order, what the session is not to be subscribed to behind it.
+    stale: VecDeque<Vec<String>>,
     /// Whether its own mark stands.
     stands: bool,
     ready: bool,
     started: Option<Started>,
     /// The slots that it is about to take over.
     inheriting: BTreeSet<u32>,
-    /// Whether it is about to become the keeper.
-    to_keep: bool,
+    /// Whether it is about to become the keeper, and if so whether that was asked for again since it looked last.
+    to_keep: Option<bool>,
 }
 
 /// What a publish of the link says.
@@ -159,12 +164,12 @@ impl Link {
         match (&self.role, control.slot) {
             // Behind it, so that its confirmation is the broker's word on all that was acknowledged.
             (Role::Member, Some(slot)) => {
-                let mark = Mark::vacant(self.membership.filters.those(control.sharing));
+                let mark = self.membership.mark("", self.membership.filters.those(control.sharing));
                 self.say(&mut control, &client, self.membership.place(slot), &mark, Said::Vacant);
             }
             (Role::Heir { slot, .. }, _) => {
                 let place = self.membership.place(*slot);
-                self.say(&mut control, &client, place, &Mark::vacant(&[]), Said::Vacant);
+                self.say(&mut control, &client, place, &self.membership.mark("", &[]), Said::Vacant);
             }
             (Role::Keeper, _) => {
                 let mark = Mark::vacant(&self.membership.filters.plain);
@@ -176,11 +181,16 @@ impl Link {
         }
     }
 
-    #[allow(clippy::unused_self)]
     fn say(&self, control: &mut Control, client: &Client, place: String, mark: &Mark, said: Said) {
         let text = if said == Said::Dissolved { String::new() } else { mark.write() };
-        if client.publish(Parcel::own(place, text, true)) {
-            control.asked.push_back(said);
+        self.publish(control, client, Parcel::own(place, text, true), said);
+    }
+
+    #[allow(clippy::unused_self)]
+    fn publish(&self, control: &mut Control, client: &Client, parcel: Parcel, said: Said) {
+        let place = parcel.topic.clone();
+        if client.publish(parcel) {
+            control.asked.push_back((said, place));
         }
     }
 
@@ -205,15 +215,18 @@ impl Link {
                 let _ = started.send(Err(failure.to_error()));
                 break;
             }
-            if matches!(self.role, Role::Heir { .. }) || self.lock().leaving {
+            if self.lock().leaving {
                 break;
             }
             tracing::warn!(
                 error = %msgkit::Chain(&failure), subscription = %self.membership.title,
                 "an MQTT connection that receives is down"
             );
+            if matches!(self.role, Role::Heir { .. }) {
+                break;
+            }
             let temporary = failure.is_temporary();
-            self.membership.inbox.fail(failure);
+            self.membership.inbox.fail(self.id, failure);
             if !temporary {
                 // The receiver is told, and decides whether to try again.
                 break;
@@ -227,7 +240,7 @@ impl Link {
                 () = tokio::time::sleep(pauses.next()) => {}
             }
         }
-        self.membership.inbox.gone(self.id);
+        self.membership.inbox.ended(self.id);
     }
 
     /// One connection, from its dial to its end; `Ok` where it ended as it was asked to.
@@ -266,19 +279,20 @@ impl Link {
             control.heard.clear();
             (control.stands, control.ready) = (false, false);
             control.left_alone = None;
+            control.stale.clear();
+            control.stale.extend(self.subscribes().then(|| stale.clone()));
         }
         let first = self.lock().started.is_some();
-        // First what is wanted, then what is not: in between a message comes twice rather than not at all.
-        if !matches!(self.role, Role::Heir { .. }) {
+        if self.subscribes() {
             client.subscribe(&self.wanted(first));
         }
         let keeping = matches!(self.role, Role::Keeper)
             .then(|| keeper::Watch::begin(self.clone(), client.clone(), welcome.session));
-        for filter in &stale {
-            drop(membership.inbox.ask(self.id, filter));
-        }
         if let Role::Heir { slot, .. } = &self.role {
-            let held = Mark::held(&membership.owner, &[]);
+            for filter in &stale {
+                drop(membership.inbox.ask(self.id, filter));
+            }
+            let held = membership.mark(&membership.owner, &[]);
             let said = if welcome.session { Said::Held } else { Said::Dissolved };
             self.say(&mut self.lock(), &client, membership.place(*slot), &held, said);
         }
@@ -287,7 +301,11 @@ impl Link {
             && (first || welcome.session);
         let mut course = Course { retained, ..Course::default() };
         let result = loop {
-            match connection.next().await {
+            let next = match course.answered {
+                true => connection.next().await,
+                false => self.answer(&mut connection).await,
+            };
+            match next {
                 Ok(Event::Left) => break Ok(()),
                 Ok(event) => {
                     if let Err(failure) = self.on(event, &client, &mut course) {
@@ -325,108 +343,25 @@ impl Link {
         result
     }
 
-    /// What to dial, and what its session must not be subscribed to any more; `None` where there is nothing left to do.
-    async fn prepare(&self) -> Result<Option<(Dial, Vec<String>)>, Failure> {
-        let membership = &self.membership;
-        let dial = membership.dial();
-        match &self.role {
-            Role::Alone { client_id } => {
-                let first = self.lock().slot.replace(0).is_none();
-                // A second connection takes the session up again; 3.1.1 has none that ends by itself.
-                let clean = first || membership.config.version == crate::config::Version::V311;
-                let expiry = membership.config.session_expiry.min(EPHEMERAL_EXPIRY);
-                Ok(Some((Dial { client_id: client_id.clone(), clean, expiry, ..dial }, Vec::new())))
-            }
-            Role::Member => {
-                let before = self.lock().slot;
-                let Lane { slots, keeper } = membership.survey().await?;
-                let slot = slots::choose(&slots, &membership.owner, before);
-                if before.is_some_and(|before| before != slot) {
-                    membership.inbox.gone(self.id);
-                }
-                let known = slots.get(&slot).map(|mark| mark.filters.as_slice()).unwrap_or_default();
-                // Only behind a keeper's back a plain subscription is given up; where there is none, that is seen to once this
-                // stands. (The mark of who was killed tells of its first subscription, which may have been given up since.)
-                let kept = keeper.as_ref().is_some_and(|mark| {
-                    !mark.filters.is_empty()
-                        && !membership.keeps_no_more(mark)
-                        && mark.owner != membership.owner
-                });
-                let plain = slots.get(&slot).is_some_and(Mark::is_plain) && membership.config.keeper && !kept;
-                let sharing = slots::are_others(&slots, slot) && !plain;
-                let stale = membership.filters.stale(sharing, known);
-                {
-                    let mut control = self.lock();
-                    control.slot = Some(slot);
-                    control.slots = slots;
-                    control.kept = keeper;
-                    control.sharing = sharing;
-                }
-                membership.hold(self.id, slot);
-                let mark = Mark::vacant(membership.filters.those(sharing));
-                let will = LastWill::mark(membership.place(slot), mark.write());
-                let client_id = membership.client_id(slot);
-                Ok(Some((Dial { client_id, will: Some(will), ..dial }, stale)))
-            }
-            Role::Keeper => {
-                let Lane { keeper, .. } = membership.survey().await?;
-                if keeper.as_ref().is_some_and(|mark| !membership.is_free(mark)) {
-                    return Ok(None);
-                }
-                membership.begin_keeping();
-                let member = membership.member_that_stands();
-                self.lock().keeping.begin_beside(member);
-                let plain = &membership.filters.plain;
-                let known = keeper.map(|mark| mark.filters).unwrap_or_default();
-                let stale = known.into_iter().filter(|filter| !plain.contains(filter)).collect();
-                let will = LastWill::mark(membership.keeper_place(), Mark::vacant(plain).write());
-                // What it drops it drops fast; what it hands out waits for its turn.
-                let receive = dial.receive.max(KEPT);
-                Ok(Some((
-                    Dial { client_id: membership.keeper_id(), will: Some(will), receive, ..dial },
-                    stale,
-                )))
-            }
-            Role::Heir { slot, mark } => {
-                let Lane { slots, .. } = membership.survey().await?;
-                if slots.get(slot).is_none_or(|now| !membership.is_free(now)) {
-                    return Ok(None);
-                }
-                self.lock().slot = Some(*slot);
-                membership.hold(self.id, *slot);
-                let will = LastWill::mark(membership.place(*slot), Mark::vacant(&mark.filters).write());
-                let client_id = membership.client_id(*slot);
-                let Filters { plain, shared } = &membership.filters;
-                let all = mark.filters.iter().chain(plain).chain(shared).cloned().collect::<BTreeSet<_>>();
-                Ok(Some((Dial { client_id, will: Some(will), ..dial }, all.into_iter().collect())))
-            }
-        }
-    }
-
-    /// The filters of the subscription, and that of the marks.
-    fn wanted(&self, first: bool) -> Vec<Filter> {
-        let membership = &self.membership;
-        if let Role::Keeper = &self.role {
-            return keeper::wanted(membership);
-        }
-        let retained = first && membership.config.retained && matches!(self.role, Role::Alone { .. });
-        let sharing = self.lock().sharing;
-        let mut wanted: Vec<Filter> = membership
-            .filters
-            .those(sharing)
-            .iter()
-            .map(|name| Filter { name: name.clone(), confirmed: true, retained })
-            .collect();
-        if let Some(marks) = membership.marks() {
-            wanted.push(Filter { name: marks, confirmed: false, retained: true });
-        }
-        wanted
+    /// The next event of a connection on which the broker owes an answer: it may send what the session holds before that, but
+    /// not be silent.
+    async fn answer(&self, connection: &mut driver::Connection) -> Result<Event, Broken> {
+        let Membership { config, title, .. } = &*self.membership;
+        let next = tokio::time::timeout(config.connect_timeout, connection.next()).await;
+        next.unwrap_or_else(|_| {
+            let text = format!("the broker did not answer the subscription of {title} in time");
+            let failure = Failure::new(TransportErrorKind::Timeout, text);
+            Err(Broken { failure, taken_over: false })
+        })
     }
 
     fn on(self: &Arc<Self>, event: Event, client: &Client, course: &mut Course) -> Result<(), Failure> {
         let membership = &self.membership;
         match event {
-            Event::Subscribed(None) => {
+            Event::Subscribed(granted) => {
+                granted?;
+                course.answered |= !matches!(self.role, Role::Member);
+                self.take_back();
                 let mut control = self.lock();
                 match (&self.role, control.slot) {
                     (Role::Member, Some(slot)) if !control.leaving => {
@@ -445,17 +380,15 @@ impl Link {
                     }
                 }
             }
-            Event::Subscribed(Some((at, why))) => {
-                let sharing = self.lock().sharing && !self.is_keeper();
-                let own = format!("{}msgkit/#", membership.names.root());
-                let filter = membership.filters.those(sharing).get(at).map_or(own.as_str(), String::as_str);
-                let text = format!(
-                    "the broker refuses the subscription to `{filter}` ({why}); look at its access rules, and whether it \
-                     has shared subscriptions"
-                );
-                return Err(Failure::new(TransportErrorKind::Refused, text));
+            Event::Unsubscribed(filter, refused) => {
+                membership.inbox.answered(self.id);
+                if let Some(why) = refused
+                    // A question, to which any answer will do.
+                    && filter != membership.names.nowhere()
+                {
+                    return Err(driver::not_ended(&filter, &why));
+                }
             }
-            Event::Unsubscribed => membership.inbox.answered(self.id),
             Event::Arrived(arrived) => self.arrived(arrived, client, course),
             Event::Sent(named) => {
                 let mut control = self.lock();
@@ -465,19 +398,22 @@ impl Link {
                     control.named.insert(named, said);
                 }
             }
-            Event::Confirmed(named, _) => {
-                let said = self.lock().named.remove(&named);
+            Event::Confirmed(named, confirmation) => {
+                let word = self.lock().named.remove(&named);
+                let Some((said, place)) = word else { return Ok(()) };
+                confirmation.taken(&place)?;
+                course.answered |= said == Said::Held;
                 match said {
-                    Some(Said::Held) if self.is_keeper() => {}
-                    Some(Said::Known) => self.lock().keeping.seen(keeper::Seen::Routed),
-                    Some(Said::Held) if matches!(self.role, Role::Heir { .. }) => {
+                    Said::Held if self.is_keeper() => {}
+                    Said::Known => self.lock().keeping.seen(keeper::Seen::Routed),
+                    Said::Held if matches!(self.role, Role::Heir { .. }) => {
                         course.draining = Some(Draining::begin(self.clone(), client.clone()));
                     }
-                    Some(Said::Held) => self.stands(client),
-                    Some(Said::Vacant | Said::Dissolved) => {
+                    Said::Held => self.stands(client),
+                    Said::Vacant | Said::Dissolved => {
                         client.leave();
                     }
-                    Some(Said::Something) | None => {}
+                    Said::Something => {}
                 }
             }
             Event::Connected(_) | Event::Waiting(_) | Event::Left => {}
@@ -501,7 +437,13 @@ impl Link {
                 mark
             };
             return match place {
-                Place::Slot(slot) => self.marked(slot, mark(), client),
+                Place::Slot(slot) => {
+                    let mark = mark();
+                    if let Some(mark) = &mark {
+                        membership.learn(mark);
+                    }
+                    self.marked(slot, mark, client);
+                }
                 Place::Keeper => self.keeper_marked(mark(), client),
                 Place::Call => self.present(&mut self.lock(), client, Some(&arrived.payload)),
                 Place::Here => {
@@ -516,12 +458,13 @@ impl Link {
         let number = arrived.number;
         // Messages of one topic often come one behind the other.
         let (topic, wanted) = match &course.last {
-            Some((name, topic, wanted)) if *name == arrived.topic => (Some(topic.clone()), *wanted),
+            Some((name, topic)) if *name == arrived.topic => (Some(topic.clone()), true),
             _ => {
                 let topic = membership.names.read(&arrived.topic);
-                let wanted = membership.wants(topic.as_ref(), &arrived.topic);
-                if let Some(topic) = &topic {
-                    course.last = Some((std::mem::take(&mut arrived.topic), topic.clone(), wanted));
+                let wanted = membership.wants(topic.as_ref());
+                // What is not may be, once another version has said so.
+                if let Some(topic) = topic.as_ref().filter(|_| wanted) {
+                    course.last = Some((std::mem::take(&mut arrived.topic), topic.clone()));
                 }
                 (topic, wanted)
             }

@@ -98,9 +98,7 @@ impl Link {
         confirmed: bool,
     ) {
         let parcel = Parcel { confirmed, ..Parcel::own(place, text, false) };
-        if client.publish(parcel) {
-            control.asked.push_back(Said::Something);
-        }
+        self.publish(control, client, parcel, Said::Something);
     }
 
     /// The process of that name is there.

@@ -1,6 +1,6 @@
 //! A broker that does what a test tells it, also what no good one does.
 
-#![allow(clippy::unwrap_used)] // A panic is how a test fails.
+#![allow(dead_code, clippy::unwrap_used)] // Each test binary uses a part of it; a panic is how a test fails.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,8 +10,8 @@ use rumqttc::v5::mqttbytes::Error;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::PingResp;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, ConnAckProperties, ConnectReturnCode, Packet, PubAck, Publish, SubAck, SubscribeReasonCode,
-    UnsubAck, UnsubAckReason,
+    ConnAck, ConnAckProperties, ConnectReturnCode, Packet, PubAck, Publish, SubAck, Subscribe,
+    SubscribeReasonCode, UnsubAck, UnsubAckReason,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -121,6 +121,35 @@ pub(crate) fn polite(packet: &Packet, window: u16) -> Vec<Do> {
         _ => return Vec::new(),
     };
     vec![Do::Answer(Box::new(answer))]
+}
+
+/// What a good broker says that has these marks retained: place and text.
+pub(crate) fn with_marks(packet: &Packet, marks: &[(&str, &str)]) -> Vec<Do> {
+    match packet {
+        Packet::Subscribe(subscribe) => {
+            let asks = subscribe.filters.iter().any(|filter| filter.path.contains("/msgkit/slots/"));
+            let marks = marks.iter().filter(|_| asks).map(|(place, text)| mark(place, text, true));
+            polite(packet, 10).into_iter().chain(marks).collect()
+        }
+        // Who looks at marks says where they end.
+        Packet::Publish(publish) if publish.pkid == 0 => vec![Do::Answer(Box::new(packet.clone()))],
+        Packet::Publish(publish) => vec![confirm(publish.pkid)],
+        _ => polite(packet, 10),
+    }
+}
+
+/// A mark, retained from earlier or written now.
+pub(crate) fn mark(place: &str, text: &str, retained: bool) -> Do {
+    let mut publish = Publish::new(place, QoS::AtMostOnce, text.to_owned(), None);
+    publish.retain = retained;
+    Do::Answer(Box::new(Packet::Publish(publish)))
+}
+
+/// Refuses every filter of a subscribe.
+pub(crate) fn refuse(subscribe: &Subscribe) -> Vec<Do> {
+    let return_codes = subscribe.filters.iter().map(|_| SubscribeReasonCode::NotAuthorized).collect();
+    let refused = SubAck { pkid: subscribe.pkid, return_codes, properties: None };
+    vec![Do::Answer(Box::new(Packet::SubAck(refused)))]
 }
 
 pub(crate) fn welcome(session: bool, window: u16) -> Packet {

@@ -15,13 +15,18 @@
 //! it all again, so it is forgotten here, and settlements that come later are counted and dropped. If the session is lost,
 //! nothing comes again, so it is kept: what is here is all that is left of it.
 
+mod entries;
+mod side;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use msgkit::transport::{Delivery, Incoming, Settle, Token, TransportError};
+use msgkit::transport::{Delivery, Incoming, Settle, Token, TransportError, TransportErrorKind};
 use tokio::sync::{Notify, oneshot};
 
+use self::entries::{Entries, Entry, find};
+use self::side::{LinkState, Question};
 use crate::driver::Client;
 use crate::error::Failure;
 
@@ -58,133 +63,12 @@ struct State {
     /// Whether something is ready that must wait for acknowledgements.
     held_back: bool,
     links: HashMap<u64, LinkState>,
-    failure: Option<Failure>,
+    /// Why nothing comes by a link; one that does not pass stays, because its link has ended.
+    failures: BTreeMap<u64, Failure>,
+    /// Whether a link that does not come back ended with settlements that the broker may not have heard of.
+    lost: bool,
     stopped: bool,
     closed: bool,
-}
-
-/// What is held, in the order in which it came.
-#[derive(Debug, Default)]
-struct Entries(VecDeque<(u64, Entry)>);
-
-impl Entries {
-    /// The last one of all.
-    fn push(&mut self, at: u64, entry: Entry) {
-        self.0.push_back((at, entry));
-    }
-
-    fn get(&self, at: u64) -> Option<&Entry> {
-        find(&self.0, at, |(at, _)| *at).map(|place| &self.0[place].1)
-    }
-
-    fn get_mut(&mut self, at: u64) -> Option<&mut Entry> {
-        find(&self.0, at, |(at, _)| *at).map(|place| &mut self.0[place].1)
-    }
-
-    /// Mostly one of the first, so that little has to move.
-    fn remove(&mut self, at: u64) -> Option<Entry> {
-        let place = find(&self.0, at, |(at, _)| *at)?;
-        self.0.remove(place).map(|(_, entry)| entry)
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &(u64, Entry)> {
-        self.0.iter()
-    }
-}
-
-/// Where `at` is among what ascends, mostly without a gap.
-fn find<T>(all: &VecDeque<T>, at: u64, known_by: impl Fn(&T) -> u64) -> Option<usize> {
-    let guess = usize::try_from(at.checked_sub(known_by(all.front()?))?).ok()?;
-    match all.get(guess) {
-        Some(one) if known_by(one) == at => Some(guess),
-        _ => all.binary_search_by_key(&at, known_by).ok(),
-    }
-}
-
-#[derive(Debug)]
-struct Entry {
-    link: u64,
-    epoch: u64,
-    /// `None` while it is in hand.
-    message: Option<Incoming>,
-    /// Whether the broker waits for an acknowledgement on the connection that brought it.
-    owed: bool,
-}
-
-/// One connection's side of it.
-#[derive(Debug, Default)]
-struct LinkState {
-    epoch: u64,
-    client: Option<Client>,
-    /// What the connection brought, in its order: the place here, the packet's number, whether it is settled.
-    unacknowledged: VecDeque<(u64, u16, bool)>,
-    /// Whether it ended with settlements that the broker may not have heard of. The next connection brings their messages again.
-    lost: bool,
-    /// What waits for the broker's answers to its questions, in order.
-    questions: VecDeque<Question>,
-    /// How many messages the broker was told to send at most, and whether it has sent more.
-    window: usize,
-    floods: bool,
-    /// How many were acknowledged on this connection, and how many of them the broker is known to have heard of.
-    acknowledged: u64,
-    heard: u64,
-    /// Whether it is asked.
-    asked: bool,
-}
-
-/// What the broker is asked for.
-#[derive(Debug)]
-enum Question {
-    Of(oneshot::Sender<()>),
-    /// Whether it has heard of so many acknowledgements.
-    Heard(u64),
-}
-
-impl LinkState {
-    /// Whether something is settled that the broker is not known to have heard of.
-    fn is_behind(&self) -> bool {
-        self.acknowledged > self.heard || self.unacknowledged.iter().any(|(_, _, settled)| *settled)
-    }
-
-    /// How many acknowledgements the broker may not have heard of, where that matters.
-    fn unheard(&self) -> usize {
-        let unheard = if self.floods { self.acknowledged - self.heard } else { 0 };
-        usize::try_from(unheard).unwrap_or(usize::MAX)
-    }
-
-    /// Whether the message at `at` is among the oldest `prefetch` that may come again.
-    fn may_hand_out(&self, at: u64, prefetch: usize) -> bool {
-        let room = prefetch.saturating_sub(self.unheard());
-        self.unacknowledged.get(room).is_none_or(|(beyond, _, _)| at < *beyond)
-    }
-
-    /// Asks whether the broker has heard of the acknowledgements, where it matters for so many.
-    fn ask_for_word(&mut self, many: usize, nowhere: &str) {
-        if self.asked || self.unheard() < many.max(1) {
-            return;
-        }
-        if self.client.as_ref().is_some_and(|client| client.unsubscribe(nowhere)) {
-            self.questions.push_back(Question::Heard(self.acknowledged));
-            self.asked = true;
-        }
-    }
-
-    /// The connection has brought one more.
-    fn brought(&mut self, at: u64, number: u16, settled: bool) {
-        self.unacknowledged.push_back((at, number, settled));
-        self.floods |= self.unacknowledged.len() > self.window;
-    }
-
-    /// Acknowledges what is settled with everything before it settled.
-    fn acknowledge(&mut self) {
-        while let Some((_, number, true)) = self.unacknowledged.front().copied() {
-            self.unacknowledged.pop_front();
-            self.acknowledged += 1;
-            if let Some(client) = &self.client {
-                client.acknowledge(number);
-            }
-        }
-    }
 }
 
 impl State {
@@ -241,6 +125,24 @@ impl State {
     }
 }
 
+/// Tells the receiver where the task of a link panics: nothing comes by it any more.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    inbox: Arc<Inbox>,
+    link: u64,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.inbox.gone(self.link);
+            let text =
+                "a task that receives from the MQTT broker has panicked, which is a fault of this crate";
+            self.inbox.fail(self.link, Failure::new(TransportErrorKind::Internal, text));
+        }
+    }
+}
+
 /// What a receiver finds.
 pub(crate) enum Found {
     Messages,
@@ -271,7 +173,7 @@ impl Inbox {
         let known = state.links.entry(link).or_default();
         known.epoch = epoch;
         known.client = Some(client);
-        known.unacknowledged.clear();
+        known.forget();
         (known.window, known.floods, known.asked) = (usize::from(window), false, false);
         (known.acknowledged, known.heard, known.lost) = (0, 0, false);
         let old: Vec<u64> = state
@@ -292,7 +194,7 @@ impl Inbox {
                 }
             }
         }
-        state.failure = None;
+        state.failures.remove(&link);
         drop(state);
         self.arrived.notify_one();
     }
@@ -303,7 +205,7 @@ impl Inbox {
         if let Some(known) = state.links.get_mut(&link) {
             known.lost |= known.is_behind();
             known.client = None;
-            known.unacknowledged.clear();
+            known.forget();
             (known.acknowledged, known.heard) = (0, 0);
             known.questions.clear();
         }
@@ -317,7 +219,7 @@ impl Inbox {
     pub(crate) fn gone(&self, link: u64) {
         self.disconnected(link);
         let mut state = self.lock();
-        state.links.remove(&link);
+        state.lost |= state.links.remove(&link).is_some_and(|known| known.lost);
         let old: Vec<u64> = state
             .entries
             .iter()
@@ -355,7 +257,9 @@ impl Inbox {
         state.next += 1;
         let Some(known) = state.links.get_mut(&link) else { return };
         if number != 0 {
-            known.brought(at, number, false);
+            if !known.brought(at, number, false) {
+                return;
+            }
             known.ask_for_word(self.prefetch / 2, &self.nowhere);
         }
         let epoch = known.epoch;
@@ -405,8 +309,18 @@ impl Inbox {
 
     /// For a link: asks the broker something on its connection; answered in order.
     pub(crate) fn ask(&self, link: u64, filter: &str) -> Option<oneshot::Receiver<()>> {
+        self.ask_where(link, filter, |_| true)
+    }
+
+    /// Asks only on a connection that is the right one.
+    fn ask_where(
+        &self,
+        link: u64,
+        filter: &str,
+        is_right: impl Fn(&LinkState) -> bool,
+    ) -> Option<oneshot::Receiver<()>> {
         let mut state = self.lock();
-        let known = state.links.get_mut(&link)?;
+        let known = state.links.get_mut(&link).filter(|known| is_right(known))?;
         if !known.client.as_ref()?.unsubscribe(filter) {
             return None;
         }
@@ -437,9 +351,20 @@ impl Inbox {
     }
 
     /// For a link: why nothing comes; told to the receiver where it does not pass by itself.
-    pub(crate) fn fail(&self, failure: Failure) {
-        self.lock().failure = Some(failure);
+    pub(crate) fn fail(&self, link: u64, failure: Failure) {
+        self.lock().failures.insert(link, failure);
         self.arrived.notify_one();
+    }
+
+    /// For the task of a link: held while it runs.
+    pub(crate) fn watch(self: &Arc<Self>, link: u64) -> Watched {
+        Watched { inbox: self.clone(), link }
+    }
+
+    /// For a link that ends: it is missed only where it has failed for good.
+    pub(crate) fn ended(&self, link: u64) {
+        self.gone(link);
+        self.lock().failures.retain(|of, failure| *of != link || !failure.is_temporary());
     }
 
     /// Hands out what is there, as far as `max` and the prefetch go.
@@ -470,17 +395,18 @@ impl Inbox {
         if state.stopped {
             return Ok(Found::End);
         }
-        match &state.failure {
-            // Its link has ended: nothing will come any more.
-            Some(failure) if !failure.is_temporary() => Err(failure.to_error()),
-            _ => Ok(Found::Nothing),
+        match state.failures.values().find(|failure| !failure.is_temporary()) {
+            // Its link has ended, and does not come back, whatever the others do.
+            Some(failure) => Err(failure.to_error()),
+            None => Ok(Found::Nothing),
         }
     }
 
     /// Why nothing comes.
     pub(crate) fn failure(&self) -> Option<Failure> {
         let state = self.lock();
-        state.failure.clone().filter(|_| !state.stopped)
+        let lasting = state.failures.values().find(|failure| !failure.is_temporary());
+        lasting.or_else(|| state.failures.values().next()).filter(|_| !state.stopped).cloned()
     }
 
     pub(crate) fn stop(&self) {
@@ -497,18 +423,18 @@ impl Inbox {
     }
 
     /// Waits until the broker has answered a question that was asked behind everything that is acknowledged. An error also where
-    /// a connection has ended before that, and the next one has not brought its messages again.
+    /// a connection has ended before that, and the next one has not brought its messages again; once, where there is no next one.
     pub(crate) async fn flush(&self, nowhere: &str) -> Result<(), Unheard> {
         let behind: Vec<(u64, u64, u64)> = {
-            let state = self.lock();
-            if state.links.values().any(|known| known.lost) {
+            let mut state = self.lock();
+            if std::mem::take(&mut state.lost) || state.links.values().any(|known| known.lost) {
                 return Err(Unheard);
             }
             let behind = state.links.iter().filter(|(_, known)| known.acknowledged > known.heard);
             behind.map(|(link, known)| (*link, known.epoch, known.acknowledged)).collect()
         };
         for (link, epoch, acknowledged) in behind {
-            let asked = self.ask(link, nowhere).ok_or(Unheard)?;
+            let asked = self.ask_where(link, nowhere, |known| known.epoch == epoch).ok_or(Unheard)?;
             asked.await.map_err(|_| Unheard)?;
             if let Some(known) = self.lock().links.get_mut(&link).filter(|known| known.epoch == epoch) {
                 known.heard = known.heard.max(acknowledged);
@@ -536,13 +462,15 @@ impl Settle for Inbox {
             if state.remove(token.id) {
                 state.in_hand -= 1;
             }
-            if owed
-                && let Some(known) = state.links.get_mut(&link)
-                && let Some(place) = find(&known.unacknowledged, token.id, |(at, _, _)| *at)
-            {
+            let Some(known) = state.links.get_mut(&link).filter(|_| owed) else { continue };
+            if let Some(place) = find(&known.unacknowledged, token.id, |(at, _, _)| *at) {
                 known.unacknowledged[place].2 = true;
                 known.acknowledge();
                 known.ask_for_word(self.prefetch / 2, &self.nowhere);
+            } else {
+                // Its connection has ended: the next one brings the message again.
+                known.lost = true;
+                self.counters.late.fetch_add(1, Ordering::Relaxed);
             }
         }
         drop(guard);
@@ -569,3 +497,6 @@ impl Settle for Inbox {
         self.arrived.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests;
