@@ -359,8 +359,9 @@ impl Operate for Amqp {
             }
         };
         // Written down while they are in hand, so that nobody gets them before.
-        held.looked_at(broker, group, prints.into_iter()).await?;
+        let written = held.looked_at(broker, group, prints.into_iter()).await;
         look.end_within(broker, BESIDE_OTHERS).await;
+        written?;
         page.shown(&queue)
     }
 

@@ -5,19 +5,18 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lapin::options::{
-    BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel, Confirmation};
+use lapin::{BasicProperties, Channel};
 use msgkit::transport::{Destination, Group, TransportError, TransportErrorKind};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::broker::{Broker, KnownGroup};
 use crate::error;
-use crate::publisher::Parcel;
+use crate::publisher::{Outcome, Parcel, Place};
 use crate::topology::short;
+use crate::wire::{PERSISTENT, Written};
 
 /// How long to wait for whoever has the registry in hand. A holder that dies gives it back at once.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -179,33 +178,42 @@ impl Broker {
 }
 
 impl Held {
-    /// Writes the list anew in the place of what was there. The new one is confirmed before the old one goes.
+    /// Writes the list anew in the place of what was there, and gives it to the next.
     async fn write(self, broker: &Broker) -> Result<(), TransportError> {
+        let written = self.replace(broker).await;
+        self.release().await;
+        written
+    }
+
+    /// The new list is confirmed before the old one goes. It goes by the connection that publishes: an alarm of the broker stops
+    /// all of a connection on which anything was published, and this one settles.
+    async fn replace(&self, broker: &Broker) -> Result<(), TransportError> {
         let queue = &broker.names.registry;
-        let failed = |error| error::of(error, &format!("writing queue `{queue}`"));
         let text = serde_json::to_vec(&self.record).map_err(|error| {
             TransportError::new(TransportErrorKind::Internal, "the registry cannot be written")
                 .with_source(error)
         })?;
-        self.channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(failed)?;
-        let properties =
-            BasicProperties::default().with_delivery_mode(2).with_content_type("application/json".into());
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let confirmed = self
-            .channel
-            .basic_publish(short(""), short(queue), options, &Bytes::from(text), properties)
-            .await
-            .map_err(failed)?
-            .await
-            .map_err(failed)?;
-        if confirmed != Confirmation::Ack(None) {
-            let text = format!("queue `{queue}` does not take the list of groups; was it deleted?");
-            return Err(TransportError::new(TransportErrorKind::Unavailable, text));
+        let properties = BasicProperties::default()
+            .with_delivery_mode(PERSISTENT)
+            .with_content_type("application/json".into());
+        let written = Written { head: 0, properties, payload: Bytes::from(text) };
+        match broker.confirm(vec![(&Place::Registry, written)]).await?.pop() {
+            Some(Outcome::Taken) => {}
+            Some(Outcome::Failed(error)) => {
+                let text = format!("writing queue `{queue}` failed");
+                return Err(TransportError::new(error.kind(), text).with_source(error));
+            }
+            Some(Outcome::Refused | Outcome::Unrouted) | None => {
+                let text = format!("queue `{queue}` does not take the list of groups; was it deleted?");
+                return Err(TransportError::new(TransportErrorKind::Unavailable, text));
+            }
         }
         for tag in &self.tags {
-            self.channel.basic_ack(*tag, BasicAckOptions::default()).await.map_err(failed)?;
+            self.channel
+                .basic_ack(*tag, BasicAckOptions::default())
+                .await
+                .map_err(|error| error::of(error, &format!("writing queue `{queue}`")))?;
         }
-        self.release().await;
         Ok(())
     }
 

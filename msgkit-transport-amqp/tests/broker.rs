@@ -1,6 +1,7 @@
 //! What a RabbitMQ does to those who use it: it refuses, restarts, dies, and closes channels.
 
 mod broker {
+    mod alarm;
     mod bench;
     mod looking;
     mod publishing;

@@ -104,7 +104,7 @@ impl Broker {
                 self.has_queue(&names.later(later.top()))
                     && later.digits().all(|(place, digit)| self.has_queue(&names.later_queue(place, digit)))
             }
-            Place::Group(_) => true,
+            Place::Group(_) | Place::Registry => true,
             Place::Retry(..) | Place::Suspect(_) | Place::DeadLetter(_) => {
                 self.has_queue(&place.address(&self.names).1)
             }
@@ -128,7 +128,7 @@ impl Broker {
             Place::Later { later, .. } => self.ensure_later(*later).await,
             Place::DeadLetter(group) => self.ensure_plain(self.names.dead_letter(group.as_str())).await,
             Place::Suspect(group) => self.ensure_plain(self.names.suspects(group.as_str())).await,
-            Place::Group(_) => Ok(()),
+            Place::Group(_) | Place::Registry => Ok(()),
         }
     }
 

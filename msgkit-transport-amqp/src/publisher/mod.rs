@@ -14,8 +14,7 @@ use msgkit::transport::{Outgoing, PublishError, Publisher, Rejected, TransportEr
 use msgkit::{Envelope, Topic};
 use tokio::time::Instant;
 
-pub(crate) use self::confirms::Confirms;
-use self::confirms::Outcome;
+pub(crate) use self::confirms::{Confirms, Outcome};
 pub(crate) use self::place::{Parcel, Place};
 use crate::broker::Broker;
 use crate::config::OnUnrouted;
