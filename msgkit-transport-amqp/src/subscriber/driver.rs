@@ -89,7 +89,6 @@ impl Driver {
              so is what was published before it is there again; it is declared and consumed again now"
         );
         self.broker.consumer_cancelled(self.subscription.group.as_ref());
-        self.broker.forget();
     }
 
     /// Hands over and settles until the channel is gone or nobody is there any more.
@@ -256,6 +255,8 @@ impl Driver {
                 // The next channel has handed out nothing yet. What the one before has lost, the member tells.
                 let _ = flush.send(Ok(()));
             }
+            // The broker may have lost anything meanwhile, exchanges too: a service that publishes nothing finds out only here.
+            self.broker.forget();
             let opened = tokio::select! {
                 biased;
                 () = closing.begun() => return Ok(false),
@@ -266,6 +267,7 @@ impl Driver {
                 Ok(session) => {
                     self.session = session;
                     self.doubtful = false;
+                    self.member.has_trouble(None);
                     // What was asked of the lost one is asked of this one.
                     self.member.wake.notify_one();
                     return Ok(true);
@@ -273,7 +275,10 @@ impl Driver {
                 Err(error) if error.kind() == TransportErrorKind::Closed => return Ok(false),
                 Err(error) if !error.is_temporary() => return Err(error),
                 Err(error) => {
-                    tracing::warn!(error = %msgkit::Chain(&error), "no channel yet; trying again in {pause:?}");
+                    let why = msgkit::Chain(&error);
+                    tracing::warn!(error = %why, "no channel yet; trying again in {pause:?}");
+                    let queue = &self.session.queue;
+                    self.member.has_trouble(Some(format!("queue `{queue}` is not consumed: {why}")));
                 }
             }
             tokio::select! {

@@ -15,7 +15,8 @@ use msgkit::transport::{
 };
 
 use self::driver::Driver;
-use self::member::{Found, Member};
+use self::member::Found;
+pub(crate) use self::member::Member;
 use crate::error::{SYSTEM, closed};
 use crate::transport::{Amqp, capabilities};
 
@@ -31,7 +32,7 @@ impl Subscriber for Amqp {
         // Made first: where nobody waits for the answer any more, its drop takes the member out again.
         let deliveries = AmqpDeliveries { settler: member.clone(), member: member.clone() };
         let driver = Driver::begin(broker.clone(), member, subscription.clone()).await?;
-        broker.adopt(tokio::spawn(driver.run()));
+        broker.adopt(tokio::spawn(driver.run()), &deliveries.member);
         Ok(Box::new(deliveries))
     }
 }

@@ -230,6 +230,79 @@ async fn a_queue_that_is_deleted_under_its_members_is_made_again() -> Tested {
     Ok(())
 }
 
+/// Somebody deletes the exchange, and then the connection breaks, of a service that publishes nothing: its members make it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_is_made_again_by_those_who_only_consume() -> Tested {
+    let Some(rabbit) = there(RabbitMq::shared()) else { return Ok(()) };
+    let vhost = rabbit.vhost("exchange")?;
+    let transport = amqp(vhost.url(), |_| {});
+    let wanted = declare(&transport, "g").await?;
+    let (handled, task) = handle(transport.subscribe(&wanted).await?);
+    let operator = Connection::connect(vhost.url(), ConnectionProperties::default()).await?;
+    let channel = operator.create_channel().await?;
+    channel.exchange_delete("msgkit".into(), ExchangeDeleteOptions::default()).await?;
+    until("the connections break", || vhost.close_connections().is_ok_and(|broken| broken >= 2)).await;
+    let bindings = format!("/api/exchanges/{}/msgkit/bindings/source", vhost.name());
+    until("the group is bound again", || {
+        let bound = rabbit.api("GET", &bindings, None);
+        bound.is_ok_and(|bound| bound.as_array().is_some_and(|bound| !bound.is_empty()))
+    })
+    .await;
+    publish_until_taken(&transport, "after").await;
+    until("it is handled", || counted(&handled).contains_key("after")).await;
+    transport.close().await?;
+    task.await?;
+    Ok(())
+}
+
+/// Somebody else has the queue's name: the connection is there, but nothing can be consumed, and health says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn health_knows_a_subscription_without_its_queue() -> Tested {
+    let Some(rabbit) = there(RabbitMq::shared()) else { return Ok(()) };
+    let vhost = rabbit.vhost("health")?;
+    let transport = amqp(vhost.url(), |_| {});
+    let wanted = declare(&transport, "g").await?;
+    let (handled, task) = handle(transport.subscribe(&wanted).await?);
+    assert!(matches!(transport.health().await, Health::Up));
+    let operator = Connection::connect(vhost.url(), ConnectionProperties::default()).await?;
+    let taking = async {
+        loop {
+            let channel = operator.create_channel().await?;
+            channel.queue_delete("msgkit.group.g".into(), QueueDeleteOptions::default()).await?;
+            let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+            // The member may have been the first.
+            let taken = channel.queue_declare("msgkit.group.g".into(), options, FieldTable::default()).await;
+            if taken.is_ok() {
+                return Ok::<(), lapin::Error>(());
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, taking).await??;
+    let waiting = async {
+        loop {
+            match transport.health().await {
+                Health::Down(why) => return why,
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    let why = tokio::time::timeout(PATIENCE, waiting).await?;
+    assert!(why.contains("msgkit.group.g"), "{why}");
+    // Its queue goes with it.
+    operator.close(200, "done".into()).await?;
+    let waiting = async {
+        while !matches!(transport.health().await, Health::Up) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await?;
+    publish_until_taken(&transport, "after").await;
+    until("it is handled", || counted(&handled).contains_key("after")).await;
+    transport.close().await?;
+    task.await?;
+    Ok(())
+}
+
 /// What was logged.
 #[derive(Clone, Default)]
 struct Said(Arc<Mutex<Vec<u8>>>);
