@@ -128,8 +128,17 @@ impl Broker {
         self.consuming.channel().await
     }
 
+    /// What the broker answers where nothing is published, in time.
+    pub(crate) async fn answer<T>(
+        &self,
+        asking: impl Future<Output = lapin::Result<T>>,
+        doing: &str,
+    ) -> Result<T, TransportError> {
+        self.consuming.until(self.consuming.deadline(), asking, doing).await
+    }
+
     pub(crate) fn declarer<'a>(&'a self, channel: &'a Channel) -> Declarer<'a> {
-        Declarer { channel, names: &self.names, config: &self.config }
+        Declarer { channel, broker: self, names: &self.names, config: &self.config }
     }
 
     pub(crate) fn has_exchanges(&self) -> bool {

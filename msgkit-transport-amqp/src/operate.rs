@@ -354,7 +354,7 @@ impl Operate for Amqp {
         let (look, prints) = match look {
             Ok(Some(look)) => look,
             missing => {
-                held.release().await;
+                held.release(broker).await;
                 return missing.and(Err(TransportError::new(TransportErrorKind::Invalid, text)));
             }
         };
@@ -385,7 +385,7 @@ impl Operate for Amqp {
             }
             Err(error) => Err(error),
         };
-        held.release().await;
+        held.release(broker).await;
         shown
     }
 
@@ -404,7 +404,7 @@ impl Operate for Amqp {
             look.remove(broker, tag).await
         };
         let replayed = replayed.await;
-        held.release().await;
+        held.release(broker).await;
         replayed
     }
 
@@ -415,7 +415,7 @@ impl Operate for Amqp {
             Ok((look, tag, _)) => look.remove(broker, tag).await,
             Err(error) => Err(error),
         };
-        held.release().await;
+        held.release(broker).await;
         removed
     }
 

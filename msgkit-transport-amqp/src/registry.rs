@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::broker::{Broker, KnownGroup};
-use crate::error;
 use crate::publisher::{Outcome, Parcel, Place};
 use crate::topology::short;
 use crate::wire::{PERSISTENT, Written};
@@ -74,7 +73,7 @@ impl Broker {
         if new || held.tags.len() > 1 {
             held.write(self).await?;
         } else {
-            held.release().await;
+            held.release(self).await;
         }
         self.registered(known);
         Ok(())
@@ -84,7 +83,7 @@ impl Broker {
     pub(crate) async fn look_up(&self) -> Result<(), TransportError> {
         let held = self.hold().await?;
         self.learn(&held);
-        held.release().await;
+        held.release(self).await;
         Ok(())
     }
 
@@ -92,7 +91,7 @@ impl Broker {
     pub(crate) async fn looks(&self, group: &Group) -> Result<Vec<(String, u32)>, TransportError> {
         let mut held = self.hold().await?;
         let looks = held.record.looked_at.remove(group.as_str()).unwrap_or_default();
-        held.release().await;
+        held.release(self).await;
         Ok(looks)
     }
 
@@ -123,12 +122,10 @@ impl Broker {
         let mut held = Held { channel, tags: Vec::new(), record: Record::default() };
         loop {
             // More than one lie there where two have begun at once: they are put together.
-            while let Some(message) =
-                held.channel
-                    .basic_get(short(queue), BasicGetOptions::default())
-                    .await
-                    .map_err(|error| error::of(error, &format!("reading queue `{queue}`")))?
-            {
+            loop {
+                let getting = held.channel.basic_get(short(queue), BasicGetOptions::default());
+                let got = self.answer(getting, &format!("reading queue `{queue}`")).await?;
+                let Some(message) = got else { break };
                 held.tags.push(message.delivery.delivery_tag);
                 if let Ok(record) = serde_json::from_slice(&message.delivery.data) {
                     held.record.learn(record);
@@ -150,11 +147,14 @@ impl Broker {
     pub(crate) async fn state_of(&self, queue: &str) -> Result<Option<(u64, u32)>, TransportError> {
         let channel = self.asking().await?;
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        match channel.queue_declare(short(queue), options, FieldTable::default()).await {
-            Ok(declared) => Ok(Some((declared.message_count().into(), declared.consumer_count()))),
-            Err(error) if is_missing(&error) => Ok(None),
-            Err(error) => Err(error::of(error, &format!("asking for queue `{queue}`"))),
-        }
+        let asking = async {
+            match channel.queue_declare(short(queue), options, FieldTable::default()).await {
+                Ok(declared) => Ok(Some((declared.message_count().into(), declared.consumer_count()))),
+                Err(error) if is_missing(&error) => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        self.answer(asking, &format!("asking for queue `{queue}`")).await
     }
 
     /// Those of the known groups that take one of `parcels` and are full.
@@ -181,7 +181,7 @@ impl Held {
     /// Writes the list anew in the place of what was there, and gives it to the next.
     async fn write(self, broker: &Broker) -> Result<(), TransportError> {
         let written = self.replace(broker).await;
-        self.release().await;
+        self.release(broker).await;
         written
     }
 
@@ -209,10 +209,8 @@ impl Held {
             }
         }
         for tag in &self.tags {
-            self.channel
-                .basic_ack(*tag, BasicAckOptions::default())
-                .await
-                .map_err(|error| error::of(error, &format!("writing queue `{queue}`")))?;
+            let acknowledging = self.channel.basic_ack(*tag, BasicAckOptions::default());
+            broker.answer(acknowledging, &format!("writing queue `{queue}`")).await?;
         }
         Ok(())
     }
@@ -237,9 +235,9 @@ impl Held {
     }
 
     /// Gives it to the next.
-    pub(crate) async fn release(self) {
+    pub(crate) async fn release(self, broker: &Broker) {
         // The broker has it back in any case once the channel is gone.
-        let _ = self.channel.close(200, "done".into()).await;
+        let _ = broker.answer(self.channel.close(200, "done".into()), "giving the registry back").await;
     }
 }
 

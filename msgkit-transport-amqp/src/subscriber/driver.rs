@@ -12,6 +12,7 @@ use super::lost_settlements;
 use super::member::{Fetched, Member, Work};
 use super::session::{Session, taken};
 use crate::broker::Broker;
+use crate::error;
 use crate::wire::{self, Topics};
 
 /// The shortest and the longest pause between two tries to get a channel.
@@ -38,7 +39,7 @@ pub(super) struct Driver {
 /// Why a session ended.
 enum Ended {
     /// The channel is gone.
-    Lost(lapin::Error),
+    Lost(TransportError),
     /// The broker has ended the consumer, or forgotten it: its queue was deleted or moved.
     Cancelled,
     /// The receiver has left, or the transport is closed.
@@ -65,7 +66,8 @@ impl Driver {
                 Ended::Over => break None,
                 Ended::Lost(error) => {
                     let queue = &self.session.queue;
-                    tracing::warn!(%queue, error = %error, "a channel was lost; it is opened again");
+                    let why = msgkit::Chain(&error);
+                    tracing::warn!(%queue, error = %why, "a channel was lost; it is opened again");
                 }
                 Ended::Cancelled => self.cancelled(),
             }
@@ -98,13 +100,16 @@ impl Driver {
         let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            match self.session.fetch(&self.member).await {
-                Ok(None) => {}
-                Ok(Some(suspect)) => {
-                    let (given, _) = self.read(vec![suspect]);
-                    self.member.give(given);
+            if !self.session.is_fetching() {
+                let fetching = self.session.fetch(&self.member);
+                match self.broker.answer(fetching, "consuming").await {
+                    Ok(None) => {}
+                    Ok(Some(suspect)) => {
+                        let (given, _) = self.read(vec![suspect]);
+                        self.member.give(given);
+                    }
+                    Err(error) => return Ended::Lost(error),
                 }
-                Err(error) => return Ended::Lost(error),
             }
             let came = async {
                 match &mut self.session.consumer {
@@ -174,7 +179,7 @@ impl Driver {
         let ended = loop {
             match next {
                 Some(Some(Ok(delivery))) => came.push(delivery),
-                Some(Some(Err(error))) => break Some(Ended::Lost(error)),
+                Some(Some(Err(error))) => break Some(Ended::Lost(error::of(error, "consuming"))),
                 // Cancelled: by this side, or by the broker whose queue is gone.
                 Some(None) if self.session.cancelling => {
                     self.session.consumer = None;
@@ -225,7 +230,7 @@ impl Driver {
     }
 
     /// Does what the receiver asks for: first no more is fetched, then what was settled is told.
-    async fn settle(&mut self, work: Work, over: bool) -> lapin::Result<()> {
+    async fn settle(&mut self, work: Work, over: bool) -> Result<(), TransportError> {
         self.unanswered |= !work.settled.is_empty();
         let asked = !work.flushes.is_empty() || (over && self.unanswered);
         let told = async {
@@ -235,7 +240,14 @@ impl Driver {
             self.session.acknowledge(&work.settled).await?;
             if asked { self.session.barrier().await } else { Ok(()) }
         };
-        let told = told.await;
+        let patience = self.broker.config.confirm_timeout;
+        let told = match tokio::time::timeout(patience, told).await {
+            Ok(told) => told.map_err(|error| error::of(error, "settling")),
+            Err(_) => Err(TransportError::new(
+                TransportErrorKind::Timeout,
+                format!("settling took longer than the {patience:?} of `confirm_timeout`"),
+            )),
+        };
         if asked && (told.is_ok() || !work.flushes.is_empty()) {
             // The broker has all of it, or those who asked are told now that it has not.
             self.unanswered = false;

@@ -14,7 +14,6 @@ use msgkit::transport::{Subscription, TransportError, Watermark};
 
 use super::member::Member;
 use crate::broker::{Broker, KnownGroup};
-use crate::error;
 use crate::topology::short;
 use crate::wire::Raw;
 
@@ -78,8 +77,8 @@ impl Session {
         };
         let channel = broker.consuming.channel().await?;
         let prefetch = u16::try_from(subscription.prefetch).unwrap_or(u16::MAX).max(1);
-        let failed = |error| error::of(error, &format!("consuming queue `{queue}`"));
-        channel.basic_qos(prefetch, BasicQosOptions::default()).await.map_err(failed)?;
+        let consuming = format!("consuming queue `{queue}`");
+        broker.answer(channel.basic_qos(prefetch, BasicQosOptions::default()), &consuming).await?;
         let watermark = Watermark::new();
         let mut session = Self {
             channel,
@@ -92,9 +91,7 @@ impl Session {
             stopped: false,
         };
         if !turn {
-            let queue = session.queue.clone();
-            let failed = |error| error::of(error, &format!("consuming queue `{queue}`"));
-            session.consume().await.map_err(failed)?;
+            broker.answer(session.consume(), &consuming).await?;
         }
         Ok(session)
     }
@@ -108,12 +105,14 @@ impl Session {
         Ok(())
     }
 
+    /// Whether messages come by themselves, or none are wanted: then [`Session::fetch`] does nothing.
+    pub(super) fn is_fetching(&self) -> bool {
+        self.stopped || (!self.turn && self.consumer.is_some() && !self.cancelling)
+    }
+
     /// Consumes; but where suspects wait for their turn, lets everything in hand be settled first and gives one of them
     /// after the other.
     pub(super) async fn fetch(&mut self, member: &Member) -> lapin::Result<Option<Delivery>> {
-        if self.stopped || (!self.turn && self.consumer.is_some() && !self.cancelling) {
-            return Ok(None);
-        }
         if self.consumer.is_some() {
             if !self.cancelling {
                 self.cancel().await?;

@@ -303,6 +303,38 @@ async fn health_knows_a_subscription_without_its_queue() -> Tested {
     Ok(())
 }
 
+/// The broker is there and answers nothing: who waits for its word on settlements is told, and what it has not taken comes again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_falls_silent_holds_up_nobody() -> Tested {
+    let Some(rabbit) = there(RabbitMq::shared()) else { return Ok(()) };
+    let vhost = rabbit.vhost("silent")?;
+    let proxy = FaultProxy::start(host(vhost.url())).await?;
+    let transport = amqp(&vhost.url().replace(host(vhost.url()), &proxy.address().to_string()), |config| {
+        // Nothing but the answers tells.
+        config.heartbeat = Duration::ZERO;
+        config.confirm_timeout = Duration::from_secs(1);
+    });
+    let wanted = declare(&transport, "g").await?;
+    let mut deliveries = transport.subscribe(&wanted).await?;
+    transport.publish(vec![message("one")]).await?;
+    let mut held = VecDeque::new();
+    deliveries.receive(1, &mut held).await?;
+    proxy.half_open();
+    held.drain(..).for_each(Delivery::ack);
+    let told = tokio::time::timeout(PATIENCE, deliveries.flush()).await?;
+    assert!(told.is_err(), "the broker has said nothing");
+    proxy.heal();
+    while held.is_empty() {
+        tokio::time::timeout(PATIENCE, deliveries.receive(1, &mut held)).await??;
+    }
+    assert_eq!(held.iter().map(text_of).collect::<Vec<_>>(), ["one"]);
+    held.drain(..).for_each(Delivery::ack);
+    deliveries.flush().await?;
+    deliveries.close().await?;
+    transport.close().await?;
+    Ok(())
+}
+
 /// What was logged.
 #[derive(Clone, Default)]
 struct Said(Arc<Mutex<Vec<u8>>>);
