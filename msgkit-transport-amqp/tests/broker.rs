@@ -3,6 +3,7 @@
 mod broker {
     mod alarm;
     mod bench;
+    mod frames;
     mod looking;
     mod publishing;
     mod repair;

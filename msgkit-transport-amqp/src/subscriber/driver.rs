@@ -72,6 +72,8 @@ impl Driver {
                 Ended::Cancelled => self.cancelled(),
             }
             self.member.new_epoch(std::mem::take(&mut self.unanswered));
+            // A channel that is there still has messages in hand: they go back before the next one fetches what lies behind them.
+            self.session.leave().await;
             match self.open_again().await {
                 Ok(true) => {}
                 Ok(false) => break None,

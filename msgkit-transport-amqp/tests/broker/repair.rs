@@ -1,6 +1,7 @@
 //! Brokers that die, connections and channels that are lost, queues that somebody deletes.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::bench::{
     PATIENCE, Tested, amqp, counted, declare, handle, host, message, publish_until_taken, text_of, there,
     until,
 };
+use super::frames::{Frame, between, method};
 
 /// Restarts and SIGKILL in the middle of publishing and of consuming: what was confirmed is handled.
 #[tokio::test(flavor = "multi_thread")]
@@ -330,6 +332,56 @@ async fn a_broker_that_falls_silent_holds_up_nobody() -> Tested {
     assert_eq!(held.iter().map(text_of).collect::<Vec<_>>(), ["one"]);
     held.drain(..).for_each(Delivery::ack);
     deliveries.flush().await?;
+    deliveries.close().await?;
+    transport.close().await?;
+    Ok(())
+}
+
+/// The broker ends a consumer whose queue is still there: what was in hand comes again before what waits behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_the_broker_ends_keeps_the_order() -> Tested {
+    const CONSUME_OK: (u8, u8) = (60, 21);
+    const CANCEL: (u8, u8) = (60, 30);
+    let Some(rabbit) = there(RabbitMq::shared()) else { return Ok(()) };
+    let vhost = rabbit.vhost("ended")?;
+    let ends = Arc::new(AtomicBool::new(false));
+    let end = ends.clone();
+    let network = between(host(vhost.url()), move || {
+        let (end, mut consumer) = (end.clone(), None);
+        Box::new(move |frame: Frame<'_>| {
+            let mut heard = frame.0.to_vec();
+            if let Some(tag) = frame.arguments(CONSUME_OK.0, CONSUME_OK.1) {
+                consumer = Some((frame.channel(), tag.to_vec()));
+            }
+            if let Some((channel, tag)) = consumer.take_if(|_| end.swap(false, Ordering::Relaxed)) {
+                // No answer is awaited.
+                heard.extend(method(channel, CANCEL.0, CANCEL.1, &[&tag[..], &[1]].concat()));
+            }
+            heard
+        })
+    });
+    let network = network.await?.to_string();
+    let transport = amqp(&vhost.url().replace(host(vhost.url()), &network), |_| {});
+    let wanted = declare(&transport, "g").await?.with_prefetch(2);
+    let sent = ["one", "two", "three", "four"];
+    transport.publish(sent.map(message).into()).await?;
+    let mut deliveries = transport.subscribe(&wanted).await?;
+    let mut held = VecDeque::new();
+    while held.len() < 2 {
+        deliveries.receive(2, &mut held).await?;
+    }
+    ends.store(true, Ordering::Relaxed);
+    // Whatever the broker says next on that connection, the end of the consumer comes behind it.
+    transport.operate().ok_or("RabbitMQ can be asked")?.groups().await?;
+    until("the consumer is ended", || transport.cancelled() == 1).await;
+    let (mut again, mut came) = (Vec::new(), VecDeque::new());
+    while again.len() < sent.len() {
+        tokio::time::timeout(PATIENCE, deliveries.receive(1, &mut came)).await??;
+        again.extend(came.iter().map(text_of));
+        came.drain(..).for_each(Delivery::ack);
+    }
+    assert_eq!(again, sent);
+    held.clear();
     deliveries.close().await?;
     transport.close().await?;
     Ok(())
