@@ -197,7 +197,7 @@ impl Held {
             .with_delivery_mode(PERSISTENT)
             .with_content_type("application/json".into());
         let written = Written { head: 0, properties, payload: Bytes::from(text) };
-        match broker.confirm(vec![(&Place::Registry, written)]).await?.pop() {
+        match broker.confirm(vec![(&Place::Registry, written)]).await.pop() {
             Some(Outcome::Taken) => {}
             Some(Outcome::Failed(error)) => {
                 let text = format!("writing queue `{queue}` failed");

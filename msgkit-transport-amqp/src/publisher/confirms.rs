@@ -81,7 +81,7 @@ impl Broker {
             futures_util::future::try_join_all(missing.iter().map(|place| self.ensure(place))).await?;
             self.register().await?;
         }
-        self.confirm(self.written(parcels)).await
+        Ok(self.confirm(self.written(parcels)).await)
     }
 
     /// What goes out, given away.
@@ -162,20 +162,25 @@ impl Broker {
     }
 
     /// Publishes each once; what became of each, in order.
-    pub(crate) async fn confirm(
-        &self,
-        mut out: Vec<(&Place, Written)>,
-    ) -> Result<Vec<Outcome>, TransportError> {
+    pub(crate) async fn confirm(&self, mut out: Vec<(&Place, Written)>) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(out.len());
         while !out.is_empty() {
-            let publishing = self.publishing_channel().await?;
+            let publishing = match self.publishing_channel().await {
+                Ok(publishing) => publishing,
+                Err(error) => {
+                    // Those before have their outcome already.
+                    let error = Arc::new(error);
+                    outcomes.extend(out.iter().map(|_| Outcome::Failed(error::same(&error))));
+                    break;
+                }
+            };
             let mut sending = Vec::with_capacity(out.len().min(WINDOW));
             for (place, written) in out.drain(..out.len().min(WINDOW)) {
                 sending.push(self.one(&publishing.channel, place, written));
             }
             self.window(&publishing, sending, &mut outcomes).await;
         }
-        Ok(outcomes)
+        outcomes
     }
 
     async fn window(

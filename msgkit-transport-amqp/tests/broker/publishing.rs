@@ -5,7 +5,8 @@ use std::time::Duration;
 use msgkit::transport::{Outgoing, Publisher as _, Subscriber as _, Transport as _, TransportErrorKind};
 use msgkit_testing::brokers::RabbitMq;
 
-use super::bench::{Handled, Tested, amqp, counted, declare, handle, message, there, until};
+use super::bench::{Handled, Tested, amqp, counted, declare, handle, host, message, there, until};
+use super::frames::{Frame, between};
 
 /// A message that several groups take is refused when one of them is full; published again, the others get it twice, under
 /// one id, so that whoever remembers ids sees it once.
@@ -55,5 +56,33 @@ async fn a_full_group_gives_the_others_the_same_ids_again() -> Tested {
     transport.close().await?;
     reader.await?;
     keeper.await?;
+    Ok(())
+}
+
+/// The broker confirms a part of a large batch and falls silent: that part is not given back, though the rest of the batch finds no
+/// channel any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_confirmed_is_not_given_back() -> Tested {
+    const ACK: (u8, u8) = (60, 80);
+    let Some(rabbit) = there(RabbitMq::shared()) else { return Ok(()) };
+    let vhost = rabbit.vhost("confirmed")?;
+    let network = between(host(vhost.url()), || {
+        let mut silent = false;
+        Box::new(move |frame: Frame<'_>| {
+            let heard = if silent { Vec::new() } else { frame.0.to_vec() };
+            silent |= frame.arguments(ACK.0, ACK.1).is_some();
+            heard
+        })
+    });
+    let network = network.await?.to_string();
+    let transport = amqp(&vhost.url().replace(host(vhost.url()), &network), |config| {
+        config.confirm_timeout = Duration::from_secs(3);
+        config.connect_timeout = Duration::from_secs(3);
+    });
+    declare(&amqp(vhost.url(), |_| {}), "g").await?;
+    let batch: Vec<Outgoing> = (0..1000).map(|n| message(&n.to_string())).collect();
+    let error = transport.publish(batch).await.err().ok_or("the broker has not confirmed all")?;
+    assert!(error.rejected().len() < 1000, "the broker has confirmed the first");
+    transport.close().await?;
     Ok(())
 }
