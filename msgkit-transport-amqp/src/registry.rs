@@ -127,8 +127,12 @@ impl Broker {
                 let got = self.answer(getting, &format!("reading queue `{queue}`")).await?;
                 let Some(message) = got else { break };
                 held.tags.push(message.delivery.delivery_tag);
-                if let Ok(record) = serde_json::from_slice(&message.delivery.data) {
-                    held.record.learn(record);
+                match serde_json::from_slice(&message.delivery.data) {
+                    Ok(record) => held.record.learn(record),
+                    Err(error) => {
+                        held.release(self).await;
+                        return Err(unreadable(queue).with_source(error));
+                    }
                 }
             }
             if !held.tags.is_empty() || Instant::now() >= deadline {
@@ -239,6 +243,15 @@ impl Held {
         // The broker has it back in any case once the channel is gone.
         let _ = broker.answer(self.channel.close(200, "done".into()), "giving the registry back").await;
     }
+}
+
+/// Written anew, the list would be without what this version cannot read.
+fn unreadable(queue: &str) -> TransportError {
+    let text = format!(
+        "queue `{queue}` holds a list of groups that this version cannot read: use the version that has written it, or, where it \
+         is none of msgkit's, take it out of the queue"
+    );
+    TransportError::new(TransportErrorKind::Refused, text)
 }
 
 /// Whether the broker has said that there is no such thing.

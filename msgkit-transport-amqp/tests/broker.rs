@@ -6,5 +6,6 @@ mod broker {
     mod frames;
     mod looking;
     mod publishing;
+    mod registry;
     mod repair;
 }
