@@ -400,8 +400,13 @@ impl Operate for Amqp {
                     format!("the dead letter at `{position:.60}` is no envelope and cannot be replayed");
                 return Err(TransportError::new(TransportErrorKind::Invalid, text));
             };
-            broker.send_to(Place::Group(group.clone()), envelope.replayed()).await?;
-            look.remove(broker, tag).await
+            match broker.send_to(Place::Group(group.clone()), envelope.replayed()).await {
+                Ok(()) => look.remove(broker, tag).await,
+                Err(error) => {
+                    look.end(broker).await;
+                    Err(error)
+                }
+            }
         };
         let replayed = replayed.await;
         held.release(broker).await;

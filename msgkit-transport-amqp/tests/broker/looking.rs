@@ -1,11 +1,14 @@
 //! What an operator looks at, and how that leaves it.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use lapin::options::BasicGetOptions;
 use lapin::{Connection, ConnectionProperties};
 use msgkit::Group;
-use msgkit::transport::{Destination, Outgoing, Publisher as _, Subscriber as _, Transport as _};
+use msgkit::transport::{
+    Destination, Outgoing, Publisher as _, Subscriber as _, Transport as _, TransportErrorKind,
+};
 use msgkit_testing::brokers::RabbitMq;
 use msgkit_transport_amqp::Amqp;
 
@@ -119,5 +122,28 @@ async fn a_peek_leaves_the_order() -> Tested {
         tokio::time::timeout(PATIENCE, deliveries.receive(100, &mut came)).await??;
     }
     assert_eq!(came.iter().map(text_of).collect::<Vec<_>>(), sent);
+    Ok(())
+}
+
+/// A replay finds its group full: the letter stays, and all of them in their order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_fails_leaves_the_order() -> Tested {
+    let Some(rabbit) = there(RabbitMq::shared()) else { return Ok(()) };
+    let vhost = rabbit.vhost("replay")?;
+    let transport = amqp(vhost.url(), |config| {
+        config.capacity = 1;
+        config.publish_timeout = Duration::from_millis(300);
+    });
+    declare(&transport, "g").await?;
+    bury(&transport, 200, 3).await?;
+    // It takes the broker a moment to notice that the group is full.
+    while transport.publish(vec![message("more")]).await.is_ok() {}
+    let before = letters(&transport, None, 200).await?;
+    let numbers = |page: &[(usize, String)]| page.iter().map(|(n, _)| *n).collect::<Vec<_>>();
+    let operate = transport.operate().ok_or("RabbitMQ can be asked")?;
+    let refused = operate.replay(&Group::new("g")?, &before[150].1).await.err().ok_or("the group is full")?;
+    assert_eq!(refused.kind(), TransportErrorKind::Full, "{refused}");
+    assert_eq!(numbers(&letters(&transport, None, 200).await?), numbers(&before));
+    transport.close().await?;
     Ok(())
 }
