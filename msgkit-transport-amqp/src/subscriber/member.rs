@@ -159,7 +159,10 @@ impl Member {
         let (reply, answer) = oneshot::channel();
         {
             let mut state = self.lock();
-            if !state.over {
+            if state.over {
+                // Nobody will answer.
+                drop(reply);
+            } else {
                 state.flushes.push(reply);
             }
         }
