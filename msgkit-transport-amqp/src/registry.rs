@@ -79,6 +79,13 @@ impl Broker {
         Ok(())
     }
 
+    /// As [`Broker::register`], for those who do not stop for it: the list is for operators.
+    pub(crate) async fn write_down(&self) {
+        if let Err(error) = self.register().await {
+            tracing::warn!(error = %msgkit::Chain(&error), "a group cannot be written down now, so operators may not see it");
+        }
+    }
+
     /// Learns of all groups that are written down.
     pub(crate) async fn look_up(&self) -> Result<(), TransportError> {
         let held = self.hold().await?;

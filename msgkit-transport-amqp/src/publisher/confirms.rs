@@ -79,7 +79,7 @@ impl Broker {
         if !missing.is_empty() {
             // Each on a channel of its own, for a new queue takes its time.
             futures_util::future::try_join_all(missing.iter().map(|place| self.ensure(place))).await?;
-            self.register().await?;
+            self.write_down().await;
         }
         Ok(self.confirm(self.written(parcels)).await)
     }

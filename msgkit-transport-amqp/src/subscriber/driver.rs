@@ -18,7 +18,7 @@ use crate::wire::{self, Topics};
 /// The shortest and the longest pause between two tries to get a channel.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
-/// How long to wait for the registry before messages that came again are handed over.
+/// How long messages wait for the registry, as before those that came again are handed over.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often to look for suspects that others have put aside, and whether the queue still knows its consumer.
 const LOOK: Duration = Duration::from_secs(10);
@@ -53,7 +53,11 @@ impl Driver {
         member: Arc<Member>,
         subscription: Subscription,
     ) -> Result<Self, TransportError> {
-        let session = Session::open(&broker, &subscription).await?;
+        let queues = Session::declare(&broker, &subscription).await?;
+        if subscription.group.is_some() {
+            broker.register().await?;
+        }
+        let session = Session::open(&broker, &subscription, queues).await?;
         member.new_epoch(false);
         let topics = Topics::default();
         Ok(Self { broker, member, subscription, session, topics, unanswered: false, doubtful: false })
@@ -132,6 +136,7 @@ impl Driver {
                         return Ended::Cancelled;
                     }
                     self.look_for_suspects().await;
+                    self.write_down().await;
                     continue;
                 }
                 came = came => match self.hand_over(came).await {
@@ -260,6 +265,19 @@ impl Driver {
         told
     }
 
+    async fn open(&self) -> Result<Session, TransportError> {
+        let queues = Session::declare(&self.broker, &self.subscription).await?;
+        self.write_down().await;
+        Session::open(&self.broker, &self.subscription, queues).await
+    }
+
+    /// Writes its group down again where the broker may have lost the list. Where that cannot be now, the next look does it.
+    async fn write_down(&self) {
+        if self.subscription.group.is_some() {
+            let _ = tokio::time::timeout(PATIENCE, self.broker.write_down()).await;
+        }
+    }
+
     /// A new session; false where nobody wants one any more.
     async fn open_again(&mut self) -> Result<bool, TransportError> {
         let mut closing = self.broker.closing();
@@ -275,7 +293,7 @@ impl Driver {
                 biased;
                 () = closing.begun() => return Ok(false),
                 () = self.member.left() => return Ok(false),
-                opened = Session::open(&self.broker, &self.subscription) => opened,
+                opened = self.open() => opened,
             };
             match opened {
                 Ok(session) => {

@@ -59,8 +59,8 @@ async fn a_full_group_gives_the_others_the_same_ids_again() -> Tested {
     Ok(())
 }
 
-/// The broker confirms a part of a large batch and falls silent: that part is not given back, though the rest of the batch finds no
-/// channel any more.
+/// The broker confirms a part of a large batch and falls silent: that part is not given back, though the rest finds no channel any
+/// more.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_confirmed_is_not_given_back() -> Tested {
     const ACK: (u8, u8) = (60, 80);
