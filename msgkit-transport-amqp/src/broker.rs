@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use lapin::Channel;
 use msgkit::envelope::Clock;
@@ -17,6 +17,7 @@ use crate::config::AmqpConfig;
 use crate::connection::{Address, Link};
 use crate::error;
 use crate::publisher::Confirms;
+use crate::subscriber::Member;
 use crate::topology::{Declarer, Names};
 
 /// A transport's shared heart.
@@ -33,7 +34,7 @@ pub(crate) struct Broker {
     closing: watch::Sender<bool>,
     put_aside: watch::Sender<u64>,
     known: Mutex<Known>,
-    drivers: Mutex<Vec<JoinHandle<()>>>,
+    drivers: Mutex<Vec<(JoinHandle<()>, Weak<Member>)>>,
 }
 
 /// What is counted since the transport was made.
@@ -127,8 +128,17 @@ impl Broker {
         self.consuming.channel().await
     }
 
+    /// What the broker answers where nothing is published, in time.
+    pub(crate) async fn answer<T>(
+        &self,
+        asking: impl Future<Output = lapin::Result<T>>,
+        doing: &str,
+    ) -> Result<T, TransportError> {
+        self.consuming.until(self.consuming.deadline(), asking, doing).await
+    }
+
     pub(crate) fn declarer<'a>(&'a self, channel: &'a Channel) -> Declarer<'a> {
-        Declarer { channel, names: &self.names, config: &self.config }
+        Declarer { channel, broker: self, names: &self.names, config: &self.config }
     }
 
     pub(crate) fn has_exchanges(&self) -> bool {
@@ -201,10 +211,15 @@ impl Broker {
     }
 
     /// Owns a subscription's task from now on.
-    pub(crate) fn adopt(&self, driver: JoinHandle<()>) {
-        let mut drivers = self.drivers.lock().unwrap_or_else(PoisonError::into_inner);
-        drivers.retain(|driver| !driver.is_finished());
-        drivers.push(driver);
+    pub(crate) fn adopt(&self, driver: JoinHandle<()>, member: &Arc<Member>) {
+        let mut drivers = self.drivers();
+        drivers.retain(|(driver, _)| !driver.is_finished());
+        drivers.push((driver, Arc::downgrade(member)));
+    }
+
+    /// Why a subscription gets nothing although the connection may be there.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.drivers().iter().find_map(|(_, member)| member.upgrade()?.trouble())
     }
 
     /// Ends everything in good order: what was settled is told to the broker, then the connections close.
@@ -212,14 +227,18 @@ impl Broker {
         if self.closing.send_replace(true) {
             return Err(error::closed());
         }
-        let drivers = std::mem::take(&mut *self.drivers.lock().unwrap_or_else(PoisonError::into_inner));
-        for driver in drivers {
+        let drivers = std::mem::take(&mut *self.drivers());
+        for (driver, _) in drivers {
             // A task that broke has nothing more to tell.
             let _ = tokio::time::timeout(self.config.connect_timeout, driver).await;
         }
         self.publishing.close().await;
         self.consuming.close().await;
         Ok(())
+    }
+
+    fn drivers(&self) -> MutexGuard<'_, Vec<(JoinHandle<()>, Weak<Member>)>> {
+        self.drivers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {

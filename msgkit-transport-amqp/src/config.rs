@@ -29,7 +29,7 @@ pub struct AmqpConfig {
     /// How long a publisher waits in front of a full queue before it gets a temporary error.
     #[serde(with = "msgkit::config::duration")]
     pub publish_timeout: Duration,
-    /// How long the broker may take for its confirmation, as when an alarm blocks publishers.
+    /// How long the broker may take for its confirmation, of settlements too, as when an alarm blocks publishers.
     #[serde(with = "msgkit::config::duration")]
     pub confirm_timeout: Duration,
     /// The largest payload in bytes; at most what the broker's `max_message_size` allows.
@@ -42,7 +42,7 @@ pub struct AmqpConfig {
     /// How often both sides give a sign of life; after twice as long without one the connection counts as dead. 0 = never.
     #[serde(with = "msgkit::config::duration")]
     pub heartbeat: Duration,
-    /// How long connecting may take, the handshake included.
+    /// How long connecting may take, the handshake included, and each answer of the broker to what is asked or declared.
     #[serde(with = "msgkit::config::duration")]
     pub connect_timeout: Duration,
     /// How long the broker lets a message be held unsettled: its `consumer_timeout`.

@@ -354,13 +354,14 @@ impl Operate for Amqp {
         let (look, prints) = match look {
             Ok(Some(look)) => look,
             missing => {
-                held.release().await;
+                held.release(broker).await;
                 return missing.and(Err(TransportError::new(TransportErrorKind::Invalid, text)));
             }
         };
         // Written down while they are in hand, so that nobody gets them before.
-        held.looked_at(broker, group, prints.into_iter()).await?;
+        let written = held.looked_at(broker, group, prints.into_iter()).await;
         look.end_within(broker, BESIDE_OTHERS).await;
+        written?;
         page.shown(&queue)
     }
 
@@ -384,7 +385,7 @@ impl Operate for Amqp {
             }
             Err(error) => Err(error),
         };
-        held.release().await;
+        held.release(broker).await;
         shown
     }
 
@@ -399,11 +400,16 @@ impl Operate for Amqp {
                     format!("the dead letter at `{position:.60}` is no envelope and cannot be replayed");
                 return Err(TransportError::new(TransportErrorKind::Invalid, text));
             };
-            broker.send_to(Place::Group(group.clone()), envelope.replayed()).await?;
-            look.remove(broker, tag).await
+            match broker.send_to(Place::Group(group.clone()), envelope.replayed()).await {
+                Ok(()) => look.remove(broker, tag).await,
+                Err(error) => {
+                    look.end(broker).await;
+                    Err(error)
+                }
+            }
         };
         let replayed = replayed.await;
-        held.release().await;
+        held.release(broker).await;
         replayed
     }
 
@@ -414,7 +420,7 @@ impl Operate for Amqp {
             Ok((look, tag, _)) => look.remove(broker, tag).await,
             Err(error) => Err(error),
         };
-        held.release().await;
+        held.release(broker).await;
         removed
     }
 

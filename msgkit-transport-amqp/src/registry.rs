@@ -5,19 +5,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lapin::options::{
-    BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel, Confirmation};
+use lapin::{BasicProperties, Channel};
 use msgkit::transport::{Destination, Group, TransportError, TransportErrorKind};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::broker::{Broker, KnownGroup};
-use crate::error;
-use crate::publisher::Parcel;
+use crate::publisher::{Outcome, Parcel, Place};
 use crate::topology::short;
+use crate::wire::{PERSISTENT, Written};
 
 /// How long to wait for whoever has the registry in hand. A holder that dies gives it back at once.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -75,17 +73,24 @@ impl Broker {
         if new || held.tags.len() > 1 {
             held.write(self).await?;
         } else {
-            held.release().await;
+            held.release(self).await;
         }
         self.registered(known);
         Ok(())
+    }
+
+    /// As [`Broker::register`], for those who do not stop for it: the list is for operators.
+    pub(crate) async fn write_down(&self) {
+        if let Err(error) = self.register().await {
+            tracing::warn!(error = %msgkit::Chain(&error), "a group cannot be written down now, so operators may not see it");
+        }
     }
 
     /// Learns of all groups that are written down.
     pub(crate) async fn look_up(&self) -> Result<(), TransportError> {
         let held = self.hold().await?;
         self.learn(&held);
-        held.release().await;
+        held.release(self).await;
         Ok(())
     }
 
@@ -93,7 +98,7 @@ impl Broker {
     pub(crate) async fn looks(&self, group: &Group) -> Result<Vec<(String, u32)>, TransportError> {
         let mut held = self.hold().await?;
         let looks = held.record.looked_at.remove(group.as_str()).unwrap_or_default();
-        held.release().await;
+        held.release(self).await;
         Ok(looks)
     }
 
@@ -124,15 +129,17 @@ impl Broker {
         let mut held = Held { channel, tags: Vec::new(), record: Record::default() };
         loop {
             // More than one lie there where two have begun at once: they are put together.
-            while let Some(message) =
-                held.channel
-                    .basic_get(short(queue), BasicGetOptions::default())
-                    .await
-                    .map_err(|error| error::of(error, &format!("reading queue `{queue}`")))?
-            {
+            loop {
+                let getting = held.channel.basic_get(short(queue), BasicGetOptions::default());
+                let got = self.answer(getting, &format!("reading queue `{queue}`")).await?;
+                let Some(message) = got else { break };
                 held.tags.push(message.delivery.delivery_tag);
-                if let Ok(record) = serde_json::from_slice(&message.delivery.data) {
-                    held.record.learn(record);
+                match serde_json::from_slice(&message.delivery.data) {
+                    Ok(record) => held.record.learn(record),
+                    Err(error) => {
+                        held.release(self).await;
+                        return Err(unreadable(queue).with_source(error));
+                    }
                 }
             }
             if !held.tags.is_empty() || Instant::now() >= deadline {
@@ -151,11 +158,14 @@ impl Broker {
     pub(crate) async fn state_of(&self, queue: &str) -> Result<Option<(u64, u32)>, TransportError> {
         let channel = self.asking().await?;
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        match channel.queue_declare(short(queue), options, FieldTable::default()).await {
-            Ok(declared) => Ok(Some((declared.message_count().into(), declared.consumer_count()))),
-            Err(error) if is_missing(&error) => Ok(None),
-            Err(error) => Err(error::of(error, &format!("asking for queue `{queue}`"))),
-        }
+        let asking = async {
+            match channel.queue_declare(short(queue), options, FieldTable::default()).await {
+                Ok(declared) => Ok(Some((declared.message_count().into(), declared.consumer_count()))),
+                Err(error) if is_missing(&error) => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        self.answer(asking, &format!("asking for queue `{queue}`")).await
     }
 
     /// Those of the known groups that take one of `parcels` and are full.
@@ -179,33 +189,40 @@ impl Broker {
 }
 
 impl Held {
-    /// Writes the list anew in the place of what was there. The new one is confirmed before the old one goes.
+    /// Writes the list anew in the place of what was there, and gives it to the next.
     async fn write(self, broker: &Broker) -> Result<(), TransportError> {
+        let written = self.replace(broker).await;
+        self.release(broker).await;
+        written
+    }
+
+    /// The new list is confirmed before the old one goes. It goes by the connection that publishes: an alarm of the broker stops
+    /// all of a connection on which anything was published, and this one settles.
+    async fn replace(&self, broker: &Broker) -> Result<(), TransportError> {
         let queue = &broker.names.registry;
-        let failed = |error| error::of(error, &format!("writing queue `{queue}`"));
         let text = serde_json::to_vec(&self.record).map_err(|error| {
             TransportError::new(TransportErrorKind::Internal, "the registry cannot be written")
                 .with_source(error)
         })?;
-        self.channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(failed)?;
-        let properties =
-            BasicProperties::default().with_delivery_mode(2).with_content_type("application/json".into());
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let confirmed = self
-            .channel
-            .basic_publish(short(""), short(queue), options, &Bytes::from(text), properties)
-            .await
-            .map_err(failed)?
-            .await
-            .map_err(failed)?;
-        if confirmed != Confirmation::Ack(None) {
-            let text = format!("queue `{queue}` does not take the list of groups; was it deleted?");
-            return Err(TransportError::new(TransportErrorKind::Unavailable, text));
+        let properties = BasicProperties::default()
+            .with_delivery_mode(PERSISTENT)
+            .with_content_type("application/json".into());
+        let written = Written { head: 0, properties, payload: Bytes::from(text) };
+        match broker.confirm(vec![(&Place::Registry, written)]).await.pop() {
+            Some(Outcome::Taken) => {}
+            Some(Outcome::Failed(error)) => {
+                let text = format!("writing queue `{queue}` failed");
+                return Err(TransportError::new(error.kind(), text).with_source(error));
+            }
+            Some(Outcome::Refused | Outcome::Unrouted) | None => {
+                let text = format!("queue `{queue}` does not take the list of groups; was it deleted?");
+                return Err(TransportError::new(TransportErrorKind::Unavailable, text));
+            }
         }
         for tag in &self.tags {
-            self.channel.basic_ack(*tag, BasicAckOptions::default()).await.map_err(failed)?;
+            let acknowledging = self.channel.basic_ack(*tag, BasicAckOptions::default());
+            broker.answer(acknowledging, &format!("writing queue `{queue}`")).await?;
         }
-        self.release().await;
         Ok(())
     }
 
@@ -229,10 +246,19 @@ impl Held {
     }
 
     /// Gives it to the next.
-    pub(crate) async fn release(self) {
+    pub(crate) async fn release(self, broker: &Broker) {
         // The broker has it back in any case once the channel is gone.
-        let _ = self.channel.close(200, "done".into()).await;
+        let _ = broker.answer(self.channel.close(200, "done".into()), "giving the registry back").await;
     }
+}
+
+/// Written anew, the list would be without what this version cannot read.
+fn unreadable(queue: &str) -> TransportError {
+    let text = format!(
+        "queue `{queue}` holds a list of groups that this version cannot read: use the version that has written it, or, where it \
+         is none of msgkit's, take it out of the queue"
+    );
+    TransportError::new(TransportErrorKind::Refused, text)
 }
 
 /// Whether the broker has said that there is no such thing.

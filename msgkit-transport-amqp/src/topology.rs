@@ -17,7 +17,6 @@ use msgkit::transport::{Group, Subscription, TransportError};
 
 use crate::broker::Broker;
 use crate::config::{AmqpConfig, OnUnrouted};
-use crate::error;
 use crate::later;
 
 /// The names of everything at the broker, from that of the exchange.
@@ -182,6 +181,7 @@ impl Broker {
 /// Declares on a channel that is used for nothing else: a refusal closes it.
 pub(crate) struct Declarer<'a> {
     pub(crate) channel: &'a Channel,
+    pub(crate) broker: &'a Broker,
     pub(crate) names: &'a Names,
     pub(crate) config: &'a AmqpConfig,
 }
@@ -223,10 +223,10 @@ impl Declarer<'_> {
             let (exchange, behind) = (self.names.later(place), self.names.behind(place));
             self.exchange(&exchange, ExchangeKind::Headers, Arguments::default()).await?;
             let options = ExchangeBindOptions::default();
-            self.channel
-                .exchange_bind(short(&behind), short(&exchange), short(""), options, later::wanted(place, 0))
-                .await
-                .map_err(|error| error::of(error, &format!("binding exchange `{behind}` to `{exchange}`")))?;
+            let wanted = later::wanted(place, 0);
+            let binding =
+                self.channel.exchange_bind(short(&behind), short(&exchange), short(""), options, wanted);
+            self.broker.answer(binding, &format!("binding exchange `{behind}` to `{exchange}`")).await?;
         }
         Ok(())
     }
@@ -277,10 +277,8 @@ impl Declarer<'_> {
         arguments: Arguments,
     ) -> Result<(), TransportError> {
         let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-        self.channel
-            .exchange_declare(short(name), kind, options, arguments.0)
-            .await
-            .map_err(|error| error::of(error, &format!("declaring exchange `{name}`")))
+        let declaring = self.channel.exchange_declare(short(name), kind, options, arguments.0);
+        self.broker.answer(declaring, &format!("declaring exchange `{name}`")).await
     }
 
     async fn queue(&self, name: &str, arguments: Arguments) -> Result<(), TransportError> {
@@ -293,8 +291,8 @@ impl Declarer<'_> {
         options: QueueDeclareOptions,
         arguments: Arguments,
     ) -> Result<(), TransportError> {
-        let declared = self.channel.queue_declare(short(name), options, arguments.0).await;
-        declared.map(drop).map_err(|error| error::of(error, &format!("declaring queue `{name}`")))
+        let declaring = self.channel.queue_declare(short(name), options, arguments.0);
+        self.broker.answer(declaring, &format!("declaring queue `{name}`")).await.map(drop)
     }
 
     async fn bind(&self, queue: &str, exchange: &str, key: &str) -> Result<(), TransportError> {
@@ -308,10 +306,9 @@ impl Declarer<'_> {
         key: &str,
         arguments: FieldTable,
     ) -> Result<(), TransportError> {
-        self.channel
-            .queue_bind(short(queue), short(exchange), short(key), QueueBindOptions::default(), arguments)
-            .await
-            .map_err(|error| error::of(error, &format!("binding queue `{queue}` to exchange `{exchange}`")))
+        let options = QueueBindOptions::default();
+        let binding = self.channel.queue_bind(short(queue), short(exchange), short(key), options, arguments);
+        self.broker.answer(binding, &format!("binding queue `{queue}` to exchange `{exchange}`")).await
     }
 }
 

@@ -168,7 +168,7 @@ impl Transport for Amqp {
                 "the broker takes no messages now: an alarm for memory or disk is on".to_owned(),
             );
         }
-        Health::Up
+        self.0.trouble().map_or(Health::Up, Health::Down)
     }
 
     fn operate(&self) -> Option<&dyn Operate> {

@@ -79,9 +79,9 @@ impl Broker {
         if !missing.is_empty() {
             // Each on a channel of its own, for a new queue takes its time.
             futures_util::future::try_join_all(missing.iter().map(|place| self.ensure(place))).await?;
-            self.register().await?;
+            self.write_down().await;
         }
-        self.confirm(self.written(parcels)).await
+        Ok(self.confirm(self.written(parcels)).await)
     }
 
     /// What goes out, given away.
@@ -104,7 +104,7 @@ impl Broker {
                 self.has_queue(&names.later(later.top()))
                     && later.digits().all(|(place, digit)| self.has_queue(&names.later_queue(place, digit)))
             }
-            Place::Group(_) => true,
+            Place::Group(_) | Place::Registry => true,
             Place::Retry(..) | Place::Suspect(_) | Place::DeadLetter(_) => {
                 self.has_queue(&place.address(&self.names).1)
             }
@@ -128,7 +128,7 @@ impl Broker {
             Place::Later { later, .. } => self.ensure_later(*later).await,
             Place::DeadLetter(group) => self.ensure_plain(self.names.dead_letter(group.as_str())).await,
             Place::Suspect(group) => self.ensure_plain(self.names.suspects(group.as_str())).await,
-            Place::Group(_) => Ok(()),
+            Place::Group(_) | Place::Registry => Ok(()),
         }
     }
 
@@ -162,20 +162,25 @@ impl Broker {
     }
 
     /// Publishes each once; what became of each, in order.
-    pub(crate) async fn confirm(
-        &self,
-        mut out: Vec<(&Place, Written)>,
-    ) -> Result<Vec<Outcome>, TransportError> {
+    pub(crate) async fn confirm(&self, mut out: Vec<(&Place, Written)>) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(out.len());
         while !out.is_empty() {
-            let publishing = self.publishing_channel().await?;
+            let publishing = match self.publishing_channel().await {
+                Ok(publishing) => publishing,
+                Err(error) => {
+                    // Those before have their outcome already.
+                    let error = Arc::new(error);
+                    outcomes.extend(out.iter().map(|_| Outcome::Failed(error::same(&error))));
+                    break;
+                }
+            };
             let mut sending = Vec::with_capacity(out.len().min(WINDOW));
             for (place, written) in out.drain(..out.len().min(WINDOW)) {
                 sending.push(self.one(&publishing.channel, place, written));
             }
             self.window(&publishing, sending, &mut outcomes).await;
         }
-        Ok(outcomes)
+        outcomes
     }
 
     async fn window(

@@ -14,8 +14,7 @@ use msgkit::transport::{Outgoing, PublishError, Publisher, Rejected, TransportEr
 use msgkit::{Envelope, Topic};
 use tokio::time::Instant;
 
-pub(crate) use self::confirms::Confirms;
-use self::confirms::Outcome;
+pub(crate) use self::confirms::{Confirms, Outcome};
 pub(crate) use self::place::{Parcel, Place};
 use crate::broker::Broker;
 use crate::config::OnUnrouted;
@@ -60,7 +59,7 @@ impl Amqp {
         broker.ensure_exchanges(&channel).await?;
         let written = wire::write_foreign(payload.into(), headers, broker.config.attribute_prefix);
         let place = Place::Topic { reserved: topic.is_reserved(), key: topic.as_str().to_owned() };
-        match broker.confirm(vec![(&place, written)]).await?.pop() {
+        match broker.confirm(vec![(&place, written)]).await.pop() {
             Some(Outcome::Taken | Outcome::Unrouted) => Ok(()),
             Some(Outcome::Failed(error)) => Err(error),
             Some(Outcome::Refused) | None => Err(TransportError::new(
@@ -75,7 +74,7 @@ impl Broker {
     /// Publishes `envelope` to one place, confirmed and held there.
     pub(crate) async fn send_to(&self, place: Place, envelope: Envelope) -> Result<(), TransportError> {
         let written = wire::write(&envelope, self.config.attribute_prefix, None);
-        let (kind, what) = match self.confirm(vec![(&place, written)]).await?.pop() {
+        let (kind, what) = match self.confirm(vec![(&place, written)]).await.pop() {
             Some(Outcome::Taken) => return Ok(()),
             Some(Outcome::Failed(error)) => return Err(error),
             Some(Outcome::Refused) => (TransportErrorKind::Full, "is full"),

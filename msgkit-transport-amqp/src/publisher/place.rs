@@ -24,6 +24,8 @@ pub(crate) enum Place {
     DeadLetter(Group),
     /// To one group, to be started once more with nothing else in hand.
     Suspect(Group),
+    /// To the list of groups.
+    Registry,
 }
 
 impl Place {
@@ -41,6 +43,7 @@ impl Place {
             Self::Retry(group, millis) => queue(names.retry(group.as_str(), *millis)),
             Self::DeadLetter(group) => queue(names.dead_letter(group.as_str())),
             Self::Suspect(group) => queue(names.suspects(group.as_str())),
+            Self::Registry => queue(names.registry.clone()),
         }
     }
 }

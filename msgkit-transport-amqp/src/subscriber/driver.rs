@@ -12,12 +12,13 @@ use super::lost_settlements;
 use super::member::{Fetched, Member, Work};
 use super::session::{Session, taken};
 use crate::broker::Broker;
+use crate::error;
 use crate::wire::{self, Topics};
 
 /// The shortest and the longest pause between two tries to get a channel.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
-/// How long to wait for the registry before messages that came again are handed over.
+/// How long messages wait for the registry, as before those that came again are handed over.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often to look for suspects that others have put aside, and whether the queue still knows its consumer.
 const LOOK: Duration = Duration::from_secs(10);
@@ -38,7 +39,7 @@ pub(super) struct Driver {
 /// Why a session ended.
 enum Ended {
     /// The channel is gone.
-    Lost(lapin::Error),
+    Lost(TransportError),
     /// The broker has ended the consumer, or forgotten it: its queue was deleted or moved.
     Cancelled,
     /// The receiver has left, or the transport is closed.
@@ -52,7 +53,11 @@ impl Driver {
         member: Arc<Member>,
         subscription: Subscription,
     ) -> Result<Self, TransportError> {
-        let session = Session::open(&broker, &subscription).await?;
+        let queues = Session::declare(&broker, &subscription).await?;
+        if subscription.group.is_some() {
+            broker.register().await?;
+        }
+        let session = Session::open(&broker, &subscription, queues).await?;
         member.new_epoch(false);
         let topics = Topics::default();
         Ok(Self { broker, member, subscription, session, topics, unanswered: false, doubtful: false })
@@ -65,11 +70,14 @@ impl Driver {
                 Ended::Over => break None,
                 Ended::Lost(error) => {
                     let queue = &self.session.queue;
-                    tracing::warn!(%queue, error = %error, "a channel was lost; it is opened again");
+                    let why = msgkit::Chain(&error);
+                    tracing::warn!(%queue, error = %why, "a channel was lost; it is opened again");
                 }
                 Ended::Cancelled => self.cancelled(),
             }
             self.member.new_epoch(std::mem::take(&mut self.unanswered));
+            // A channel that is there still has messages in hand: they go back before the next one fetches what lies behind them.
+            self.session.leave().await;
             match self.open_again().await {
                 Ok(true) => {}
                 Ok(false) => break None,
@@ -89,7 +97,6 @@ impl Driver {
              so is what was published before it is there again; it is declared and consumed again now"
         );
         self.broker.consumer_cancelled(self.subscription.group.as_ref());
-        self.broker.forget();
     }
 
     /// Hands over and settles until the channel is gone or nobody is there any more.
@@ -99,13 +106,16 @@ impl Driver {
         let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            match self.session.fetch(&self.member).await {
-                Ok(None) => {}
-                Ok(Some(suspect)) => {
-                    let (given, _) = self.read(vec![suspect]);
-                    self.member.give(given);
+            if !self.session.is_fetching() {
+                let fetching = self.session.fetch(&self.member);
+                match self.broker.answer(fetching, "consuming").await {
+                    Ok(None) => {}
+                    Ok(Some(suspect)) => {
+                        let (given, _) = self.read(vec![suspect]);
+                        self.member.give(given);
+                    }
+                    Err(error) => return Ended::Lost(error),
                 }
-                Err(error) => return Ended::Lost(error),
             }
             let came = async {
                 match &mut self.session.consumer {
@@ -126,6 +136,7 @@ impl Driver {
                         return Ended::Cancelled;
                     }
                     self.look_for_suspects().await;
+                    self.write_down().await;
                     continue;
                 }
                 came = came => match self.hand_over(came).await {
@@ -175,7 +186,7 @@ impl Driver {
         let ended = loop {
             match next {
                 Some(Some(Ok(delivery))) => came.push(delivery),
-                Some(Some(Err(error))) => break Some(Ended::Lost(error)),
+                Some(Some(Err(error))) => break Some(Ended::Lost(error::of(error, "consuming"))),
                 // Cancelled: by this side, or by the broker whose queue is gone.
                 Some(None) if self.session.cancelling => {
                     self.session.consumer = None;
@@ -226,7 +237,7 @@ impl Driver {
     }
 
     /// Does what the receiver asks for: first no more is fetched, then what was settled is told.
-    async fn settle(&mut self, work: Work, over: bool) -> lapin::Result<()> {
+    async fn settle(&mut self, work: Work, over: bool) -> Result<(), TransportError> {
         self.unanswered |= !work.settled.is_empty();
         let asked = !work.flushes.is_empty() || (over && self.unanswered);
         let told = async {
@@ -236,7 +247,14 @@ impl Driver {
             self.session.acknowledge(&work.settled).await?;
             if asked { self.session.barrier().await } else { Ok(()) }
         };
-        let told = told.await;
+        let patience = self.broker.config.confirm_timeout;
+        let told = match tokio::time::timeout(patience, told).await {
+            Ok(told) => told.map_err(|error| error::of(error, "settling")),
+            Err(_) => Err(TransportError::new(
+                TransportErrorKind::Timeout,
+                format!("settling took longer than the {patience:?} of `confirm_timeout`"),
+            )),
+        };
         if asked && (told.is_ok() || !work.flushes.is_empty()) {
             // The broker has all of it, or those who asked are told now that it has not.
             self.unanswered = false;
@@ -245,6 +263,19 @@ impl Driver {
             let _ = flush.send(if told.is_ok() { Ok(()) } else { Err(lost_settlements()) });
         }
         told
+    }
+
+    async fn open(&self) -> Result<Session, TransportError> {
+        let queues = Session::declare(&self.broker, &self.subscription).await?;
+        self.write_down().await;
+        Session::open(&self.broker, &self.subscription, queues).await
+    }
+
+    /// Writes its group down again where the broker may have lost the list. Where that cannot be now, the next look does it.
+    async fn write_down(&self) {
+        if self.subscription.group.is_some() {
+            let _ = tokio::time::timeout(PATIENCE, self.broker.write_down()).await;
+        }
     }
 
     /// A new session; false where nobody wants one any more.
@@ -256,16 +287,19 @@ impl Driver {
                 // The next channel has handed out nothing yet. What the one before has lost, the member tells.
                 let _ = flush.send(Ok(()));
             }
+            // The broker may have lost anything meanwhile, exchanges too: a service that publishes nothing finds out only here.
+            self.broker.forget();
             let opened = tokio::select! {
                 biased;
                 () = closing.begun() => return Ok(false),
                 () = self.member.left() => return Ok(false),
-                opened = Session::open(&self.broker, &self.subscription) => opened,
+                opened = self.open() => opened,
             };
             match opened {
                 Ok(session) => {
                     self.session = session;
                     self.doubtful = false;
+                    self.member.has_trouble(None);
                     // What was asked of the lost one is asked of this one.
                     self.member.wake.notify_one();
                     return Ok(true);
@@ -273,7 +307,10 @@ impl Driver {
                 Err(error) if error.kind() == TransportErrorKind::Closed => return Ok(false),
                 Err(error) if !error.is_temporary() => return Err(error),
                 Err(error) => {
-                    tracing::warn!(error = %msgkit::Chain(&error), "no channel yet; trying again in {pause:?}");
+                    let why = msgkit::Chain(&error);
+                    tracing::warn!(error = %why, "no channel yet; trying again in {pause:?}");
+                    let queue = &self.session.queue;
+                    self.member.has_trouble(Some(format!("queue `{queue}` is not consumed: {why}")));
                 }
             }
             tokio::select! {

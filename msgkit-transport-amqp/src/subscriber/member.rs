@@ -39,6 +39,8 @@ struct State {
     lost: bool,
     flushes: Vec<oneshot::Sender<Result<(), TransportError>>>,
     failure: Option<TransportError>,
+    /// Why there is no channel, while none can be had.
+    trouble: Option<String>,
     stopped: bool,
     left: bool,
     over: bool,
@@ -157,7 +159,10 @@ impl Member {
         let (reply, answer) = oneshot::channel();
         {
             let mut state = self.lock();
-            if !state.over {
+            if state.over {
+                // Nobody will answer.
+                drop(reply);
+            } else {
                 state.flushes.push(reply);
             }
         }
@@ -199,6 +204,16 @@ impl Member {
         self.count_late(lost);
     }
 
+    /// For the task: why there is no channel; none where there is one.
+    pub(crate) fn has_trouble(&self, why: Option<String>) {
+        self.lock().trouble = why;
+    }
+
+    /// Why nothing can be consumed.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.lock().trouble.clone()
+    }
+
     /// For the task: what came from the broker, tags ascending.
     pub(crate) fn give(&self, fetched: Vec<Fetched>) {
         self.lock().buffer.extend(fetched);
@@ -221,6 +236,7 @@ impl Member {
         let mut state = self.lock();
         state.epoch += 1;
         state.over = true;
+        state.trouble = None;
         state.failure = failure;
         state.forget();
         let lost = state.settled.drain(..).len() as u64;

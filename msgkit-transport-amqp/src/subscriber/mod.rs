@@ -7,15 +7,18 @@ mod session;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use msgkit::transport::{
     Deliveries, Delivery, Settle, Subscriber, Subscription, TransportError, TransportErrorKind,
 };
 
 use self::driver::Driver;
-use self::member::{Found, Member};
+use self::member::Found;
+pub(crate) use self::member::Member;
 use crate::error::{SYSTEM, closed};
 use crate::transport::{Amqp, capabilities};
 
@@ -31,9 +34,24 @@ impl Subscriber for Amqp {
         // Made first: where nobody waits for the answer any more, its drop takes the member out again.
         let deliveries = AmqpDeliveries { settler: member.clone(), member: member.clone() };
         let driver = Driver::begin(broker.clone(), member, subscription.clone()).await?;
-        broker.adopt(tokio::spawn(driver.run()));
+        broker.adopt(tokio::spawn(guarded(deliveries.member.clone(), driver.run())), &deliveries.member);
         Ok(Box::new(deliveries))
     }
+}
+
+/// Runs a subscription's task. A panic in it ends the subscription with an error: who receives would wait for ever.
+async fn guarded(member: Arc<Member>, run: impl Future<Output = ()>) {
+    if AssertUnwindSafe(run).catch_unwind().await.is_err() {
+        member.end(Some(broken()));
+    }
+}
+
+/// The error of a subscription whose task has panicked. Nothing is lost with it: what was not settled comes again.
+fn broken() -> TransportError {
+    TransportError::new(
+        TransportErrorKind::Internal,
+        "the task of a RabbitMQ subscription panicked, which is a mistake in msgkit; the subscription has ended",
+    )
 }
 
 /// A subscription to a group's queue, or to one of its own.
@@ -89,4 +107,30 @@ fn lost_settlements() -> TransportError {
         TransportErrorKind::Unavailable,
         "the channel was lost before the broker had confirmed all settlements; what it has not taken comes again",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use msgkit::envelope::Clock;
+    use msgkit::transport::TransportUrl;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_a_subscription_with_an_error() {
+        let url = TransportUrl::parse("amqp://127.0.0.1:1").unwrap();
+        let amqp = Amqp::with(&url, crate::AmqpConfig::default(), Clock::system()).unwrap();
+        let member = Arc::new(Member::new(amqp.broker().clone()));
+        let task = tokio::spawn(guarded(member.clone(), async { panic!("on purpose") }));
+        let mut deliveries = AmqpDeliveries { settler: member.clone(), member };
+        let mut into = VecDeque::new();
+        let error = deliveries.receive(1, &mut into).await.unwrap_err();
+        assert_eq!(error.kind(), TransportErrorKind::Internal, "{error}");
+        assert!(error.to_string().contains("panicked"), "{error}");
+        // And nobody waits for what nobody brings.
+        assert_eq!(deliveries.receive(1, &mut into).await.unwrap_err().kind(), TransportErrorKind::Closed);
+        deliveries.flush().await.unwrap();
+        deliveries.close().await.unwrap();
+        task.await.unwrap();
+    }
 }

@@ -14,7 +14,6 @@ use msgkit::transport::{Subscription, TransportError, Watermark};
 
 use super::member::Member;
 use crate::broker::{Broker, KnownGroup};
-use crate::error;
 use crate::topology::short;
 use crate::wire::Raw;
 
@@ -33,6 +32,12 @@ pub(super) struct Session {
     stopped: bool,
 }
 
+/// What a subscription consumes.
+pub(super) struct Queues {
+    own: String,
+    suspects: Option<String>,
+}
+
 /// A message as it came, with its tag, unless that came before: then settling it would settle another.
 pub(super) fn taken(watermark: &mut Watermark, delivery: Delivery) -> Option<(u64, Raw)> {
     watermark.received(delivery.delivery_tag).ok()?;
@@ -45,41 +50,49 @@ pub(super) fn taken(watermark: &mut Watermark, delivery: Delivery) -> Option<(u6
 }
 
 impl Session {
-    /// Makes what the subscription needs, and a channel to consume on.
-    pub(super) async fn open(broker: &Broker, subscription: &Subscription) -> Result<Self, TransportError> {
+    /// Makes what the subscription needs.
+    pub(super) async fn declare(
+        broker: &Broker,
+        subscription: &Subscription,
+    ) -> Result<Queues, TransportError> {
         let declaring = broker.asking().await?;
         broker.ensure_exchanges(&declaring).await?;
         let declarer = broker.declarer(&declaring);
-        let mut suspects = None;
-        let queue = match &subscription.group {
+        match &subscription.group {
             Some(group) => {
                 declarer.group(group.as_str(), subscription).await?;
                 let patterns =
                     subscription.patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect();
                 broker.know_group(group, KnownGroup { patterns, ..KnownGroup::default() });
-                let put_aside = broker.names.suspects(group.as_str());
-                if !broker.has_queue(&put_aside) {
-                    declarer.plain(&put_aside).await?;
-                    broker.know_queue(put_aside.clone());
+                let suspects = broker.names.suspects(group.as_str());
+                if !broker.has_queue(&suspects) {
+                    declarer.plain(&suspects).await?;
+                    broker.know_queue(suspects.clone());
                 }
-                suspects = Some(put_aside);
-                broker.register().await?;
-                broker.names.group(group.as_str())
+                Ok(Queues { own: broker.names.group(group.as_str()), suspects: Some(suspects) })
             }
             None => {
                 let queue = broker.names.ephemeral();
                 declarer.ephemeral(&queue, &subscription.patterns).await?;
-                queue
+                Ok(Queues { own: queue, suspects: None })
             }
-        };
+        }
+    }
+
+    /// A channel that consumes what was declared.
+    pub(super) async fn open(
+        broker: &Broker,
+        subscription: &Subscription,
+        Queues { own: queue, suspects }: Queues,
+    ) -> Result<Self, TransportError> {
         let turn = match &suspects {
             Some(suspects) => broker.depth_of(suspects).await?.is_some_and(|depth| depth > 0),
             None => false,
         };
         let channel = broker.consuming.channel().await?;
         let prefetch = u16::try_from(subscription.prefetch).unwrap_or(u16::MAX).max(1);
-        let failed = |error| error::of(error, &format!("consuming queue `{queue}`"));
-        channel.basic_qos(prefetch, BasicQosOptions::default()).await.map_err(failed)?;
+        let consuming = format!("consuming queue `{queue}`");
+        broker.answer(channel.basic_qos(prefetch, BasicQosOptions::default()), &consuming).await?;
         let watermark = Watermark::new();
         let mut session = Self {
             channel,
@@ -92,9 +105,7 @@ impl Session {
             stopped: false,
         };
         if !turn {
-            let queue = session.queue.clone();
-            let failed = |error| error::of(error, &format!("consuming queue `{queue}`"));
-            session.consume().await.map_err(failed)?;
+            broker.answer(session.consume(), &consuming).await?;
         }
         Ok(session)
     }
@@ -108,12 +119,14 @@ impl Session {
         Ok(())
     }
 
+    /// Whether messages come by themselves, or none are wanted: then [`Session::fetch`] does nothing.
+    pub(super) fn is_fetching(&self) -> bool {
+        self.stopped || (!self.turn && self.consumer.is_some() && !self.cancelling)
+    }
+
     /// Consumes; but where suspects wait for their turn, lets everything in hand be settled first and gives one of them
     /// after the other.
     pub(super) async fn fetch(&mut self, member: &Member) -> lapin::Result<Option<Delivery>> {
-        if self.stopped || (!self.turn && self.consumer.is_some() && !self.cancelling) {
-            return Ok(None);
-        }
         if self.consumer.is_some() {
             if !self.cancelling {
                 self.cancel().await?;

@@ -48,7 +48,7 @@ fn is_producers(name: &str) -> bool {
 }
 
 /// Messages that outlive a restart of the broker.
-const PERSISTENT: u8 = 2;
+pub(crate) const PERSISTENT: u8 = 2;
 
 /// A message as the client takes it.
 #[derive(Debug)]
