@@ -93,7 +93,7 @@ impl Pubsub {
                         let id = raw.id.clone();
                         // One that comes again while one looks stands at the same place.
                         if !look.letters.iter().any(|(known, _, _)| *known == id) {
-                            let message = wire::read(&raw, &Ingest::default(), core.clock.now());
+                            let (message, _) = wire::read(&raw, &Ingest::default(), core.clock.now());
                             look.letters.push((id, message, handler));
                         }
                     }

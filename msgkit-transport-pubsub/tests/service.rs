@@ -2,6 +2,8 @@
 //! one, keys that fail and go on, limits, things that are missing; and Google's own emulator, where it is installed.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
 
+#[path = "service/foreign.rs"]
+mod foreign;
 #[path = "service/mended.rs"]
 mod mended;
 #[path = "service/poison.rs"]

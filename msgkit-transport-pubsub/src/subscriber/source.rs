@@ -159,8 +159,8 @@ impl Source {
         {
             raw.implied = topic;
         }
-        let message = wire::read(&raw, &self.subscription.ingest, self.core.clock.now());
-        let whose = self.known.whose(&message);
+        let (message, named) = wire::read(&raw, &self.subscription.ingest, self.core.clock.now());
+        let whose = self.known.whose(&message, named);
         let Raw { id, key, .. } = raw;
         let came = Came { source: self.number, id, key, message, handler };
         match whose {
