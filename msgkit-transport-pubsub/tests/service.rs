@@ -6,6 +6,8 @@
 mod foreign;
 #[path = "service/mended.rs"]
 mod mended;
+#[path = "service/places.rs"]
+mod places;
 #[path = "service/poison.rs"]
 mod poison;
 #[path = "service/scale.rs"]

@@ -103,7 +103,8 @@ impl Driver {
         alone && Instant::now() >= self.renew_at
     }
 
-    /// Looks for topics that have come since; wildcards and dynamic segments may match them.
+    /// Looks for topics that have come since. Whatever it takes may be in one of them: where topics share a place, its name is not
+    /// that of the topic.
     fn look(&mut self) -> Option<BoxFuture<'static, Result<Reads, TransportError>>> {
         let reader = self.reader.clone()?;
         let (core, subscription) = (self.core.clone(), self.subscription.clone());
@@ -151,7 +152,6 @@ impl Driver {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looking: Option<BoxFuture<'static, Result<Reads, TransportError>>> = None;
         let mut asking: Option<BoxFuture<'static, Told>> = None;
-        let wild = self.reader.is_some() && !self.subscription.patterns.iter().all(msgkit::Pattern::is_exact);
         let (core, member) = (self.core.clone(), self.member.clone());
         let mut closed = pin!(closing(&core));
         let mut left = pin!(member.reached(Phase::Left));
@@ -179,13 +179,8 @@ impl Driver {
                         }
                     }
                 }
-                Ok(()) = made.changed(), if wild => looking = self.look(),
-                // Asked when the clock has ticked: the condition of a branch holds as of when the waiting began.
-                _ = looks.tick(), if looking.is_none() => {
-                    if wild || self.expires() {
-                        looking = self.look();
-                    }
-                }
+                Ok(()) = made.changed() => looking = self.look(),
+                _ = looks.tick(), if looking.is_none() => looking = self.look(),
             }
         }
         // Others may ask now.
