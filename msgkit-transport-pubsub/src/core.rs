@@ -25,6 +25,9 @@ const ROUND_TRIP: Duration = Duration::from_secs(2);
 /// The longest time in which nothing comes until the connection is asked for a sign of life.
 const PULSE: Duration = Duration::from_secs(30);
 
+/// For how long a subscription that keeps copies is trusted to be there still.
+const SEEN: Duration = Duration::from_secs(5);
+
 pub(crate) struct Core {
     pub(crate) clients: Clients,
     pub(crate) names: Names,
@@ -33,7 +36,7 @@ pub(crate) struct Core {
     pub(crate) sender: Sender,
     /// Settlements that came after their lease was lost.
     pub(crate) late: AtomicU64,
-    /// A topic was made here: wildcards look again.
+    /// A topic was made here: readers look again.
     pub(crate) made: watch::Sender<u64>,
     /// One reader at a time looks into dead letters.
     pub(crate) looking: tokio::sync::Mutex<()>,
@@ -51,6 +54,8 @@ pub(crate) struct Core {
 struct Known {
     /// Topics and subscriptions that are there.
     there: HashSet<String>,
+    /// When the service last said so, of subscriptions that keep what nobody may be reading.
+    seen: HashMap<String, Instant>,
     /// How often the subscription of a group was gone and had to be made again.
     broken_off: HashMap<Group, u64>,
 }
@@ -107,6 +112,15 @@ impl Core {
         self.known().there.insert(name.to_owned());
     }
 
+    /// Whether the service has said of the subscription `name` a moment ago that it is there.
+    pub(crate) fn was_seen(&self, name: &str) -> bool {
+        self.known().seen.get(name).is_some_and(|at| at.elapsed() < SEEN)
+    }
+
+    pub(crate) fn see(&self, name: &str) {
+        self.known().seen.insert(name.to_owned(), Instant::now());
+    }
+
     /// It is asked for again before it is used.
     pub(crate) fn forget_one(&self, name: &str) {
         self.known().there.remove(name);
@@ -114,7 +128,9 @@ impl Core {
 
     /// Everything is looked for again before it is used: where one thing is gone, others may be.
     pub(crate) fn forget(&self) {
-        self.known().there.clear();
+        let mut known = self.known();
+        known.there.clear();
+        known.seen.clear();
     }
 
     pub(crate) fn count_broken_off(&self, group: Group) {

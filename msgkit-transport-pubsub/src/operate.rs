@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use google_cloud_gax::error::rpc::Code;
 use google_cloud_pubsub::model::Message;
 use google_cloud_pubsub::subscriber::handler::Handler;
 use google_cloud_pubsub::subscriber::{MessageStream, ShutdownBehavior};
@@ -19,7 +20,7 @@ use msgkit::transport::{
 };
 
 use crate::core::Core;
-use crate::error;
+use crate::error::{self, code};
 use crate::publisher::LETTERS;
 use crate::transport::Pubsub;
 use crate::wire::{self, Raw};
@@ -98,7 +99,13 @@ impl Pubsub {
                         }
                     }
                 },
-                Ok(Some(Err(error))) => break Some(error::of(error, &format!("looking into `{name}`"))),
+                Ok(Some(Err(error))) => {
+                    if code(&error) == Some(Code::NotFound) {
+                        // Somebody has deleted it; the next look makes it again.
+                        core.forget();
+                    }
+                    break Some(error::of(error, &format!("looking into `{name}`")));
+                }
                 Ok(None) | Err(_) => {
                     let text = match look.letters.len() {
                         0 => format!("`{name}` is being read by somebody else; try again"),

@@ -218,24 +218,26 @@ impl Core {
         Ok(subscription)
     }
 
-    /// Everything that `destinations` need, before the first publish to each.
+    /// Everything that `batch` needs, before it is published. Topics take what nobody keeps: a copy is confirmed only where a
+    /// subscription is there for it, which nobody may be reading who would notice.
     pub(crate) async fn ensure_all(
         &self,
-        destinations: impl IntoIterator<Item = &Destination>,
+        batch: impl IntoIterator<Item = (&Destination, String)>,
     ) -> Result<(), TransportError> {
         let mut topics = BTreeSet::new();
         let mut copies = BTreeMap::new();
-        for destination in destinations {
-            let name = self.names.of(destination)?;
-            if !self.is_there(&name) {
-                match destination {
-                    Destination::Retry { group, step, .. } => drop(copies.insert(name, (group, Some(*step)))),
-                    Destination::DeadLetter(group) => drop(copies.insert(name, (group, None))),
-                    _ => drop(topics.insert(name)),
-                }
+        for (destination, name) in batch {
+            match destination {
+                Destination::Retry { group, step, .. } => drop(copies.insert(name, (group, Some(*step)))),
+                Destination::DeadLetter(group) => drop(copies.insert(name, (group, None))),
+                _ => drop(topics.insert(name)),
             }
         }
         for (name, (group, step)) in copies {
+            let subscription = self.names.only_subscription(&name)?;
+            if self.is_there(&name) && self.is_kept(&subscription, &name).await? {
+                continue;
+            }
             match step {
                 Some(step) => self.ensure_copies(group, step).await?,
                 None => self.ensure_letters(group).await?,
@@ -243,6 +245,28 @@ impl Core {
             self.know(&name);
         }
         self.ensure_topics(topics, None).await
+    }
+
+    /// Whether the subscription `name`, which is known, still keeps what is published to `topic`.
+    async fn is_kept(&self, name: &str, topic: &str) -> Result<bool, TransportError> {
+        if self.was_seen(name) {
+            return Ok(true);
+        }
+        let client = self.clients.subscriptions().await?;
+        match client.get_subscription().set_subscription(name).send().await {
+            Ok(there) if there.topic == topic => {
+                self.see(name);
+                Ok(true)
+            }
+            Err(error) if code(&error) != Some(Code::NotFound) => {
+                Err(error::of(error, &format!("looking for subscription `{name}`")))
+            }
+            // It is made again, or the reason told why it cannot be.
+            Ok(_) | Err(_) => {
+                self.forget_one(name);
+                Ok(false)
+            }
+        }
     }
 
     /// Topics of user data, with the subscriptions of everybody who takes them; `own` = the reader for whom it is done, and what

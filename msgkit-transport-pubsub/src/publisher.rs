@@ -250,7 +250,12 @@ impl Publisher for Pubsub {
         if core.is_closed() {
             return Err(PublishError::all(batch, closed));
         }
-        if let Err(error) = core.ensure_all(batch.iter().map(|outgoing| &outgoing.to)).await {
+        let named = batch.iter().map(|outgoing| Ok((&outgoing.to, core.names.of_message(outgoing)?)));
+        let ensured = match named.collect::<Result<Vec<_>, TransportError>>() {
+            Ok(named) => core.ensure_all(named).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ensured {
             let (kind, text) = (error.kind(), msgkit::Chain(&error).to_string());
             return Err(PublishError::all(batch, || TransportError::new(kind, text.clone())));
         }
@@ -297,8 +302,9 @@ impl Pubsub {
         headers: &NativeHeaders,
     ) -> Result<(), TransportError> {
         let to = Destination::topic(topic.clone());
-        self.core().ensure_all([&to]).await?;
-        self.send_one(self.core().names.of(&to)?, wire::write_foreign(payload, headers)).await
+        let name = self.core().names.of(&to)?;
+        self.core().ensure_all([(&to, name.clone())]).await?;
+        self.send_one(name, wire::write_foreign(payload, headers)).await
     }
 
     /// Publishes one message as it is.
