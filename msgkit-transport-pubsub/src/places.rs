@@ -49,21 +49,54 @@ pub(crate) enum Kind {
 }
 
 impl Core {
-    /// The topic `name`.
-    async fn ensure_topic(&self, name: &str) -> Result<(), TransportError> {
+    /// The topic `name`, of which `subscriptions` may be.
+    async fn ensure_topic(&self, name: &str, subscriptions: &[String]) -> Result<(), TransportError> {
         let client = self.clients.topics().await?;
-        if !self.config.create {
-            return match client.get_topic().set_topic(name).send().await {
-                Ok(_) => Ok(()),
-                Err(error) if code(&error) == Some(Code::NotFound) => Err(missing("topic", name)),
-                Err(error) => Err(error::of(error, &format!("looking for topic `{name}`"))),
-            };
+        match client.get_topic().set_topic(name).send().await {
+            Ok(_) => return Ok(()),
+            Err(error) if code(&error) != Some(Code::NotFound) => {
+                return Err(error::of(error, &format!("looking for topic `{name}`")));
+            }
+            Err(_) if !self.config.create => return Err(missing("topic", name)),
+            Err(_) => {}
         }
+        // Before it is there: who knows it from before would publish to it, and nobody would get that.
+        let looks = subscriptions.iter().map(|subscription| self.check_topic(subscription, name).boxed());
+        together(looks.collect()).await?;
         match client.create_topic().set_name(name).send().await {
             Ok(_) => Ok(()),
             Err(error) if code(&error) == Some(Code::AlreadyExists) => Ok(()),
             Err(error) => Err(error::of(error, &format!("creating topic `{name}`"))),
         }
+    }
+
+    /// Refuses a subscription that is there and does not belong to `topic`: a topic that is deleted and made again is another one,
+    /// from which its old subscriptions get nothing.
+    async fn check_topic(&self, name: &str, topic: &str) -> Result<(), TransportError> {
+        let client = self.clients.subscriptions().await?;
+        match client.get_subscription().set_subscription(name).send().await {
+            Ok(there) => belongs(name, &there.topic, topic),
+            Err(error) if code(&error) == Some(Code::NotFound) => Ok(()),
+            Err(error) => Err(error::of(error, &format!("looking for subscription `{name}`"))),
+        }
+    }
+
+    /// The same of what a reader reads, and of its entries: nothing else would tell it that nothing comes any more.
+    pub(crate) async fn check_reads(
+        &self,
+        reader: &Reader,
+        patterns: &[Pattern],
+        reads: &BTreeMap<String, String>,
+    ) -> Result<(), TransportError> {
+        let groups = self.names.groups()?;
+        let mut all = reads.clone();
+        if self.config.create {
+            for pattern in patterns {
+                all.insert(self.names.entry(reader, pattern)?, groups.clone());
+            }
+        }
+        let checks = all.iter().map(|(name, topic)| self.check_topic(name, topic).boxed());
+        together(checks.collect()).await
     }
 
     fn wanted(&self, name: &str, topic: &str, kind: &Kind) -> Result<Wanted, TransportError> {
@@ -150,17 +183,7 @@ impl Core {
             Err(error) if code(&error) == Some(Code::NotFound) => return Err(missing("subscription", name)),
             Err(error) => return Err(error::of(error, &format!("looking for subscription `{name}`"))),
         };
-        // A topic that is deleted and made again is another one, from which its old subscriptions get nothing.
-        if there.topic != topic {
-            return Err(TransportError::new(
-                TransportErrorKind::Refused,
-                format!(
-                    "subscription `{name}` belongs to `{}` and not to `{topic}`, which was deleted and made again; take what \
-                     it holds, then delete it",
-                    there.topic
-                ),
-            ));
-        }
+        belongs(name, &there.topic, topic)?;
         if let Kind::Reads { patterns, own: true, .. } = kind {
             check_filter(name, &there.filter, patterns)?;
         }
@@ -212,7 +235,7 @@ impl Core {
     async fn ensure_only(&self, topic: &str, kind: &Kind) -> Result<String, TransportError> {
         let subscription = self.names.only_subscription(topic)?;
         if !self.is_there(&subscription) {
-            self.ensure_topic(topic).await?;
+            self.ensure_topic(topic, std::slice::from_ref(&subscription)).await?;
             self.ensure_subscription(&subscription, topic, kind).await?;
         }
         Ok(subscription)
@@ -280,8 +303,17 @@ impl Core {
         if missing.is_empty() {
             return Ok(());
         }
-        together(missing.iter().map(|topic| self.ensure_topic(topic).boxed()).collect()).await?;
-        let entries = if self.config.create { self.entries().await? } else { BTreeMap::new() };
+        let entries = async || if self.config.create { self.entries().await } else { Ok(Entries::new()) };
+        let before = &entries().await?;
+        let making = missing.iter().map(|topic| async move {
+            let takes = before.iter().filter(|(_, patterns)| self.names.may_hold(topic, patterns));
+            let left =
+                takes.map(|(reader, _)| self.names.reads(reader, topic)).collect::<Result<Vec<_>, _>>()?;
+            self.ensure_topic(topic, &left).await
+        });
+        together(making.map(|making| making.boxed()).collect()).await?;
+        // Once more: who has come meanwhile may not have seen the topics.
+        let entries = entries().await?;
         let mut wanted = Vec::new();
         for topic in &missing {
             for (reader, patterns) in &entries {
@@ -399,12 +431,12 @@ impl Core {
             return Ok(());
         }
         let entries = self.names.groups()?;
-        if !self.is_there(&entries) {
-            self.ensure_topic(&entries).await?;
-            self.know(&entries);
-        }
         let names: Vec<String> =
             patterns.iter().map(|pattern| self.names.entry(reader, pattern)).collect::<Result<_, _>>()?;
+        if !self.is_there(&entries) {
+            self.ensure_topic(&entries, &names).await?;
+            self.know(&entries);
+        }
         let kind = Kind::Entry(reader.clone());
         let making = names.iter().map(|name| self.ensure_subscription(name, &entries, &kind).boxed());
         together(making.collect()).await
@@ -483,6 +515,20 @@ fn check_filter(name: &str, filter: &str, patterns: &[Pattern]) -> Result<(), Tr
             Ok(())
         }
     }
+}
+
+/// Refuses a subscription that is there and belongs to another topic than it should.
+fn belongs(name: &str, there: &str, topic: &str) -> Result<(), TransportError> {
+    if there == topic {
+        return Ok(());
+    }
+    Err(TransportError::new(
+        TransportErrorKind::Refused,
+        format!(
+            "subscription `{name}` belongs to `{there}` and not to `{topic}`, which was deleted, or made again since; take what it \
+             holds, then delete it"
+        ),
+    ))
 }
 
 fn missing(what: &str, name: &str) -> TransportError {

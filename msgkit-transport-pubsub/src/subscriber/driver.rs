@@ -22,6 +22,9 @@ use crate::places::Entries;
 /// The most copies of a delay step that are fetched beyond those in hand.
 const COPIES_AHEAD: u32 = 100;
 
+/// Of so many looks for new topics one asks whether what is read still belongs to the topics that are there.
+const CHECK: u32 = 10;
+
 type Reads = BTreeMap<String, String>;
 type Acks = FuturesUnordered<BoxFuture<'static, Vec<Answer>>>;
 /// What the entries say, and the number before which all had come when they were asked for.
@@ -38,6 +41,7 @@ pub(super) struct Driver {
     /// What is read, with the topic of each.
     reads: Reads,
     tasks: JoinSet<()>,
+    looks: u32,
     /// When its entries are to be asked for again, where they expire.
     renew_at: Instant,
 }
@@ -59,6 +63,7 @@ impl Driver {
             subscription,
             reads: Reads::new(),
             tasks: JoinSet::new(),
+            looks: 0,
             renew_at: Instant::now() + core.config.ephemeral_expiry / 4,
         };
         driver.read_also(reads);
@@ -108,6 +113,8 @@ impl Driver {
     fn look(&mut self) -> Option<BoxFuture<'static, Result<Reads, TransportError>>> {
         let reader = self.reader.clone()?;
         let (core, subscription) = (self.core.clone(), self.subscription.clone());
+        self.looks += 1;
+        let reads = self.looks.is_multiple_of(CHECK).then(|| self.reads.clone());
         let expires = self.expires();
         if expires {
             self.renew_at = Instant::now() + core.config.ephemeral_expiry / 4;
@@ -116,6 +123,9 @@ impl Driver {
             async move {
                 if expires {
                     core.renew_entries(&reader, &subscription.patterns).await?;
+                }
+                if let Some(reads) = reads {
+                    core.check_reads(&reader, &subscription.patterns, &reads).await?;
                 }
                 core.ensure_reads(&reader, &subscription.patterns, [].into()).await
             }

@@ -1,20 +1,27 @@
 //! Topics and subscriptions that come and go while they are used.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use google_cloud_auth::credentials::anonymous;
-use google_cloud_pubsub::client::SubscriptionAdmin;
+use google_cloud_pubsub::client::{SubscriptionAdmin, TopicAdmin};
 use msgkit::envelope::{DeadLetter, DeadLetterKind};
 use msgkit::transport::{
-    Destination, Operate as _, Outgoing, Publisher as _, Subscriber as _, Subscription, Transport as _,
+    Deliveries, Delivery, Destination, Operate as _, Outgoing, Publisher as _, Subscriber as _, Subscription,
+    Transport as _,
 };
 use msgkit::{Group, Timestamp};
 use msgkit_testing::brokers::Pubsub as StandIn;
 
-use super::{message, pubsub, stand_in, support, take, text};
+use super::{PATIENCE, group, message, pubsub, stand_in, support, take, text};
 
 /// Longer than what was seen is trusted.
 const TRUST: Duration = Duration::from_secs(6);
+
+async fn topics(stand_in: &StandIn) -> TopicAdmin {
+    let builder = TopicAdmin::builder().with_credentials(anonymous::Builder::new().build());
+    builder.with_endpoint(format!("http://{}", stand_in.address())).build().await.unwrap()
+}
 
 async fn subscriptions(stand_in: &StandIn) -> SubscriptionAdmin {
     let builder = SubscriptionAdmin::builder().with_credentials(anonymous::Builder::new().build());
@@ -24,6 +31,25 @@ async fn subscriptions(stand_in: &StandIn) -> SubscriptionAdmin {
 async fn delete(stand_in: &StandIn, subscription: &str) {
     let admin = subscriptions(stand_in).await;
     admin.delete_subscription().set_subscription(subscription).send().await.unwrap();
+}
+
+async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("never: {what}"))
+}
+
+/// What the receiver is told that `says` so; what comes meanwhile is settled.
+async fn told(reader: &mut dyn Deliveries, says: &str) {
+    within(says, async {
+        loop {
+            let mut came = VecDeque::new();
+            match reader.receive(1, &mut came).await {
+                Ok(()) => came.into_iter().for_each(Delivery::ack),
+                Err(error) if error.to_string().contains(says) => return,
+                Err(_) => {}
+            }
+        }
+    })
+    .await;
 }
 
 fn letter(group: &str, text: &str) -> Outgoing {
@@ -74,4 +100,32 @@ async fn a_copy_is_not_confirmed_where_nothing_keeps_it() {
     assert!(error.is_temporary(), "{}", msgkit::Chain(&error));
     assert_eq!(pubsub.dead_letters(&g, None, 10).await.unwrap().len(), 0, "it was made again");
     pubsub.close().await.unwrap();
+}
+
+/// A topic that is made again is another one: its old subscriptions get nothing, and nobody may publish to it as if they did.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_deleted_is_not_made_again_while_its_subscriptions_are_left() {
+    let Some(stand_in) = stand_in() else { return };
+    let open = || pubsub("again", support::config(stand_in.address()));
+    let (first, second) = (open(), open());
+    let mut reader = first.subscribe(&group()).await.unwrap();
+    for pubsub in [&first, &second] {
+        pubsub.publish(vec![message("a.b", "k", "before")]).await.unwrap();
+        take(&mut *reader, 1).await.remove(0).ack();
+    }
+    reader.flush().await.unwrap();
+    let admin = topics(&stand_in).await;
+    let topic = "projects/again/topics/app.a.b";
+    admin.delete_topic().set_topic(topic).send().await.unwrap();
+    for pubsub in [&first, &first, &second, &second] {
+        pubsub.publish(vec![message("a.b", "k", "lost")]).await.expect_err("nobody would get it");
+    }
+    let error = first.publish(vec![message("a.b", "k", "lost")]).await.unwrap_err();
+    assert!(msgkit::Chain(&error).to_string().contains("app.g~a.b"), "{error}");
+    // Somebody makes it by hand: those who read the old subscription are told.
+    admin.create_topic().set_name(topic).send().await.unwrap();
+    told(&mut *reader, "app.g~a.b").await;
+    for pubsub in [first, second] {
+        pubsub.close().await.unwrap();
+    }
 }
