@@ -40,7 +40,10 @@ pub(super) struct Driver {
     known: Arc<Known>,
     /// What is read, with the topic of each.
     reads: Reads,
-    tasks: JoinSet<()>,
+    /// Each answers what it has found to be gone.
+    tasks: JoinSet<Option<String>>,
+    /// How many there were.
+    sources: usize,
     looks: u32,
     /// When its entries are to be asked for again, where they expire.
     renew_at: Instant,
@@ -63,6 +66,7 @@ impl Driver {
             subscription,
             reads: Reads::new(),
             tasks: JoinSet::new(),
+            sources: 0,
             looks: 0,
             renew_at: Instant::now() + core.config.ephemeral_expiry / 4,
         };
@@ -80,7 +84,7 @@ impl Driver {
             let source = Source {
                 core: self.core.clone(),
                 member: self.member.clone(),
-                number: self.reads.len(),
+                number: self.sources,
                 implied: self.core.names.implied(&topic),
                 reader: self.reader.clone(),
                 ahead: match &self.subscription.group {
@@ -97,6 +101,7 @@ impl Driver {
                 known: self.known.clone(),
                 name: name.clone(),
             };
+            self.sources += 1;
             self.tasks.spawn(source.run());
             self.reads.insert(name, topic);
         }
@@ -187,6 +192,12 @@ impl Driver {
                         Err(error) => {
                             tracing::warn!(error = %msgkit::Chain(&error), "looking for new topics failed; they are looked for again");
                         }
+                    }
+                }
+                Some(ended) = self.tasks.join_next() => {
+                    if let Ok(Some(gone)) = ended {
+                        // It is found again when it is there again.
+                        self.reads.remove(&gone);
                     }
                 }
                 Ok(()) = made.changed() => looking = self.look(),

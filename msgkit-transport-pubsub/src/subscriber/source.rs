@@ -42,33 +42,43 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Until the subscription is left, or the service refuses for good.
-    pub(super) async fn run(self) {
+    /// Until the subscription is left, or there is nothing to read any more; answers which one is gone.
+    pub(super) async fn run(self) -> Option<String> {
         let mut pause = PAUSE.0;
         while self.member.phase() == Phase::Reads {
             // Asked for first: of a client that is exchanged meanwhile the stream is silent at once.
             let generation = self.core.clients.subscribers();
             let error = match self.open().await {
-                Ok(stream) => match self.read(stream, generation, &mut pause).await {
-                    None => return,
+                Ok(Some(stream)) => match self.read(stream, generation, &mut pause).await {
+                    None => return None,
                     Some(error) => error,
                 },
+                Ok(None) => {
+                    tracing::warn!(subscription = %self.name, "its topic is gone as well; it is read again when that is there again");
+                    return Some(self.name);
+                }
                 Err(error) => error,
             };
             if !error.is_temporary() {
-                return self.member.fail(error);
+                self.member.fail(error);
+                return None;
             }
             tracing::warn!(subscription = %self.name, error = %msgkit::Chain(&error), "a stream was lost; it is opened again in {pause:?}");
             tokio::select! {
-                () = self.member.reached(Phase::Stopped) => return,
+                () = self.member.reached(Phase::Stopped) => return None,
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE.1),
             }
         }
+        None
     }
 
-    async fn open(&self) -> Result<MessageStream, TransportError> {
+    /// `None` where it was gone, and was not made again because its topic is gone.
+    async fn open(&self) -> Result<Option<MessageStream>, TransportError> {
         if !self.core.is_there(&self.name) {
             self.make_again().await?;
+            if self.reader.is_some() && !self.core.is_there(&self.name) {
+                return Ok(None);
+            }
         }
         let config = &self.core.config;
         let most = u32::try_from(self.subscription.prefetch).unwrap_or(u32::MAX).saturating_add(self.ahead);
@@ -84,7 +94,7 @@ impl Source {
             .set_max_lease(config.max_hold)
             // What is in hand can be settled after the stream has ended.
             .set_shutdown_behavior(ShutdownBehavior::WaitForProcessing);
-        Ok(reads.build())
+        Ok(Some(reads.build()))
     }
 
     /// Reads until the subscription stops, then until what came is settled or given back; or until the stream is lost.

@@ -129,3 +129,48 @@ async fn a_topic_that_was_deleted_is_not_made_again_while_its_subscriptions_are_
         pubsub.close().await.unwrap();
     }
 }
+
+/// A topic that is needed no more is deleted with its subscriptions; those who read by wildcards go on without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_retired_is_read_no_more_until_it_is_there_again() {
+    let Some(stand_in) = stand_in() else { return };
+    let open = || pubsub("retired", support::config(stand_in.address()));
+    let (pubsub, publishing) = (open(), open());
+    publishing.publish(vec![message("a.old", "k", "0"), message("a.new", "k", "0")]).await.unwrap();
+    let mut reader = pubsub.subscribe(&group()).await.unwrap();
+    within("both are read", async {
+        while stand_in.streams("retired").unwrap() < 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let topics = topics(&stand_in).await;
+    topics.delete_topic().set_topic("projects/retired/topics/app.a.old").send().await.unwrap();
+    delete(&stand_in, "projects/retired/subscriptions/app.g~a.old").await;
+    let broken_off = async || {
+        let groups = pubsub.groups().await.unwrap();
+        groups.iter().map(|group| group.broken_off).sum::<u64>()
+    };
+    within("it is noticed", async {
+        while broken_off().await == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    // Longer than it takes to try again a few times.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(broken_off().await, 1, "it is not tried again and again");
+    publishing.publish(vec![message("a.new", "k", "1")]).await.unwrap();
+    let came = take(&mut *reader, 1).await.remove(0);
+    assert_eq!(text(&came), "1");
+    came.ack();
+    // Its publisher has not noticed yet.
+    let _ = publishing.publish(vec![message("a.old", "k", "missed")]).await;
+    publishing.publish(vec![message("a.old", "k", "2")]).await.unwrap();
+    let came = take(&mut *reader, 1).await.remove(0);
+    assert_eq!(text(&came), "2", "made again, it is read again");
+    came.ack();
+    for pubsub in [pubsub, publishing] {
+        pubsub.close().await.unwrap();
+    }
+}
