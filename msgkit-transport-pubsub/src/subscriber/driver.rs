@@ -1,13 +1,14 @@
 //! The task of one subscription: owns those that read for it, looks for new topics, hears the service's word on settlements.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::FuturesUnordered;
-use msgkit::transport::{Subscription, TransportError};
+use msgkit::transport::{Subscription, TransportError, TransportErrorKind};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
@@ -195,9 +196,11 @@ impl Driver {
                     }
                 }
                 Some(ended) = self.tasks.join_next() => {
-                    if let Ok(Some(gone)) = ended {
+                    match ended {
                         // It is found again when it is there again.
-                        self.reads.remove(&gone);
+                        Ok(Some(gone)) => drop(self.reads.remove(&gone)),
+                        Ok(None) => {}
+                        Err(_) => self.member.fail(broken_off()),
                     }
                 }
                 Ok(()) = made.changed() => looking = self.look(),
@@ -252,6 +255,17 @@ impl Driver {
         }
         self.member.end(None);
     }
+}
+
+/// Until `run` is over. Where it breaks off, so does the subscription, and its receiver is told.
+pub(super) async fn guarded(run: impl Future<Output = ()>, member: Arc<Member>) {
+    if AssertUnwindSafe(run).catch_unwind().await.is_err() {
+        member.end(Some(broken_off()));
+    }
+}
+
+fn broken_off() -> TransportError {
+    TransportError::new(TransportErrorKind::Internal, "a task that reads from Pub/Sub broke off")
 }
 
 /// The answer to what is asked; where that is nothing, there is none.

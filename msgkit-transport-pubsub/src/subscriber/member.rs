@@ -513,10 +513,10 @@ impl Member {
         self.confirmed.notify_waiters();
     }
 
-    /// For a reading task: the receiver is told, once.
+    /// The receiver is told, once; nothing more is fetched for it.
     pub(crate) fn fail(&self, failure: TransportError) {
         self.lock().failure = Some(failure);
-        self.arrived.notify_one();
+        self.enter(Phase::Stopped);
     }
 }
 
