@@ -189,7 +189,7 @@ impl Driver {
                     match found {
                         Ok(found) if self.member.phase() == Phase::Reads => self.read_also(found),
                         Ok(_) => {}
-                        Err(error) if !error.is_temporary() => self.member.fail(error),
+                        Err(error) if !error.is_temporary() => self.member.trouble(&error),
                         Err(error) => {
                             tracing::warn!(error = %msgkit::Chain(&error), "looking for new topics failed; they are looked for again");
                         }

@@ -513,6 +513,14 @@ impl Member {
         self.confirmed.notify_waiters();
     }
 
+    /// The receiver is told of what is tried again, and goes on with the rest: to begin anew would give that back, and each time
+    /// the service would count a start of it.
+    pub(crate) fn trouble(&self, refused: &TransportError) {
+        let text = format!("{}; it is tried again", msgkit::Chain(refused));
+        self.lock().failure = Some(TransportError::new(TransportErrorKind::Unavailable, text));
+        self.arrived.notify_one();
+    }
+
     /// The receiver is told, once; nothing more is fetched for it.
     pub(crate) fn fail(&self, failure: TransportError) {
         self.lock().failure = Some(failure);

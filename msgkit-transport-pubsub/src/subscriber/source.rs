@@ -59,14 +59,17 @@ impl Source {
                 }
                 Err(error) => error,
             };
-            if !error.is_temporary() {
-                self.member.fail(error);
-                return None;
-            }
-            tracing::warn!(subscription = %self.name, error = %msgkit::Chain(&error), "a stream was lost; it is opened again in {pause:?}");
+            let waits = if error.is_temporary() {
+                tracing::warn!(subscription = %self.name, error = %msgkit::Chain(&error), "a stream was lost; it is opened again in {pause:?}");
+                let longer = (pause * 2).min(PAUSE.1);
+                std::mem::replace(&mut pause, longer)
+            } else {
+                self.member.trouble(&error);
+                self.core.config.topic_refresh
+            };
             tokio::select! {
                 () = self.member.reached(Phase::Stopped) => return None,
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE.1),
+                () = tokio::time::sleep(waits) => {}
             }
         }
         None
