@@ -45,8 +45,6 @@ pub(crate) struct Core {
     pub(crate) closing: watch::Sender<bool>,
     known: Mutex<Known>,
     drivers: Mutex<Vec<JoinHandle<()>>>,
-    /// How many messages have come, so that nobody asks for a sign of life where there are some.
-    came: AtomicU64,
     has_pulse: AtomicBool,
 }
 
@@ -75,17 +73,11 @@ impl Core {
             closing: watch::Sender::new(false),
             known: Mutex::default(),
             drivers: Mutex::default(),
-            came: AtomicU64::new(0),
             has_pulse: AtomicBool::new(false),
         }
     }
 
-    /// A message has come.
-    pub(crate) fn heard(&self) {
-        self.came.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// From the first subscription on the connection is asked for signs of life, until the transport closes.
+    /// From the first subscription on connections are asked for signs of life, until the transport closes.
     pub(crate) fn watch(self: &Arc<Self>) {
         if !self.has_pulse.swap(true, Ordering::Relaxed) {
             self.adopt(tokio::spawn(pulse(self.clone())));
@@ -182,20 +174,15 @@ impl fmt::Debug for Core {
 async fn pulse(core: Arc<Core>) {
     let Ok(nothing) = core.names.nothing() else { return };
     let pause = (core.config.lease / 2).min(PULSE);
-    let mut before = 0;
-    loop {
-        tokio::select! {
-            () = closing(&core) => return,
-            () = tokio::time::sleep(pause) => {}
+    let beating = async {
+        loop {
+            tokio::time::sleep(pause).await;
+            core.clients.pulse(&nothing).await;
         }
-        let came = core.came.load(Ordering::Relaxed);
-        if std::mem::replace(&mut before, came) != came {
-            continue;
-        }
-        tokio::select! {
-            () = closing(&core) => return,
-            () = core.clients.pulse(&nothing) => {}
-        }
+    };
+    tokio::select! {
+        () = closing(&core) => {}
+        () = beating => {}
     }
 }
 

@@ -19,6 +19,7 @@ use msgkit::transport::{
     TransportErrorKind,
 };
 
+use crate::connections::Seat;
 use crate::core::Core;
 use crate::error::{self, code};
 use crate::publisher::LETTERS;
@@ -35,6 +36,7 @@ const MOST: usize = 10_000;
 /// The dead letters of a group, in hand until this is ended.
 struct Look {
     stream: MessageStream,
+    _seat: Seat,
     letters: Vec<(Arc<str>, Incoming, Handler)>,
 }
 
@@ -62,13 +64,14 @@ impl Pubsub {
         message.attributes.insert(MARK.to_owned(), mark.clone());
         LETTERS.clone_into(&mut message.ordering_key);
         self.send_one(topic.clone(), message).await?;
-        let reads = core.clients.subscriber().await?.subscribe(&name);
+        let seat = core.clients.seat();
+        let reads = core.clients.subscriber(&seat).await?.subscribe(&name);
         let reads = reads
             .set_max_outstanding_messages(i64::try_from(MOST).unwrap_or(i64::MAX))
             .set_max_outstanding_bytes(i64::try_from(core.config.fetch_buffer).unwrap_or(i64::MAX))
             .set_max_lease_extension(core.config.lease)
             .set_shutdown_behavior(ShutdownBehavior::WaitForProcessing);
-        let mut look = Look { stream: reads.build(), letters: Vec::new() };
+        let mut look = Look { stream: reads.build(), _seat: seat, letters: Vec::new() };
         // A mark is taken for good only when no letter before it is in hand unsettled, so it goes last.
         let mut marks = Vec::new();
         let failed = loop {

@@ -4,12 +4,16 @@
 
 #[path = "service/foreign.rs"]
 mod foreign;
+#[path = "service/many.rs"]
+mod many;
 #[path = "service/mended.rs"]
 mod mended;
 #[path = "service/places.rs"]
 mod places;
 #[path = "service/poison.rs"]
 mod poison;
+#[path = "service/refused.rs"]
+mod refused;
 #[path = "service/scale.rs"]
 mod scale;
 mod support;

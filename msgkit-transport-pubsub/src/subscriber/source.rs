@@ -17,6 +17,7 @@ use msgkit::transport::{Subscription, TransportError, TransportErrorKind};
 
 use super::known::{Known, Whose};
 use super::member::{Came, Member, Phase};
+use crate::connections::Seat;
 use crate::core::Core;
 use crate::error::{self, code};
 use crate::names::Reader;
@@ -47,9 +48,10 @@ impl Source {
         let mut pause = PAUSE.0;
         while self.member.phase() == Phase::Reads {
             // Asked for first: of a client that is exchanged meanwhile the stream is silent at once.
-            let generation = self.core.clients.subscribers();
-            let error = match self.open().await {
-                Ok(Some(stream)) => match self.read(stream, generation, &mut pause).await {
+            let seat = self.core.clients.seat();
+            let generation = seat.client().generation();
+            let error = match self.open(&seat).await {
+                Ok(Some(stream)) => match self.read(stream, &seat, generation, &mut pause).await {
                     None => return None,
                     Some(error) => error,
                 },
@@ -76,7 +78,7 @@ impl Source {
     }
 
     /// `None` where it was gone, and was not made again because its topic is gone.
-    async fn open(&self) -> Result<Option<MessageStream>, TransportError> {
+    async fn open(&self, seat: &Seat) -> Result<Option<MessageStream>, TransportError> {
         if !self.core.is_there(&self.name) {
             self.make_again().await?;
             if self.reader.is_some() && !self.core.is_there(&self.name) {
@@ -88,7 +90,7 @@ impl Source {
         let reads = self
             .core
             .clients
-            .subscriber()
+            .subscriber(seat)
             .await?
             .subscribe(&self.name)
             .set_max_outstanding_messages(i64::from(most))
@@ -104,12 +106,13 @@ impl Source {
     async fn read(
         &self,
         mut stream: MessageStream,
+        seat: &Seat,
         generation: u64,
         pause: &mut Duration,
     ) -> Option<TransportError> {
         let ended = stream.shutdown_token();
         let mut stopped = pin!(self.member.reached(Phase::Stopped));
-        let mut renewed = pin!(self.core.clients.subscriber_renewed(generation));
+        let mut renewed = pin!(seat.client().renewed(generation));
         let error = loop {
             // Never dropped for anything but the end: the client opens another stream where it is.
             let next = tokio::select! {
@@ -131,7 +134,7 @@ impl Source {
             match next {
                 Some(Ok((message, handler))) => {
                     *pause = PAUSE.0;
-                    self.core.heard();
+                    seat.heard();
                     self.give(message, handler);
                 }
                 Some(Err(error)) => {
