@@ -1,6 +1,8 @@
 //! A subscription as both sides see it: the deliveries that a service holds, and the tasks that read for it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+mod state;
+
+use std::collections::BTreeSet;
 use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,11 +16,9 @@ use msgkit::Topic;
 use msgkit::transport::{Incoming, Settle, Token, TransportError, TransportErrorKind};
 use tokio::sync::{Notify, watch};
 
+use self::state::{Held, State, Withheld};
 use crate::core::Core;
 use crate::error::closed;
-
-/// The most handles of superseded deliveries that are kept: dropping one would tell the service to hand the message out again.
-const MOST_STALE: usize = 10_000;
 
 /// What the two sides share. Everything in it is bounded by what the service lets a stream have outstanding: so many messages
 /// as the prefetch and `fetch_ahead`, so many bytes as `fetch_buffer`, for each topic that is read. All of it is read at once:
@@ -51,45 +51,6 @@ pub(crate) enum Phase {
     Left,
 }
 
-#[derive(Default)]
-struct State {
-    next: u64,
-    /// What was fetched, or given back, and not handed out, by the order in which it came.
-    buffer: BTreeMap<u64, Incoming>,
-    /// What was fetched and is not handed out yet: it is undecided whose it is, or whose one before it of its key is.
-    withheld: BTreeMap<u64, Withheld>,
-    /// Everything that is unsettled, fetched or in hand.
-    held: HashMap<u64, Held>,
-    /// What was settled, while an earlier message of its key is not: the service takes settlements of a key in order.
-    parked: HashMap<u64, Held>,
-    ids: HashMap<(usize, Arc<str>), u64>,
-    /// The unsettled and parked messages of each key, by topic.
-    keys: HashMap<(usize, String), BTreeSet<u64>>,
-    in_hand: usize,
-    /// Those of deliveries that have come again since.
-    stale: VecDeque<Handler>,
-    /// To be confirmed.
-    acks: Vec<(u64, Handler)>,
-    unconfirmed: BTreeSet<u64>,
-    told: u64,
-    lost: u64,
-    failure: Option<TransportError>,
-    over: bool,
-}
-
-struct Held {
-    source: usize,
-    message: Arc<str>,
-    key: String,
-    count: u32,
-    handler: Handler,
-}
-
-struct Withheld {
-    undecided: bool,
-    message: Incoming,
-}
-
 /// A message as it came from the service.
 pub(crate) struct Came {
     /// Which of those that read for the subscription it came to.
@@ -117,93 +78,6 @@ pub(crate) enum Found {
     Messages,
     Nothing,
     End,
-}
-
-impl State {
-    /// A message is nobody's any more.
-    fn take(&mut self, id: u64) -> Option<Held> {
-        let held = self.held.remove(&id)?;
-        self.ids.remove(&(held.source, held.message.clone()));
-        if self.buffer.remove(&id).is_none() && self.withheld.remove(&id).is_none() {
-            self.in_hand = self.in_hand.saturating_sub(1);
-        }
-        Some(held)
-    }
-
-    fn leaves_key(&mut self, source: usize, key: &str, id: u64) {
-        if !key.is_empty() {
-            let key = (source, key.to_owned());
-            if let Some(ids) = self.keys.get_mut(&key) {
-                ids.remove(&id);
-                if ids.is_empty() {
-                    self.keys.remove(&key);
-                }
-            }
-        }
-    }
-
-    /// Whether the latest message of a key is withheld, so that what comes behind it is as well.
-    fn withholds(&self, source: usize, key: &str) -> bool {
-        if key.is_empty() || self.withheld.is_empty() {
-            return false;
-        }
-        let latest = self.keys.get(&(source, key.to_owned())).and_then(BTreeSet::last);
-        latest.is_some_and(|latest| self.withheld.contains_key(latest))
-    }
-
-    /// Withholds no more what is decided, unless one before it of its key is not.
-    fn release(&mut self) {
-        let mut closed = HashSet::new();
-        for (id, withheld) in std::mem::take(&mut self.withheld) {
-            let held = self.held.get(&id).filter(|held| !held.key.is_empty());
-            let key = held.map(|held| (held.source, held.key.clone()));
-            if withheld.undecided || key.as_ref().is_some_and(|key| closed.contains(key)) {
-                closed.extend(key);
-                self.withheld.insert(id, withheld);
-            } else {
-                self.buffer.insert(id, withheld.message);
-            }
-        }
-    }
-
-    /// Keeps the handle of a delivery that is superseded: dropped, it would tell the service to hand the message out again.
-    fn keep_stale(&mut self, held: Held, id: u64) {
-        self.leaves_key(held.source, &held.key, id);
-        if self.stale.len() >= MOST_STALE {
-            self.stale.pop_front();
-        }
-        self.stale.push_back(held.handler);
-    }
-
-    fn tell(&mut self, held: Held) {
-        self.told += 1;
-        self.unconfirmed.insert(self.told);
-        self.acks.push((self.told, held.handler));
-    }
-
-    /// Settles `held`, and what was parked behind it; or parks it behind an earlier message of its key.
-    fn settle(&mut self, id: u64, held: Held) {
-        if held.key.is_empty() {
-            return self.tell(held);
-        }
-        let key = (held.source, held.key.clone());
-        self.parked.insert(id, held);
-        while let Some(first) = self.keys.get(&key).and_then(|ids| ids.first().copied()) {
-            let Some(held) = self.parked.remove(&first) else { return };
-            self.leaves_key(held.source, &held.key, first);
-            self.tell(held);
-        }
-    }
-
-    /// Settles what is parked, whatever stands before it.
-    fn unpark(&mut self) {
-        let mut parked: Vec<(u64, Held)> = self.parked.drain().collect();
-        parked.sort_unstable_by_key(|(id, _)| *id);
-        for (id, held) in parked {
-            self.leaves_key(held.source, &held.key, id);
-            self.tell(held);
-        }
-    }
 }
 
 impl Member {

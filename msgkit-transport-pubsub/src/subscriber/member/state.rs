@@ -1,0 +1,136 @@
+//! What a member holds, and the order of its settlements.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use google_cloud_pubsub::subscriber::handler::Handler;
+use msgkit::transport::{Incoming, TransportError};
+
+/// The most handles of superseded deliveries that are kept: dropping one would tell the service to hand the message out again.
+const MOST_STALE: usize = 10_000;
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) next: u64,
+    /// What was fetched, or given back, and not handed out, by the order in which it came.
+    pub(super) buffer: BTreeMap<u64, Incoming>,
+    /// What was fetched and is not handed out yet: it is undecided whose it is, or whose one before it of its key is.
+    pub(super) withheld: BTreeMap<u64, Withheld>,
+    /// Everything that is unsettled, fetched or in hand.
+    pub(super) held: HashMap<u64, Held>,
+    /// What was settled, while an earlier message of its key is not: the service takes settlements of a key in order.
+    pub(super) parked: HashMap<u64, Held>,
+    pub(super) ids: HashMap<(usize, Arc<str>), u64>,
+    /// The unsettled and parked messages of each key, by topic.
+    pub(super) keys: HashMap<(usize, String), BTreeSet<u64>>,
+    pub(super) in_hand: usize,
+    /// Those of deliveries that have come again since.
+    pub(super) stale: VecDeque<Handler>,
+    /// To be confirmed.
+    pub(super) acks: Vec<(u64, Handler)>,
+    pub(super) unconfirmed: BTreeSet<u64>,
+    pub(super) told: u64,
+    pub(super) lost: u64,
+    pub(super) failure: Option<TransportError>,
+    pub(super) over: bool,
+}
+
+pub(super) struct Held {
+    pub(super) source: usize,
+    pub(super) message: Arc<str>,
+    pub(super) key: String,
+    pub(super) count: u32,
+    pub(super) handler: Handler,
+}
+
+pub(super) struct Withheld {
+    pub(super) undecided: bool,
+    pub(super) message: Incoming,
+}
+
+impl State {
+    /// A message is nobody's any more.
+    pub(super) fn take(&mut self, id: u64) -> Option<Held> {
+        let held = self.held.remove(&id)?;
+        self.ids.remove(&(held.source, held.message.clone()));
+        if self.buffer.remove(&id).is_none() && self.withheld.remove(&id).is_none() {
+            self.in_hand = self.in_hand.saturating_sub(1);
+        }
+        Some(held)
+    }
+
+    pub(super) fn leaves_key(&mut self, source: usize, key: &str, id: u64) {
+        if !key.is_empty() {
+            let key = (source, key.to_owned());
+            if let Some(ids) = self.keys.get_mut(&key) {
+                ids.remove(&id);
+                if ids.is_empty() {
+                    self.keys.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// Whether the latest message of a key is withheld, so that what comes behind it is as well.
+    pub(super) fn withholds(&self, source: usize, key: &str) -> bool {
+        if key.is_empty() || self.withheld.is_empty() {
+            return false;
+        }
+        let latest = self.keys.get(&(source, key.to_owned())).and_then(BTreeSet::last);
+        latest.is_some_and(|latest| self.withheld.contains_key(latest))
+    }
+
+    /// Withholds no more what is decided, unless one before it of its key is not.
+    pub(super) fn release(&mut self) {
+        let mut closed = HashSet::new();
+        for (id, withheld) in std::mem::take(&mut self.withheld) {
+            let held = self.held.get(&id).filter(|held| !held.key.is_empty());
+            let key = held.map(|held| (held.source, held.key.clone()));
+            if withheld.undecided || key.as_ref().is_some_and(|key| closed.contains(key)) {
+                closed.extend(key);
+                self.withheld.insert(id, withheld);
+            } else {
+                self.buffer.insert(id, withheld.message);
+            }
+        }
+    }
+
+    /// Keeps the handle of a delivery that is superseded: dropped, it would tell the service to hand the message out again.
+    pub(super) fn keep_stale(&mut self, held: Held, id: u64) {
+        self.leaves_key(held.source, &held.key, id);
+        if self.stale.len() >= MOST_STALE {
+            self.stale.pop_front();
+        }
+        self.stale.push_back(held.handler);
+    }
+
+    pub(super) fn tell(&mut self, held: Held) {
+        self.told += 1;
+        self.unconfirmed.insert(self.told);
+        self.acks.push((self.told, held.handler));
+    }
+
+    /// Settles `held`, and what was parked behind it; or parks it behind an earlier message of its key.
+    pub(super) fn settle(&mut self, id: u64, held: Held) {
+        if held.key.is_empty() {
+            return self.tell(held);
+        }
+        let key = (held.source, held.key.clone());
+        self.parked.insert(id, held);
+        while let Some(first) = self.keys.get(&key).and_then(|ids| ids.first().copied()) {
+            let Some(held) = self.parked.remove(&first) else { return };
+            self.leaves_key(held.source, &held.key, first);
+            self.tell(held);
+        }
+    }
+
+    /// Settles what is parked, whatever stands before it.
+    pub(super) fn unpark(&mut self) {
+        let mut parked: Vec<(u64, Held)> = self.parked.drain().collect();
+        parked.sort_unstable_by_key(|(id, _)| *id);
+        for (id, held) in parked {
+            self.leaves_key(held.source, &held.key, id);
+            self.tell(held);
+        }
+    }
+}
