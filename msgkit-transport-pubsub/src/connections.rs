@@ -21,7 +21,8 @@ impl Connections {
     /// Room for one stream, in the first connection that has some.
     pub(crate) fn seat(&self) -> Seat {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = all.iter().find(|connection| connection.streams.load(Ordering::Relaxed) < STREAMS).cloned();
+        let free =
+            all.iter().find(|connection| connection.streams.load(Ordering::Relaxed) < STREAMS).cloned();
         let connection = free.unwrap_or_else(|| {
             let new = Arc::new(Connection::new());
             all.push(new.clone());
@@ -93,7 +94,10 @@ impl<C: Clone> Renewed<C> {
         *self.generation.borrow()
     }
 
-    pub(crate) async fn get(&self, make: impl Future<Output = Result<C, TransportError>>) -> Result<C, TransportError> {
+    pub(crate) async fn get(
+        &self,
+        make: impl Future<Output = Result<C, TransportError>>,
+    ) -> Result<C, TransportError> {
         let known = self.now.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(client) = known {
             return Ok(client);

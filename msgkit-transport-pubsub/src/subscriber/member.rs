@@ -120,7 +120,7 @@ impl Member {
             room -= 1;
             let Some(held) = state.held.get(&id) else { continue };
             into.push(Handed {
-                token: Token { id, epoch: 0 },
+                token: Token { id, epoch: held.epoch },
                 count: held.count,
                 position: held.message.clone(),
                 message,
@@ -171,16 +171,11 @@ impl Member {
             handler.delivery_attempt().and_then(|count| u32::try_from(count).ok()).unwrap_or(1).max(1);
         let mut state = self.lock();
         let known = (source, message_id.clone());
-        // It comes again while it is held here: its lease was lost, or the service hands it out twice.
         if let Some(id) = state.ids.get(&known).copied() {
-            let waited = state.withheld.get(&id).is_some_and(|withheld| withheld.undecided);
-            if let Some(held) = state.take(id) {
-                state.keep_stale(held, id);
-            }
-            if waited {
-                // What came behind it waits for it no more.
-                state.release();
-            }
+            state.supersede(id, Withheld { undecided, message }, count, handler);
+            drop(state);
+            self.untold.store(true, Ordering::Release);
+            return;
         }
         let withheld = undecided || state.withholds(source, &key);
         let id = state.next;
@@ -189,7 +184,7 @@ impl Member {
         if !key.is_empty() {
             state.keys.entry((source, key.clone())).or_default().insert(id);
         }
-        state.held.insert(id, Held { source, message: message_id, key, count, handler });
+        state.held.insert(id, Held { source, message: message_id, key, count, handler, epoch: 0 });
         if withheld {
             state.withheld.insert(id, Withheld { undecided, message });
         } else {
@@ -254,7 +249,8 @@ impl Member {
         let ids: Vec<u64> = all.map(|(id, _)| *id).collect();
         for id in ids {
             if let Some(held) = state.take(id).or_else(|| state.parked.remove(&id)) {
-                state.keep_stale(held, id);
+                state.leaves_key(held.source, &held.key, id);
+                state.keep_stale(held.handler);
             }
         }
         drop(state);
@@ -407,9 +403,10 @@ impl Settle for Member {
         let mut state = self.lock();
         let mut late = 0;
         for token in tokens.drain(..) {
-            match state.take(token.id) {
+            // Where there is none it has come again since, or the subscription is over.
+            let current = state.of(token).is_some();
+            match current.then(|| state.take(token.id)).flatten() {
                 Some(held) => state.settle(token.id, held),
-                // It has come again since, or the subscription is over.
                 None => late += 1,
             }
         }
@@ -425,7 +422,7 @@ impl Settle for Member {
     /// service, which would count a start.
     fn returned(&self, token: Token, message: Incoming) {
         let mut state = self.lock();
-        if !state.held.contains_key(&token.id) {
+        if state.of(token).is_none() {
             return;
         }
         state.in_hand = state.in_hand.saturating_sub(1);

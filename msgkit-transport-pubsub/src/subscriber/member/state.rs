@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use google_cloud_pubsub::subscriber::handler::Handler;
-use msgkit::transport::{Incoming, TransportError};
+use msgkit::transport::{Incoming, Token, TransportError};
 
 /// The most handles of superseded deliveries that are kept: dropping one would tell the service to hand the message out again.
 const MOST_STALE: usize = 10_000;
@@ -41,6 +41,8 @@ pub(super) struct Held {
     pub(super) key: String,
     pub(super) count: u32,
     pub(super) handler: Handler,
+    /// How often it has come again since: a settlement of an earlier delivery is none of this one.
+    pub(super) epoch: u64,
 }
 
 pub(super) struct Withheld {
@@ -95,13 +97,35 @@ impl State {
         }
     }
 
+    /// A message comes again while it is held here: its lease was lost, or the service hands it out twice. It keeps its place,
+    /// before those of its key that came after it.
+    pub(super) fn supersede(&mut self, id: u64, again: Withheld, count: u32, handler: Handler) {
+        let Some(held) = self.held.get_mut(&id) else { return };
+        let stale = std::mem::replace(&mut held.handler, handler);
+        held.count = count;
+        held.epoch += 1;
+        self.keep_stale(stale);
+        if let Some(withheld) = self.withheld.get_mut(&id) {
+            withheld.message = again.message;
+            withheld.undecided &= again.undecided;
+            self.release();
+        } else if self.buffer.insert(id, again.message).is_none() {
+            // It was in hand.
+            self.in_hand = self.in_hand.saturating_sub(1);
+        }
+    }
+
     /// Keeps the handle of a delivery that is superseded: dropped, it would tell the service to hand the message out again.
-    pub(super) fn keep_stale(&mut self, held: Held, id: u64) {
-        self.leaves_key(held.source, &held.key, id);
+    pub(super) fn keep_stale(&mut self, handler: Handler) {
         if self.stale.len() >= MOST_STALE {
             self.stale.pop_front();
         }
-        self.stale.push_back(held.handler);
+        self.stale.push_back(handler);
+    }
+
+    /// The delivery of a token, where that is the one of now.
+    pub(super) fn of(&self, token: Token) -> Option<&Held> {
+        self.held.get(&token.id).filter(|held| held.epoch == token.epoch)
     }
 
     pub(super) fn tell(&mut self, held: Held) {
