@@ -40,6 +40,8 @@ pub(crate) struct Core {
     pub(crate) made: watch::Sender<u64>,
     /// One reader at a time looks into dead letters.
     pub(crate) looking: tokio::sync::Mutex<()>,
+    /// Who that is, among other processes.
+    pub(crate) looker: u64,
     /// When the entries were asked for last because of what came, and what they said; one asks at a time, for all.
     pub(crate) asked: tokio::sync::Mutex<Option<(Instant, Option<Arc<Entries>>)>>,
     pub(crate) closing: watch::Sender<bool>,
@@ -69,6 +71,7 @@ impl Core {
             late: AtomicU64::new(0),
             made: watch::Sender::new(0),
             looking: tokio::sync::Mutex::default(),
+            looker: fastrand::u64(..),
             asked: tokio::sync::Mutex::default(),
             closing: watch::Sender::new(false),
             known: Mutex::default(),

@@ -24,8 +24,6 @@ use crate::wire;
 
 /// The client keeps a task for each ordering key that it has seen, for ever. After so many it is made anew.
 const MOST_KEYS: usize = 10_000;
-/// The ordering key of all dead letters of a group, which are read in their order.
-pub(crate) const LETTERS: &str = "msgkit.letters";
 
 /// The clients that publish, one for each topic, and the room for what is on its way.
 pub(crate) struct Sender {
@@ -216,7 +214,8 @@ impl Core {
         let mut message = wire::write(envelope);
         let is_letter = matches!(outgoing.to, Destination::DeadLetter(_));
         if is_letter {
-            LETTERS.clone_into(&mut message.ordering_key);
+            // Any of them may be removed, and the service takes settlements of a key in its order alone.
+            message.ordering_key.clear();
         }
         let bytes = wire::bytes(&message);
         // A copy is larger than its message, and must have a place all the same.

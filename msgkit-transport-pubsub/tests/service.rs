@@ -4,10 +4,14 @@
 
 #[path = "service/foreign.rs"]
 mod foreign;
+#[path = "service/letters.rs"]
+mod letters;
 #[path = "service/many.rs"]
 mod many;
 #[path = "service/mended.rs"]
 mod mended;
+#[path = "service/order.rs"]
+mod order;
 #[path = "service/places.rs"]
 mod places;
 #[path = "service/poison.rs"]

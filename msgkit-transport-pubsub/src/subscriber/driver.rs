@@ -229,7 +229,6 @@ impl Driver {
     /// Nothing more is fetched; what was settled is told, what is unsettled goes back.
     async fn leave(mut self, mut acks: Acks) {
         self.member.enter(Phase::Stopped);
-        self.member.unpark();
         if timeout(LEAVE, self.confirm(&mut acks)).await.is_err() {
             tracing::warn!(
                 "Pub/Sub did not confirm every settlement in time; what it has not taken comes again"

@@ -178,12 +178,8 @@ impl Member {
             return;
         }
         let withheld = undecided || state.withholds(source, &key);
-        let id = state.next;
-        state.next += 1;
+        let id = state.number(source, &key);
         state.ids.insert(known, id);
-        if !key.is_empty() {
-            state.keys.entry((source, key.clone())).or_default().insert(id);
-        }
         state.held.insert(id, Held { source, message: message_id, key, count, handler, epoch: 0 });
         if withheld {
             state.withheld.insert(id, Withheld { undecided, message });
@@ -214,8 +210,7 @@ impl Member {
         }
         for id in foreign {
             if let Some(held) = state.take(id) {
-                state.leaves_key(held.source, &held.key, id);
-                state.tell(held);
+                state.settle(id, held);
             }
         }
         state.release();
@@ -232,12 +227,11 @@ impl Member {
     }
 
     /// For a reading task: a message that does not belong to the subscription.
-    pub(crate) fn skip(&self, handler: Handler) {
+    pub(crate) fn skip(&self, came: Came) {
+        let Came { source, id: message, key, handler, .. } = came;
         let mut state = self.lock();
-        state.told += 1;
-        let told = state.told;
-        state.unconfirmed.insert(told);
-        state.acks.push((told, handler));
+        let id = state.number(source, &key);
+        state.settle(id, Held { source, message, key, count: 0, handler, epoch: 0 });
         drop(state);
         self.settled.notify_one();
     }
@@ -317,16 +311,10 @@ impl Member {
         self.confirmed.notify_waiters();
     }
 
-    /// What is parked is settled now, whatever stands before it.
-    pub(crate) fn unpark(&self) -> u64 {
-        let mut state = self.lock();
-        state.unpark();
-        state.told
-    }
-
-    /// Resolves when the service has answered for everything that was settled before.
+    /// Resolves when the service has answered for everything that was settled before. What waits behind an earlier message of its
+    /// key it cannot be told yet.
     pub(crate) async fn flush(&self) -> Result<(), TransportError> {
-        let until = self.unpark();
+        let until = self.lock().told;
         self.settled.notify_one();
         loop {
             let changed = self.confirmed.notified();
@@ -352,10 +340,13 @@ impl Member {
         }
     }
 
-    /// Everything that is unsettled goes back, the oldest first.
+    /// Everything that is unsettled goes back, the oldest first; and with it what was settled behind one of these of its key, which
+    /// the service would not take.
     pub(crate) fn give_back(&self) {
         let mut state = self.lock();
-        let mut held: Vec<(u64, Held)> = state.held.drain().collect();
+        let parked: Vec<(u64, Held)> = state.parked.drain().collect();
+        self.core.count_late(parked.len() as u64);
+        let mut held: Vec<(u64, Held)> = state.held.drain().chain(parked).collect();
         held.sort_unstable_by_key(|(id, _)| *id);
         state.buffer.clear();
         state.withheld.clear();

@@ -182,7 +182,7 @@ impl Source {
         match whose {
             Whose::Ours => self.member.put(came),
             Whose::Undecided => self.member.withhold(came),
-            Whose::Foreign => self.member.skip(came.handler),
+            Whose::Foreign => self.member.skip(came),
         }
     }
 

@@ -61,6 +61,16 @@ impl State {
         Some(held)
     }
 
+    /// The number of a message that has come; those of a key are settled in the order of theirs.
+    pub(super) fn number(&mut self, source: usize, key: &str) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        if !key.is_empty() {
+            self.keys.entry((source, key.to_owned())).or_default().insert(id);
+        }
+        id
+    }
+
     pub(super) fn leaves_key(&mut self, source: usize, key: &str, id: u64) {
         if !key.is_empty() {
             let key = (source, key.to_owned());
@@ -144,16 +154,6 @@ impl State {
         while let Some(first) = self.keys.get(&key).and_then(|ids| ids.first().copied()) {
             let Some(held) = self.parked.remove(&first) else { return };
             self.leaves_key(held.source, &held.key, first);
-            self.tell(held);
-        }
-    }
-
-    /// Settles what is parked, whatever stands before it.
-    pub(super) fn unpark(&mut self) {
-        let mut parked: Vec<(u64, Held)> = self.parked.drain().collect();
-        parked.sort_unstable_by_key(|(id, _)| *id);
-        for (id, held) in parked {
-            self.leaves_key(held.source, &held.key, id);
             self.tell(held);
         }
     }
