@@ -104,6 +104,14 @@ impl Core {
         Ok(Lane { client, keys: Mutex::default() })
     }
 
+    /// Publishes one message by a client of its own, also while the transport closes; answers whether the service has taken it.
+    pub(crate) async fn send_apart(&self, topic: &str, message: Message) -> bool {
+        let Ok(lane) = self.new_lane(topic).await else { return false };
+        let taken = lane.client.publish(message);
+        lane.client.flush().await;
+        taken.await.is_ok()
+    }
+
     /// Publishes `parcels`, in order; answers which were not taken, and why. It goes on though nobody waits any more, so that
     /// what is on its way is always bounded, and a key that failed is always resumed.
     async fn send(self: &Arc<Self>, parcels: Vec<Parcel>) -> Vec<(usize, TransportError)> {

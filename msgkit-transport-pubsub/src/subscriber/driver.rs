@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::FuturesUnordered;
-use msgkit::transport::{Subscription, TransportError, TransportErrorKind};
+use msgkit::transport::{Settle as _, Subscription, TransportError, TransportErrorKind};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
@@ -19,6 +19,7 @@ use super::source::Source;
 use crate::core::{Core, closing};
 use crate::names::Reader;
 use crate::places::Entries;
+use crate::wire;
 
 /// The most copies of a delay step that are fetched beyond those in hand.
 const COPIES_AHEAD: u32 = 100;
@@ -82,21 +83,23 @@ impl Driver {
             if self.reads.contains_key(&name) {
                 continue;
             }
+            let group = self.subscription.group.as_ref();
+            let suspects =
+                group.is_some_and(|group| self.core.names.suspects(group).is_ok_and(|name| name == topic));
+            if suspects {
+                self.member.suspects(self.sources);
+            }
             let source = Source {
                 core: self.core.clone(),
                 member: self.member.clone(),
                 number: self.sources,
                 implied: self.core.names.implied(&topic),
                 reader: self.reader.clone(),
-                ahead: match &self.subscription.group {
+                ahead: match self.reader {
                     // Whoever dies with a suspect fetched and not begun would condemn it.
-                    Some(group)
-                        if self.core.names.suspects(group).is_ok_and(|suspects| suspects == topic) =>
-                    {
-                        0
-                    }
-                    _ if self.reader.is_some() => ahead,
-                    _ => ahead.min(COPIES_AHEAD),
+                    _ if suspects => 0,
+                    Some(_) => ahead,
+                    None => ahead.min(COPIES_AHEAD),
                 },
                 subscription: self.subscription.clone(),
                 known: self.known.clone(),
@@ -226,6 +229,19 @@ impl Driver {
         }
     }
 
+    /// What goes back is counted as a start, of which a suspect has few. One that nobody can have started goes back as a copy,
+    /// which has all of them.
+    async fn renew_suspects(&self) {
+        let Some(group) = &self.subscription.group else { return };
+        let Ok(topic) = self.core.names.suspects(group) else { return };
+        while let Some((token, envelope)) = self.member.unstarted() {
+            if !self.core.send_apart(&topic, wire::write(&envelope)).await {
+                return;
+            }
+            self.member.done(&mut vec![token]);
+        }
+    }
+
     /// Nothing more is fetched; what was settled is told, what is unsettled goes back.
     async fn leave(mut self, mut acks: Acks) {
         self.member.enter(Phase::Stopped);
@@ -236,6 +252,7 @@ impl Driver {
         }
         self.core.round_trip().await;
         self.member.enter(Phase::Left);
+        let _ = timeout(LEAVE / 4, self.renew_suspects()).await;
         // What was settled meanwhile.
         let _ = timeout(LEAVE / 4, self.confirm(&mut acks)).await;
         self.member.give_back();

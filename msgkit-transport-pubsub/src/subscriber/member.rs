@@ -12,8 +12,8 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use google_cloud_pubsub::subscriber::handler::Handler;
-use msgkit::Topic;
 use msgkit::transport::{Incoming, Settle, Token, TransportError, TransportErrorKind};
+use msgkit::{Envelope, Topic};
 use tokio::sync::{Notify, watch};
 
 use self::state::{Held, State, Withheld};
@@ -114,11 +114,12 @@ impl Member {
         }
         let mut room = max.min(self.prefetch.saturating_sub(state.in_hand));
         while room > 0
-            && let Some((id, message)) = state.buffer.pop_first()
+            && let Some((id, message)) = state.next_out()
         {
             state.in_hand += 1;
             room -= 1;
-            let Some(held) = state.held.get(&id) else { continue };
+            let Some(held) = state.held.get_mut(&id) else { continue };
+            held.handed = true;
             into.push(Handed {
                 token: Token { id, epoch: held.epoch },
                 count: held.count,
@@ -127,6 +128,12 @@ impl Member {
             });
         }
         Ok(if into.is_empty() { Found::Nothing } else { Found::Messages })
+    }
+
+    /// How many are fetched or in hand.
+    #[cfg(test)]
+    pub(crate) fn fetched(&self) -> usize {
+        self.lock().held.len()
     }
 
     /// How far it is, for those who read for it.
@@ -180,7 +187,9 @@ impl Member {
         let withheld = undecided || state.withholds(source, &key);
         let id = state.number(source, &key);
         state.ids.insert(known, id);
-        state.held.insert(id, Held { source, message: message_id, key, count, handler, epoch: 0 });
+        state
+            .held
+            .insert(id, Held { source, message: message_id, key, count, handler, epoch: 0, handed: false });
         if withheld {
             state.withheld.insert(id, Withheld { undecided, message });
         } else {
@@ -188,6 +197,20 @@ impl Member {
         }
         drop(state);
         self.untold.store(true, Ordering::Release);
+    }
+
+    /// For the supervising task: which of those that read has suspects.
+    pub(crate) fn suspects(&self, source: usize) {
+        self.lock().suspects = Some(source);
+    }
+
+    /// For the supervising task: a suspect that nobody can have started.
+    pub(crate) fn unstarted(&self) -> Option<(Token, Envelope)> {
+        let state = self.lock();
+        let id = state.suspect()?;
+        let held = state.held.get(&id).filter(|held| !held.handed)?;
+        let envelope = state.buffer.get(&id)?.envelope()?.clone();
+        Some((Token { id, epoch: held.epoch }, envelope))
     }
 
     /// For the supervising task: the number before which everything came that is undecided; `None` where nothing is.
@@ -231,7 +254,7 @@ impl Member {
         let Came { source, id: message, key, handler, .. } = came;
         let mut state = self.lock();
         let id = state.number(source, &key);
-        state.settle(id, Held { source, message, key, count: 0, handler, epoch: 0 });
+        state.settle(id, Held { source, message, key, count: 0, handler, epoch: 0, handed: false });
         drop(state);
         self.settled.notify_one();
     }

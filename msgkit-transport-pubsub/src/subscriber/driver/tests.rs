@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use msgkit::envelope::{Clock, ContentType};
+use msgkit::envelope::{Clock, ContentType, Retry};
 use msgkit::transport::{
-    Deliveries, Delivery, Group, Incoming, Outgoing, Publisher as _, Settle as _, Subscriber as _,
-    Transport as _, TransportUrl,
+    Deliveries, Delivery, Destination, Group, Incoming, Outgoing, Publisher as _, Settle as _,
+    Subscriber as _, Transport as _, TransportUrl,
 };
 use msgkit::{Envelope, Pattern, Timestamp};
 
@@ -241,4 +241,105 @@ async fn what_comes_again_keeps_its_place_in_its_key() {
     assert_eq!(pubsub.lost_leases(), 1);
     assert_eq!(taken().0, ["1"]);
     pubsub.close().await.unwrap();
+}
+
+/// A process that leaves gives back what it has fetched, and the service counts a start of it. Of a suspect few are allowed, and it
+/// may wait behind a copy that is not due.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_that_was_never_started_is_not_counted_as_started() {
+    let Some(stand_in) = stand_in() else { return };
+    let endpoint = Some(format!("http://{}", stand_in.address()));
+    let config = PubsubConfig { endpoint, ..PubsubConfig::default() };
+    let url = TransportUrl::parse("pubsub://suspects/app").unwrap();
+    let pubsub = Pubsub::with(&url, config, Clock::system()).unwrap();
+    let core = pubsub.core();
+    let group: Group = "g".parse().unwrap();
+    let mut subscription = Subscription::group(group.clone(), [OURS.parse::<Pattern>().unwrap()]);
+    subscription.retry_step = Some(1);
+    let reads = Reads::from([
+        (core.ensure_copies(&group, 1).await.unwrap(), core.names.retry(&group, 1).unwrap()),
+        (core.ensure_suspects(&group).await.unwrap(), core.names.suspects(&group).unwrap()),
+    ]);
+    let copy = |last_start| {
+        let mut envelope = message((OURS, "k", "text")).envelope;
+        envelope.set_retry(Some(Retry { round: 1, first: Timestamp::now(), last_start }));
+        let to = Destination::Retry { group: group.clone(), step: 1, delay: Duration::from_secs(60) };
+        Outgoing::new(to, envelope)
+    };
+    pubsub.publish(vec![copy(false)]).await.unwrap();
+    let next = async |member: &Member| {
+        let mut handed = Vec::new();
+        while handed.is_empty() {
+            member.take(1, &mut handed).unwrap();
+            if handed.is_empty() {
+                member.arrived.notified().await;
+            }
+        }
+        handed.remove(0)
+    };
+    let both = async |member: &Member| {
+        while member.fetched() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let mut begun = true;
+    for _ in 0..4 {
+        let member = Arc::new(Member::new(core, 1));
+        let driver = Driver::new(core, member.clone(), None, subscription.clone(), reads.clone());
+        let running = tokio::spawn(driver.run());
+        if std::mem::take(&mut begun) {
+            // Its head is not due, and the suspect comes behind it.
+            timeout(PATIENCE, next(&member)).await.expect("a copy");
+            pubsub.publish(vec![copy(true)]).await.unwrap();
+        }
+        timeout(PATIENCE, both(&member)).await.expect("both are fetched");
+        member.enter(Phase::Left);
+        running.await.unwrap();
+    }
+    let member = Arc::new(Member::new(core, 1));
+    let driver = Driver::new(core, member.clone(), None, subscription.clone(), reads.clone());
+    let running = tokio::spawn(driver.run());
+    timeout(PATIENCE, both(&member)).await.expect("both are fetched");
+    let first = timeout(PATIENCE, next(&member)).await.expect("a copy");
+    let is_suspect = first.message.envelope().unwrap().retry().is_some_and(|retry| retry.last_start);
+    assert!(is_suspect, "it waits for nothing");
+    assert_eq!(first.count, 1, "nobody has started it");
+    member.enter(Phase::Left);
+    running.await.unwrap();
+    pubsub.close().await.unwrap();
+}
+
+/// The member has told what was settled before, and asks the service for a sign that its stream is over. One thread alone, so that no
+/// answer comes before it is settled.
+#[tokio::test]
+async fn what_is_settled_while_a_member_leaves_is_settled() {
+    let Some(stand_in) = stand_in() else { return };
+    let endpoint = Some(format!("http://{}", stand_in.address()));
+    let config = PubsubConfig { endpoint, ..PubsubConfig::default() };
+    let url = TransportUrl::parse("pubsub://leaving/app").unwrap();
+    let open = || Pubsub::with(&url, config.clone(), Clock::system()).unwrap();
+    let (leaving, staying) = (open(), open());
+    let core = leaving.core();
+    let group: Group = "g".parse().unwrap();
+    let reader = Reader::group(&group);
+    let subscription = Subscription::group(group, [OURS.parse::<Pattern>().unwrap()]);
+    let reads = core.ensure_reader(&reader, &subscription).await.unwrap();
+    let member = Arc::new(Member::new(core, 2));
+    let driver = Driver::new(core, member.clone(), Some(reader), subscription.clone(), reads);
+    let running = tokio::spawn(driver.run());
+    staying.publish(["1", "2"].map(|text| message((OURS, "k", text))).into()).await.unwrap();
+    let mut handed = Vec::new();
+    while handed.len() < 2 {
+        timeout(PATIENCE, member.arrived.notified()).await.expect("both come");
+        member.take(2, &mut handed).unwrap();
+    }
+    core.closing.send_replace(true);
+    member.reached(Phase::Stopped).await;
+    assert_eq!(member.phase(), Phase::Stopped);
+    member.done(&mut vec![handed[0].token]);
+    timeout(PATIENCE, running).await.expect("it leaves").unwrap();
+    assert_eq!(leaving.lost_leases(), 0);
+    let mut next = staying.subscribe(&subscription).await.unwrap();
+    assert_eq!(settled(&mut *next, 1).await, ["2"], "the first one is settled, the other was given back");
+    staying.close().await.unwrap();
 }

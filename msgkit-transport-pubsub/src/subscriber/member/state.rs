@@ -24,6 +24,8 @@ pub(super) struct State {
     /// The unsettled and parked messages of each key, by topic.
     pub(super) keys: HashMap<(usize, String), BTreeSet<u64>>,
     pub(super) in_hand: usize,
+    /// Which of those that read for the subscription has suspects.
+    pub(super) suspects: Option<usize>,
     /// Those of deliveries that have come again since.
     pub(super) stale: VecDeque<Handler>,
     /// To be confirmed.
@@ -43,6 +45,8 @@ pub(super) struct Held {
     pub(super) handler: Handler,
     /// How often it has come again since: a settlement of an earlier delivery is none of this one.
     pub(super) epoch: u64,
+    /// Whether it was handed out: nobody knows then whether it was started.
+    pub(super) handed: bool,
 }
 
 pub(super) struct Withheld {
@@ -51,6 +55,22 @@ pub(super) struct Withheld {
 }
 
 impl State {
+    /// The first suspect that is fetched and not handed out, or that was given back.
+    pub(super) fn suspect(&self) -> Option<u64> {
+        let suspects = self.suspects?;
+        let is_one = |id: &&u64| self.held.get(*id).is_some_and(|held| held.source == suspects);
+        self.buffer.keys().find(is_one).copied()
+    }
+
+    /// What is to be handed out next. A suspect waits behind no copy that is not due: each time that a process leaves with it the
+    /// service counts a start.
+    pub(super) fn next_out(&mut self) -> Option<(u64, Incoming)> {
+        match self.suspect() {
+            Some(id) => self.buffer.remove_entry(&id),
+            None => self.buffer.pop_first(),
+        }
+    }
+
     /// A message is nobody's any more.
     pub(super) fn take(&mut self, id: u64) -> Option<Held> {
         let held = self.held.remove(&id)?;
@@ -114,6 +134,7 @@ impl State {
         let stale = std::mem::replace(&mut held.handler, handler);
         held.count = count;
         held.epoch += 1;
+        held.handed = false;
         self.keep_stale(stale);
         if let Some(withheld) = self.withheld.get_mut(&id) {
             withheld.message = again.message;
