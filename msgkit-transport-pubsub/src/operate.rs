@@ -132,8 +132,12 @@ impl Operate for Pubsub {
         if removed { Ok(()) } else { Err(not_removed(position)) }
     }
 
-    /// Not told.
-    async fn depth(&self, _: &Destination) -> Result<Option<u64>, TransportError> {
-        Ok(None)
+    /// Not told; but a delay step that is there may hold copies, and is one deep: who reads it does not leave them behind.
+    async fn depth(&self, destination: &Destination) -> Result<Option<u64>, TransportError> {
+        let Destination::Retry { group, step, .. } = destination else { return Ok(None) };
+        let core = self.core();
+        core.open()?;
+        let step = core.names.only_subscription(&core.names.retry(group, *step)?)?;
+        Ok(Some(u64::from(core.find(&step).await?.is_some())))
     }
 }
