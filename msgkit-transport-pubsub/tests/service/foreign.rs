@@ -15,7 +15,7 @@ use super::{message, pubsub, stand_in, support, take, text};
 const DEVICE: &str = "device.AA~3A01.raw";
 
 /// The same event in both modes of CloudEvents, without a topic.
-fn events() -> [Message; 2] {
+pub(super) fn events() -> [Message; 2] {
     let attributes = [("specversion", "1.0"), ("id", "1"), ("source", "others"), ("type", "tests.text")];
     let binary: HashMap<String, String> =
         attributes.iter().map(|(name, value)| (format!("ce-{name}"), (*value).to_owned())).collect();
@@ -28,7 +28,7 @@ fn events() -> [Message; 2] {
     ]
 }
 
-async fn publish(stand_in: &StandIn, topic: &str, messages: impl IntoIterator<Item = Message>) {
+pub(super) async fn publish(stand_in: &StandIn, topic: &str, messages: impl IntoIterator<Item = Message>) {
     let builder = BasePublisher::builder().with_credentials(anonymous::Builder::new().build());
     let client = builder.with_endpoint(format!("http://{}", stand_in.address())).build().await.unwrap();
     let publisher = client.publisher(topic).build();
