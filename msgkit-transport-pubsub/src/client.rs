@@ -215,16 +215,16 @@ impl Clients {
         builder.build().await.map_err(made)
     }
 
-    /// Asks whether the connections by which messages come are alive, where nothing has come by them since this was done last. What
-    /// is asked for is `nothing`, a subscription that does not exist: the client can do nothing there but read, and any answer will
-    /// do.
+    /// Asks whether the connections by which messages come are alive, where nothing has come by them since this was done last.
+    /// What is asked for is `nothing`, a subscription that does not exist: the client can do nothing there but read, and any
+    /// answer will do.
     pub(crate) async fn pulse(&self, nothing: &str) {
         let asking = self.connections.silent().into_iter().map(|connection| self.ask(connection, nothing));
         futures_util::future::join_all(asking).await;
     }
 
-    /// Exchanges the client of a connection that gives no answer where another one does. Where none does the service may refuse for
-    /// now, which the client tells nobody: to begin anew would only ask more of it.
+    /// Exchanges the client of a connection that gives no answer where another one does. Where none does the service may refuse
+    /// for now, which the client tells nobody: to begin anew would only ask more of it.
     async fn ask(&self, connection: std::sync::Arc<Connection>, nothing: &str) {
         let generation = connection.client.generation();
         let Ok(client) = connection.client.get(self.new_subscriber()).await else { return };

@@ -55,8 +55,8 @@ impl Core {
         }
     }
 
-    /// Refuses what a reader reads and does not belong to its topic any more, and its entries: nothing else would tell it that nothing
-    /// comes.
+    /// Refuses what a reader reads and does not belong to its topic any more, and its entries: nothing else would tell it that
+    /// nothing comes.
     pub(crate) async fn check_reads(
         &self,
         reader: &Reader,

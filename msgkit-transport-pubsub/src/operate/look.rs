@@ -1,9 +1,9 @@
 //! Looking through the dead letters of a group, which nobody reads otherwise.
 //!
-//! Letters have no ordering key: the service takes settlements of a key in its order alone, and any of them may be removed. Whoever
-//! looks publishes a mark behind them and reads until that has come, and nothing more for a moment; then everything is given
-//! back. Marks have a key, so the next one comes when the one before it is settled, which is last of all: one reader at a time
-//! has the letters, and another one that began at the same time is told.
+//! Letters have no ordering key: the service takes settlements of a key in its order alone, and any of them may be removed.
+//! Whoever looks publishes a mark behind them and reads until that has come, and nothing more for a moment; then everything is
+//! given back. Marks have a key, so the next one comes when the one before it is settled, which is last of all: one reader at a
+//! time has the letters, and another one that began at the same time is told.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -39,8 +39,8 @@ impl Core {
         }
     }
 
-    /// Refuses a subscription that is there and does not belong to `topic`: a topic that is deleted and made again is another one,
-    /// from which its old subscriptions get nothing.
+    /// Refuses a subscription that is there and does not belong to `topic`: a topic that is deleted and made again is another
+    /// one, from which its old subscriptions get nothing.
     pub(super) async fn check_topic(&self, name: &str, topic: &str) -> Result<(), TransportError> {
         match self.find(name).await? {
             Some(there) => belongs(name, &there.topic, topic),

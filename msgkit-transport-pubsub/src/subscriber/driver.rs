@@ -117,8 +117,8 @@ impl Driver {
         alone && Instant::now() >= self.renew_at
     }
 
-    /// Looks for topics that have come since. Whatever it takes may be in one of them: where topics share a place, its name is not
-    /// that of the topic.
+    /// Looks for topics that have come since. Whatever it takes may be in one of them: where topics share a place, its name is
+    /// not that of the topic.
     fn look(&mut self) -> Option<BoxFuture<'static, Result<Reads, TransportError>>> {
         let reader = self.reader.clone()?;
         let (core, subscription) = (self.core.clone(), self.subscription.clone());

@@ -363,8 +363,8 @@ impl Member {
         }
     }
 
-    /// Everything that is unsettled goes back, the oldest first; and with it what was settled behind one of these of its key, which
-    /// the service would not take.
+    /// Everything that is unsettled goes back, the oldest first; and with it what was settled behind one of these of its key,
+    /// which the service would not take.
     pub(crate) fn give_back(&self) {
         let mut state = self.lock();
         let parked: Vec<(u64, Held)> = state.parked.drain().collect();

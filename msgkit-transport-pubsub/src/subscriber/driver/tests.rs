@@ -243,8 +243,8 @@ async fn what_comes_again_keeps_its_place_in_its_key() {
     pubsub.close().await.unwrap();
 }
 
-/// A process that leaves gives back what it has fetched, and the service counts a start of it. Of a suspect few are allowed, and it
-/// may wait behind a copy that is not due.
+/// A process that leaves gives back what it has fetched, and the service counts a start of it. Of a suspect few are allowed, and
+/// it may wait behind a copy that is not due.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspect_that_was_never_started_is_not_counted_as_started() {
     let Some(stand_in) = stand_in() else { return };
@@ -309,8 +309,8 @@ async fn a_suspect_that_was_never_started_is_not_counted_as_started() {
     pubsub.close().await.unwrap();
 }
 
-/// The member has told what was settled before, and asks the service for a sign that its stream is over. One thread alone, so that no
-/// answer comes before it is settled.
+/// The member has told what was settled before, and asks the service for a sign that its stream is over. One thread alone, so
+/// that no answer comes before it is settled.
 #[tokio::test]
 async fn what_is_settled_while_a_member_leaves_is_settled() {
     let Some(stand_in) = stand_in() else { return };
