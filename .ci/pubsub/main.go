@@ -10,7 +10,8 @@
 // their leases. GET /stand-in/streams?prefix=projects/p/subscriptions/ tells how many there are.
 //
 // POST /stand-in/refuse?method=Publish&code=8&times=3 answers the next three calls with that code of gRPC, as the service does
-// when a quota is used up. It tells how many were refused by the order before.
+// when a quota is used up. It tells how many were refused by the order before. With &prefix=projects/p/subscriptions/ only calls about
+// such subscriptions (GetSubscription, StreamingPull).
 package main
 
 import (
@@ -45,7 +46,7 @@ func main() {
 	}
 	refused := map[string]*refusal{}
 	var options []pstest.ServerReactorOption
-	for _, method := range []string{"Publish", "Acknowledge", "ModifyAckDeadline", "CreateTopic", "CreateSubscription"} {
+	for _, method := range []string{"Publish", "Acknowledge", "ModifyAckDeadline", "CreateTopic", "CreateSubscription", "GetSubscription", "StreamingPull"} {
 		refused[method] = &refusal{}
 		options = append(options, pstest.ServerReactorOption{FuncName: method, Reactor: refused[method]})
 	}
@@ -114,13 +115,17 @@ func (l *onlyREST) Addr() net.Addr            { return l.address }
 type refusal struct {
 	mu         sync.Mutex
 	code       codes.Code
+	prefix     string
 	left, done int
 }
 
-func (r *refusal) React(any) (bool, any, error) {
+func (r *refusal) React(request any) (bool, any, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.left == 0 {
+		return false, nil, nil
+	}
+	if about, ok := request.(interface{ GetSubscription() string }); ok && !strings.HasPrefix(about.GetSubscription(), r.prefix) {
 		return false, nil, nil
 	}
 	r.left--
@@ -129,11 +134,11 @@ func (r *refusal) React(any) (bool, any, error) {
 }
 
 // order replaces what was asked before, and tells how often that was done.
-func (r *refusal) order(code codes.Code, times int) int {
+func (r *refusal) order(code codes.Code, prefix string, times int) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	done := r.done
-	r.code, r.left, r.done = code, times, 0
+	r.code, r.prefix, r.left, r.done = code, prefix, times, 0
 	return done
 }
 
@@ -168,7 +173,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		code, _ := strconv.Atoi(query.Get("code"))
 		times, _ := strconv.Atoi(query.Get("times"))
 		if method := a.refused[query.Get("method")]; method != nil {
-			fmt.Fprint(w, method.order(codes.Code(code), times))
+			fmt.Fprint(w, method.order(codes.Code(code), query.Get("prefix"), times))
 			return
 		}
 	}

@@ -1,11 +1,10 @@
 //! Where the service is and who we are there: the clients of the transport, made with their first use.
 //!
 //! Google's client does not notice a connection that has fallen silent without ending: nothing of HTTP/2 asks for a sign of
-//! life. So the client that reads is asked by a [pulse](Clients::pulse), the one that publishes by each publish, and whichever
+//! life. So those that read are asked by a [pulse](Clients::pulse), the one that publishes by each publish, and whichever
 //! gets no answer is [exchanged](Renewed).
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use google_cloud_auth::credentials::{self, Credentials};
@@ -14,9 +13,10 @@ use google_cloud_pubsub::client::{BasePublisher, Subscriber, SubscriptionAdmin, 
 use google_cloud_pubsub::retry_policy::RetryableErrors;
 use msgkit::transport::{TransportError, TransportErrorKind};
 use msgkit::{Error, ErrorKind};
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::OnceCell;
 
 use crate::config::PubsubConfig;
+use crate::connections::{Connection, Connections, Renewed, Seat};
 
 /// What every emulator's clients look at.
 const EMULATOR: &str = "PUBSUB_EMULATOR_HOST";
@@ -30,49 +30,7 @@ pub(crate) struct Clients {
     topics: OnceCell<TopicAdmin>,
     subscriptions: OnceCell<SubscriptionAdmin>,
     publisher: Renewed<BasePublisher>,
-    subscriber: Renewed<Subscriber>,
-}
-
-/// A client that is exchanged when its connection is silent.
-struct Renewed<C> {
-    now: Mutex<Option<C>>,
-    /// How often it was.
-    generation: watch::Sender<u64>,
-}
-
-impl<C: Clone> Renewed<C> {
-    fn new() -> Self {
-        Self { now: Mutex::new(None), generation: watch::Sender::new(0) }
-    }
-
-    fn generation(&self) -> u64 {
-        *self.generation.borrow()
-    }
-
-    async fn get(&self, make: impl Future<Output = Result<C, TransportError>>) -> Result<C, TransportError> {
-        let known = self.now.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(client) = known {
-            return Ok(client);
-        }
-        let new = make.await?;
-        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        // Of several that were made at once the first stays.
-        Ok(now.get_or_insert(new).clone())
-    }
-
-    /// Exchanges the client of `generation`, which somebody else may have done already.
-    fn renew(&self, generation: u64) -> bool {
-        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        let renewed = self.generation.send_if_modified(|current| {
-            let is_current = *current == generation;
-            *current += u64::from(is_current);
-            is_current
-        });
-        if renewed {
-            *now = None;
-        }
-        renewed
-    }
+    connections: Connections,
 }
 
 /// The key of a service account, which is never printed.
@@ -164,7 +122,7 @@ impl Clients {
             topics: OnceCell::new(),
             subscriptions: OnceCell::new(),
             publisher: Renewed::new(),
-            subscriber: Renewed::new(),
+            connections: Connections::default(),
         })
     }
 
@@ -236,43 +194,59 @@ impl Clients {
 
     /// The client of `generation` got no answer: the next publish is by another one.
     pub(crate) fn renew_publisher(&self, generation: u64) -> bool {
-        self.publisher.renew(generation)
+        self.publisher.renew(generation, None)
     }
 
-    pub(crate) async fn subscriber(&self) -> Result<Subscriber, TransportError> {
-        let make = async {
-            let mut builder = Subscriber::builder().with_credentials(self.credentials()?);
-            if let Some(endpoint) = &self.endpoint {
-                builder = builder.with_endpoint(endpoint);
-            }
-            builder.build().await.map_err(made)
-        };
-        self.subscriber.get(make).await
+    /// Room for one stream.
+    pub(crate) fn seat(&self) -> Seat {
+        self.connections.seat()
     }
 
-    /// Which client reads now.
-    pub(crate) fn subscribers(&self) -> u64 {
-        self.subscriber.generation()
+    /// The client of a connection that has room for a stream.
+    pub(crate) async fn subscriber(&self, seat: &Seat) -> Result<Subscriber, TransportError> {
+        seat.client().get(self.new_subscriber()).await
     }
 
-    /// Resolves when the client of `generation` was exchanged: its streams are silent.
-    pub(crate) async fn subscriber_renewed(&self, generation: u64) {
-        let _ = self.subscriber.generation.subscribe().wait_for(|now| *now != generation).await;
+    async fn new_subscriber(&self) -> Result<Subscriber, TransportError> {
+        let mut builder = Subscriber::builder().with_credentials(self.credentials()?);
+        if let Some(endpoint) = &self.endpoint {
+            builder = builder.with_endpoint(endpoint);
+        }
+        builder.build().await.map_err(made)
     }
 
-    /// Asks whether the connection by which messages come is alive, and exchanges the client where it is not. What is asked
-    /// for is `nothing`, a subscription that does not exist: the client can do nothing there but read, and any answer will do.
+    /// Asks whether the connections by which messages come are alive, where nothing has come by them since this was done last.
+    /// What is asked for is `nothing`, a subscription that does not exist: the client can do nothing there but read, and any
+    /// answer will do.
     pub(crate) async fn pulse(&self, nothing: &str) {
-        let generation = self.subscribers();
-        let Ok(client) = self.subscriber().await else { return };
-        let mut stream = client.subscribe(nothing).build();
-        let silent = tokio::time::timeout(self.patience, stream.next()).await.is_err();
-        if silent && self.subscriber.renew(generation) {
+        let asking = self.connections.silent().into_iter().map(|connection| self.ask(connection, nothing));
+        futures_util::future::join_all(asking).await;
+    }
+
+    /// Exchanges the client of a connection that gives no answer where another one does. Where none does the service may refuse
+    /// for now, which the client tells nobody: to begin anew would only ask more of it.
+    async fn ask(&self, connection: std::sync::Arc<Connection>, nothing: &str) {
+        let generation = connection.client.generation();
+        let Ok(client) = connection.client.get(self.new_subscriber()).await else { return };
+        if self.answers(&client, nothing).await {
+            return;
+        }
+        let Ok(other) = self.new_subscriber().await else { return };
+        if self.answers(&other, nothing).await
+            && connection.is_silent()
+            && connection.client.renew(generation, Some(other))
+        {
             tracing::warn!(
-                "the connection by which messages come from Pub/Sub has been silent for {:?}; another one is opened",
+                "a connection by which messages come from Pub/Sub has been silent for {:?}, while another one got an answer; it is \
+                 exchanged",
                 self.patience
             );
         }
+    }
+
+    async fn answers(&self, client: &Subscriber, nothing: &str) -> bool {
+        let mut stream = client.subscribe(nothing).build();
+        tokio::time::timeout(self.patience, stream.next()).await.is_ok()
     }
 }
 

@@ -77,7 +77,7 @@ pub struct PubsubConfig {
     /// How long a message may wait for others to travel with. What one call publishes travels together in any case.
     #[serde(with = "msgkit::config::duration")]
     pub linger: Duration,
-    /// How often wildcards look for new topics. A topic that this process has created is seen at once.
+    /// How often a subscription looks for new topics that it takes. One that this process has created is seen at once.
     #[serde(with = "msgkit::config::duration")]
     pub topic_refresh: Duration,
     /// How long the service may take for the answer to a question, retries included.

@@ -25,6 +25,9 @@ const ROUND_TRIP: Duration = Duration::from_secs(2);
 /// The longest time in which nothing comes until the connection is asked for a sign of life.
 const PULSE: Duration = Duration::from_secs(30);
 
+/// For how long a subscription that keeps copies is trusted to be there still.
+const SEEN: Duration = Duration::from_secs(5);
+
 pub(crate) struct Core {
     pub(crate) clients: Clients,
     pub(crate) names: Names,
@@ -33,17 +36,17 @@ pub(crate) struct Core {
     pub(crate) sender: Sender,
     /// Settlements that came after their lease was lost.
     pub(crate) late: AtomicU64,
-    /// A topic was made here: wildcards look again.
+    /// A topic was made here: readers look again.
     pub(crate) made: watch::Sender<u64>,
     /// One reader at a time looks into dead letters.
     pub(crate) looking: tokio::sync::Mutex<()>,
+    /// Who that is, among other processes.
+    pub(crate) looker: u64,
     /// When the entries were asked for last because of what came, and what they said; one asks at a time, for all.
     pub(crate) asked: tokio::sync::Mutex<Option<(Instant, Option<Arc<Entries>>)>>,
     pub(crate) closing: watch::Sender<bool>,
     known: Mutex<Known>,
     drivers: Mutex<Vec<JoinHandle<()>>>,
-    /// How many messages have come, so that nobody asks for a sign of life where there are some.
-    came: AtomicU64,
     has_pulse: AtomicBool,
 }
 
@@ -51,6 +54,8 @@ pub(crate) struct Core {
 struct Known {
     /// Topics and subscriptions that are there.
     there: HashSet<String>,
+    /// When the service last said so, of subscriptions that keep what nobody may be reading.
+    seen: HashMap<String, Instant>,
     /// How often the subscription of a group was gone and had to be made again.
     broken_off: HashMap<Group, u64>,
 }
@@ -66,21 +71,16 @@ impl Core {
             late: AtomicU64::new(0),
             made: watch::Sender::new(0),
             looking: tokio::sync::Mutex::default(),
+            looker: fastrand::u64(..),
             asked: tokio::sync::Mutex::default(),
             closing: watch::Sender::new(false),
             known: Mutex::default(),
             drivers: Mutex::default(),
-            came: AtomicU64::new(0),
             has_pulse: AtomicBool::new(false),
         }
     }
 
-    /// A message has come.
-    pub(crate) fn heard(&self) {
-        self.came.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// From the first subscription on the connection is asked for signs of life, until the transport closes.
+    /// From the first subscription on connections are asked for signs of life, until the transport closes.
     pub(crate) fn watch(self: &Arc<Self>) {
         if !self.has_pulse.swap(true, Ordering::Relaxed) {
             self.adopt(tokio::spawn(pulse(self.clone())));
@@ -107,6 +107,15 @@ impl Core {
         self.known().there.insert(name.to_owned());
     }
 
+    /// Whether the service has said of the subscription `name` a moment ago that it is there.
+    pub(crate) fn was_seen(&self, name: &str) -> bool {
+        self.known().seen.get(name).is_some_and(|at| at.elapsed() < SEEN)
+    }
+
+    pub(crate) fn see(&self, name: &str) {
+        self.known().seen.insert(name.to_owned(), Instant::now());
+    }
+
     /// It is asked for again before it is used.
     pub(crate) fn forget_one(&self, name: &str) {
         self.known().there.remove(name);
@@ -114,7 +123,9 @@ impl Core {
 
     /// Everything is looked for again before it is used: where one thing is gone, others may be.
     pub(crate) fn forget(&self) {
-        self.known().there.clear();
+        let mut known = self.known();
+        known.there.clear();
+        known.seen.clear();
     }
 
     pub(crate) fn count_broken_off(&self, group: Group) {
@@ -166,20 +177,15 @@ impl fmt::Debug for Core {
 async fn pulse(core: Arc<Core>) {
     let Ok(nothing) = core.names.nothing() else { return };
     let pause = (core.config.lease / 2).min(PULSE);
-    let mut before = 0;
-    loop {
-        tokio::select! {
-            () = closing(&core) => return,
-            () = tokio::time::sleep(pause) => {}
+    let beating = async {
+        loop {
+            tokio::time::sleep(pause).await;
+            core.clients.pulse(&nothing).await;
         }
-        let came = core.came.load(Ordering::Relaxed);
-        if std::mem::replace(&mut before, came) != came {
-            continue;
-        }
-        tokio::select! {
-            () = closing(&core) => return,
-            () = core.clients.pulse(&nothing) => {}
-        }
+    };
+    tokio::select! {
+        () = closing(&core) => {}
+        () = beating => {}
     }
 }
 

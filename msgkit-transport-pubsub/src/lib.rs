@@ -2,6 +2,7 @@
 
 mod client;
 mod config;
+mod connections;
 mod core;
 mod error;
 mod filter;

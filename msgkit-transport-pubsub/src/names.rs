@@ -181,7 +181,12 @@ impl Names {
     /// The topic of a message in the Pub/Sub topic `name` that does not name its own.
     pub(crate) fn implied(&self, name: &str) -> Topic {
         let place = self.name(name).unwrap_or(name);
-        match Topic::from_wire(place.to_owned()).or_else(|_| Topic::from_wire("msgkit.unknown")) {
+        Topic::from_wire(place.to_owned()).unwrap_or_else(|_| Self::nowhere())
+    }
+
+    /// A topic that no message names.
+    pub(crate) fn nowhere() -> Topic {
+        match Topic::from_wire("msgkit.unknown") {
             Ok(topic) => topic,
             Err(_) => unreachable!("`msgkit.unknown` is a legal topic"),
         }

@@ -1,144 +1,25 @@
 //! What operators ask. How much waits for a group is told by Cloud Monitoring alone, and what waits cannot be looked at without
 //! being handed out; dead letters can, because nobody else reads them.
 //!
-//! All dead letters of a group have one ordering key, so they come in their order. Whoever looks publishes a mark behind them,
-//! reads up to it, and gives everything back.
+//! Those are [looked through](look) one reader at a time.
 
-use std::sync::Arc;
+mod look;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
-use google_cloud_pubsub::model::Message;
 use google_cloud_pubsub::subscriber::handler::Handler;
-use google_cloud_pubsub::subscriber::{MessageStream, ShutdownBehavior};
 use msgkit::Text;
-use msgkit::envelope::ingest::Ingest;
 use msgkit::transport::{
     Destination, Group, GroupStatus, Incoming, Operate, Outgoing, Peeked, Publisher as _, TransportError,
     TransportErrorKind,
 };
 
-use crate::core::Core;
+use self::look::{Letter, Look};
 use crate::error;
-use crate::publisher::LETTERS;
 use crate::transport::Pubsub;
-use crate::wire::{self, Raw};
-
-/// The attribute of a mark.
-const MARK: &str = "msgkit-mark";
-/// How much longer than a lease the next message may take while one looks: who looked before and died has it so long.
-const PATIENCE: Duration = Duration::from_secs(15);
-/// The most that are looked through, which bounds the memory of whoever looks.
-const MOST: usize = 10_000;
-
-/// The dead letters of a group, in hand until this is ended.
-struct Look {
-    stream: MessageStream,
-    letters: Vec<(Arc<str>, Incoming, Handler)>,
-}
-
-impl Look {
-    /// Gives everything back.
-    async fn end(self, core: &Core) {
-        let ended = self.stream.shutdown_token();
-        drop(self.stream);
-        core.round_trip().await;
-        drop(self.letters);
-        ended.shutdown().await;
-    }
-}
 
 impl Pubsub {
-    /// Takes the dead letters of `group` into the hand, the oldest first. All of them: what is fetched and not read could be seen
-    /// by nobody until its lease runs out.
-    async fn look(&self, group: &Group) -> Result<Look, TransportError> {
-        let core = self.core();
-        core.open()?;
-        let name = core.ensure_letters(group).await?;
-        let topic = core.names.dead_letter(group)?;
-        let mark = format!("{:032x}", fastrand::u128(..));
-        let mut message = Message::new();
-        message.attributes.insert(MARK.to_owned(), mark.clone());
-        LETTERS.clone_into(&mut message.ordering_key);
-        self.send_one(topic.clone(), message).await?;
-        let reads = core.clients.subscriber().await?.subscribe(&name);
-        let reads = reads
-            .set_max_outstanding_messages(i64::try_from(MOST).unwrap_or(i64::MAX))
-            .set_max_outstanding_bytes(i64::try_from(core.config.fetch_buffer).unwrap_or(i64::MAX))
-            .set_max_lease_extension(core.config.lease)
-            .set_shutdown_behavior(ShutdownBehavior::WaitForProcessing);
-        let mut look = Look { stream: reads.build(), letters: Vec::new() };
-        // A mark is taken for good only when no letter before it is in hand unsettled, so it goes last.
-        let mut marks = Vec::new();
-        let failed = loop {
-            if look.letters.len() >= MOST {
-                let text = format!(
-                    "group `{group}` has more than {MOST} dead letters, more than can be looked through; read `{name}` with \
-                     Google's tools"
-                );
-                break Some(TransportError::new(TransportErrorKind::Full, text));
-            }
-            match tokio::time::timeout(core.config.lease + PATIENCE, look.stream.next()).await {
-                Ok(Some(Ok((message, handler)))) => match message.attributes.get(MARK) {
-                    Some(found) => {
-                        let last = *found == mark;
-                        marks.push(handler);
-                        if last {
-                            break None;
-                        }
-                    }
-                    None => {
-                        let mut raw = Raw::new(message, core.names.implied(&topic));
-                        raw.key.clear();
-                        let id = raw.id.clone();
-                        // One that comes again while one looks stands at the same place.
-                        if !look.letters.iter().any(|(known, _, _)| *known == id) {
-                            let message = wire::read(&raw, &Ingest::default(), core.clock.now());
-                            look.letters.push((id, message, handler));
-                        }
-                    }
-                },
-                Ok(Some(Err(error))) => break Some(error::of(error, &format!("looking into `{name}`"))),
-                Ok(None) | Err(_) => {
-                    let text = match look.letters.len() {
-                        0 => format!("`{name}` is being read by somebody else; try again"),
-                        some => format!(
-                            "after {some} dead letters of group `{group}` no more came: they have more than the {} bytes of \
-                             `fetch_buffer`, which may be raised, or somebody else is reading them",
-                            core.config.fetch_buffer
-                        ),
-                    };
-                    break Some(TransportError::new(TransportErrorKind::Unavailable, text));
-                }
-            }
-        };
-        for mark in marks {
-            self.confirm(mark).await;
-        }
-        match failed {
-            None => Ok(look),
-            Some(error) => {
-                look.end(self.core()).await;
-                Err(error)
-            }
-        }
-    }
-
-    /// Settles one message; true where the service has taken it.
-    async fn confirm(&self, handler: Handler) -> bool {
-        match handler {
-            Handler::ExactlyOnce(handler) => {
-                // No answer comes by a silent connection, and no lease holds for so long.
-                let patience = self.core().config.lease * 2;
-                matches!(tokio::time::timeout(patience, handler.confirmed_ack()).await, Ok(Ok(())))
-            }
-            other => {
-                other.ack();
-                true
-            }
-        }
-    }
-
     /// Takes the dead letter at `position` into the hand.
     async fn letter(
         &self,
@@ -146,13 +27,13 @@ impl Pubsub {
         position: &str,
     ) -> Result<(Look, Incoming, Handler), TransportError> {
         let mut look = self.look(group).await?;
-        match look.letters.iter().position(|(at, _, _)| **at == *position) {
+        match look.letters.iter().position(|letter| *letter.id == *position) {
             Some(at) => {
-                let (_, message, handler) = look.letters.remove(at);
+                let Letter { message, handler, .. } = look.letters.remove(at);
                 Ok((look, message, handler))
             }
             None => {
-                look.end(self.core()).await;
+                look.end(self).await;
                 Err(error::invalid(format!(
                     "group `{group}` has no dead letter at `{position:.60}`; take a position from a listing"
                 )))
@@ -199,17 +80,17 @@ impl Operate for Pubsub {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Peeked>, TransportError> {
-        let _alone = self.core().looking.lock().await;
-        let from = |letters: &[(Arc<str>, Incoming, Handler)]| match after {
+        let _alone = self.alone().await?;
+        let from = |letters: &[Letter]| match after {
             None => Some(0),
-            Some(after) => letters.iter().position(|(at, _, _)| **at == *after).map(|at| at + 1),
+            Some(after) => letters.iter().position(|letter| *letter.id == *after).map(|at| at + 1),
         };
         let look = self.look(group).await?;
         let from = from(&look.letters).unwrap_or(look.letters.len());
         let page = look.letters.iter().skip(from).take(limit);
         let page =
-            page.map(|(at, message, _)| Peeked::new(message.clone(), Text::from(at.clone()))).collect();
-        look.end(self.core()).await;
+            page.map(|letter| Peeked::new(letter.message.clone(), Text::from(letter.id.clone()))).collect();
+        look.end(self).await;
         Ok(page)
     }
 
@@ -223,7 +104,7 @@ impl Operate for Pubsub {
                  its dead letter goes back by `Running::replay`"
             )));
         }
-        let _alone = self.core().looking.lock().await;
+        let _alone = self.alone().await?;
         let (look, message, handler) = self.letter(group, position).await?;
         let done = async {
             let Some(envelope) = message.envelope() else {
@@ -239,20 +120,24 @@ impl Operate for Pubsub {
             if self.confirm(handler).await { Ok(()) } else { Err(not_removed(position)) }
         };
         let done = done.await;
-        look.end(self.core()).await;
+        look.end(self).await;
         done
     }
 
     async fn remove_dead_letter(&self, group: &Group, position: &str) -> Result<(), TransportError> {
-        let _alone = self.core().looking.lock().await;
+        let _alone = self.alone().await?;
         let (look, _, handler) = self.letter(group, position).await?;
         let removed = self.confirm(handler).await;
-        look.end(self.core()).await;
+        look.end(self).await;
         if removed { Ok(()) } else { Err(not_removed(position)) }
     }
 
-    /// Not told.
-    async fn depth(&self, _: &Destination) -> Result<Option<u64>, TransportError> {
-        Ok(None)
+    /// Not told; but a delay step that is there may hold copies, and is one deep: who reads it does not leave them behind.
+    async fn depth(&self, destination: &Destination) -> Result<Option<u64>, TransportError> {
+        let Destination::Retry { group, step, .. } = destination else { return Ok(None) };
+        let core = self.core();
+        core.open()?;
+        let step = core.names.only_subscription(&core.names.retry(group, *step)?)?;
+        Ok(Some(u64::from(core.find(&step).await?.is_some())))
     }
 }

@@ -4,28 +4,27 @@
 //! all groups that take it, which stand as entries at a topic of their own; and a group makes its entries before it looks for
 //! the topics that are there. Whichever comes first, one of them sees the other.
 
+mod subscriptions;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{StreamExt as _, TryStreamExt as _};
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_gax::paginator::ItemPaginator as _;
-use google_cloud_pubsub::model::{DeadLetterPolicy, ExpirationPolicy, Subscription as Wanted};
 use msgkit::Pattern;
-use msgkit::transport::{Destination, Group, Subscription, TransportError, TransportErrorKind};
+use msgkit::transport::{Destination, Group, Subscription, TransportError};
 use tokio::time::{Instant, sleep_until};
 
+use self::subscriptions::Kind;
 use crate::core::Core;
 use crate::error::{self, code, invalid};
-use crate::filter;
 use crate::names::Reader;
 
 /// How many questions are on their way at once.
 const AT_ONCE: usize = 8;
-/// How long a subscription keeps messages that does not say so, in seconds.
-const DEFAULT_RETENTION: u64 = 7 * 24 * 3600;
 /// The longest page of a listing.
 const PAGE: i32 = 1000;
 /// The shortest time from one question for the entries to the next, where messages come that nobody here knows.
@@ -34,31 +33,21 @@ const BETWEEN: Duration = Duration::from_secs(1);
 /// What each reader takes.
 pub(crate) type Entries = BTreeMap<Reader, Vec<Pattern>>;
 
-/// What a subscription is for, which decides how it is made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// What a reader takes of a topic, and beside it other members of its group. Another's is made for it where it is missing,
-    /// without a filter, and one that it has is not looked at.
-    Reads { reader: Reader, patterns: Vec<Pattern>, beside: Vec<Pattern>, own: bool },
-    /// Copies of a group that wait until they are due.
-    Copies(Group),
-    /// A group's dead letters.
-    Letters,
-    /// The name is all there is to it.
-    Entry(Reader),
-}
-
 impl Core {
-    /// The topic `name`.
-    async fn ensure_topic(&self, name: &str) -> Result<(), TransportError> {
+    /// The topic `name`, of which `subscriptions` may be.
+    async fn ensure_topic(&self, name: &str, subscriptions: &[String]) -> Result<(), TransportError> {
         let client = self.clients.topics().await?;
-        if !self.config.create {
-            return match client.get_topic().set_topic(name).send().await {
-                Ok(_) => Ok(()),
-                Err(error) if code(&error) == Some(Code::NotFound) => Err(missing("topic", name)),
-                Err(error) => Err(error::of(error, &format!("looking for topic `{name}`"))),
-            };
+        match client.get_topic().set_topic(name).send().await {
+            Ok(_) => return Ok(()),
+            Err(error) if code(&error) != Some(Code::NotFound) => {
+                return Err(error::of(error, &format!("looking for topic `{name}`")));
+            }
+            Err(_) if !self.config.create => return Err(missing("topic", name)),
+            Err(_) => {}
         }
+        // Before it is there: who knows it from before would publish to it, and nobody would get that.
+        let looks = subscriptions.iter().map(|subscription| self.check_topic(subscription, name).boxed());
+        together(looks.collect()).await?;
         match client.create_topic().set_name(name).send().await {
             Ok(_) => Ok(()),
             Err(error) if code(&error) == Some(Code::AlreadyExists) => Ok(()),
@@ -66,129 +55,23 @@ impl Core {
         }
     }
 
-    fn wanted(&self, name: &str, topic: &str, kind: &Kind) -> Result<Wanted, TransportError> {
-        let duration = |duration| google_cloud_wkt::Duration::try_from(duration).unwrap_or_default();
-        let config = &self.config;
-        let mut wanted = Wanted::new()
-            .set_name(name)
-            .set_topic(topic)
-            .set_ack_deadline_seconds(i32::try_from(config.lease.as_secs()).unwrap_or(600))
-            .set_enable_message_ordering(true)
-            .set_enable_exactly_once_delivery(config.exactly_once)
-            .set_message_retention_duration(duration(config.retention))
-            // Never by itself: a group that is away is owed its messages.
-            .set_expiration_policy(ExpirationPolicy::new());
-        let bound = |topic: String| {
-            DeadLetterPolicy::new()
-                .set_dead_letter_topic(topic)
-                .set_max_delivery_attempts(i32::from(config.delivery_attempts))
-        };
-        match kind {
-            Kind::Reads { reader, patterns, beside, own } => {
-                match reader.as_group() {
-                    Some(group) => {
-                        wanted = wanted.set_dead_letter_policy(bound(self.names.retry(&group, 1)?));
-                    }
-                    None => {
-                        let expiry = ExpirationPolicy::new().set_ttl(duration(config.ephemeral_expiry));
-                        wanted = wanted.set_expiration_policy(expiry);
-                    }
-                }
-                // Who publishes may have seen a part of what the reader takes.
-                if config.filters && *own {
-                    let filter = filter::of(&[patterns.as_slice(), beside].concat(), self.names.place(topic));
-                    wanted = wanted.set_filter(filter.unwrap_or_default());
-                }
-            }
-            Kind::Copies(group) => {
-                wanted = wanted
-                    .set_dead_letter_policy(bound(self.names.dead_letter(group)?))
-                    .set_message_retention_duration(duration(config.copy_retention()));
-            }
-            // One that is removed must not come again.
-            Kind::Letters => {
-                wanted = wanted
-                    .set_enable_exactly_once_delivery(true)
-                    .set_message_retention_duration(duration(config.dead_letter_retention));
-            }
-            Kind::Entry(reader) => {
-                wanted = wanted.set_enable_message_ordering(false).set_enable_exactly_once_delivery(false);
-                if reader.as_group().is_none() {
-                    let expiry = ExpirationPolicy::new().set_ttl(duration(config.ephemeral_expiry));
-                    wanted = wanted.set_expiration_policy(expiry);
-                }
-            }
-        }
-        Ok(wanted)
-    }
-
-    /// The subscription `name` of `topic`.
-    async fn ensure_subscription(&self, name: &str, topic: &str, kind: &Kind) -> Result<(), TransportError> {
-        // One that is there for some patterns may have a filter that sorts out others.
-        let known = match kind {
-            Kind::Reads { patterns, own: true, .. } => format!("{name} for {patterns:?}"),
-            _ => name.to_owned(),
-        };
-        if self.is_there(&known) {
-            return Ok(());
-        }
-        let client = self.clients.subscriptions().await?;
-        if self.config.create {
-            let wanted = self.wanted(name, topic, kind)?;
-            match client.create_subscription().with_request(wanted).send().await {
-                Ok(_) => {
-                    self.know(name);
-                    self.know(&known);
-                    return Ok(());
-                }
-                Err(error) if code(&error) == Some(Code::AlreadyExists) => {}
-                Err(error) => return Err(error::of(error, &format!("creating subscription `{name}`"))),
-            }
-        }
-        let there = match client.get_subscription().set_subscription(name).send().await {
-            Ok(there) => there,
-            Err(error) if code(&error) == Some(Code::NotFound) => return Err(missing("subscription", name)),
-            Err(error) => return Err(error::of(error, &format!("looking for subscription `{name}`"))),
-        };
-        // A topic that is deleted and made again is another one, from which its old subscriptions get nothing.
-        if there.topic != topic {
-            return Err(TransportError::new(
-                TransportErrorKind::Refused,
-                format!(
-                    "subscription `{name}` belongs to `{}` and not to `{topic}`, which was deleted and made again; take what \
-                     it holds, then delete it",
-                    there.topic
-                ),
-            ));
-        }
-        if let Kind::Reads { patterns, own: true, .. } = kind {
-            check_filter(name, &there.filter, patterns)?;
-        }
-        if let Kind::Copies(_) = kind {
-            self.check_retention(name, there.message_retention_duration)?;
-        }
-        self.know(name);
-        self.know(&known);
-        Ok(())
-    }
-
-    /// Refuses a subscription of copies, made by hand or by an older configuration, that keeps them shorter than the options say:
-    /// delays are checked against those.
-    fn check_retention(
+    /// Refuses what a reader reads and does not belong to its topic any more, and its entries: nothing else would tell it that
+    /// nothing comes.
+    pub(crate) async fn check_reads(
         &self,
-        name: &str,
-        there: Option<google_cloud_wkt::Duration>,
+        reader: &Reader,
+        patterns: &[Pattern],
+        reads: &BTreeMap<String, String>,
     ) -> Result<(), TransportError> {
-        let wanted = self.config.copy_retention().as_secs();
-        // Where it does not say, it is the service's default.
-        let kept = there.map_or(DEFAULT_RETENTION, |kept| u64::try_from(kept.seconds()).unwrap_or(0));
-        if kept >= wanted {
-            return Ok(());
+        let groups = self.names.groups()?;
+        let mut all = reads.clone();
+        if self.config.create {
+            for pattern in patterns {
+                all.insert(self.names.entry(reader, pattern)?, groups.clone());
+            }
         }
-        Err(invalid(format!(
-            "subscription `{name}` keeps copies for {kept}s, less than the {wanted}s of `retention` and `dead_letter_retention`, so a \
-             retry could be lost; lower those, or: gcloud pubsub subscriptions update {name} --message-retention-duration={wanted}s"
-        )))
+        let checks = all.iter().map(|(name, topic)| self.check_topic(name, topic).boxed());
+        together(checks.collect()).await
     }
 
     /// The topic and the subscription of a group's dead letters.
@@ -212,30 +95,32 @@ impl Core {
     async fn ensure_only(&self, topic: &str, kind: &Kind) -> Result<String, TransportError> {
         let subscription = self.names.only_subscription(topic)?;
         if !self.is_there(&subscription) {
-            self.ensure_topic(topic).await?;
+            self.ensure_topic(topic, std::slice::from_ref(&subscription)).await?;
             self.ensure_subscription(&subscription, topic, kind).await?;
         }
         Ok(subscription)
     }
 
-    /// Everything that `destinations` need, before the first publish to each.
+    /// Everything that `batch` needs, before it is published. Topics take what nobody keeps: a copy is confirmed only where a
+    /// subscription is there for it, which nobody may be reading who would notice.
     pub(crate) async fn ensure_all(
         &self,
-        destinations: impl IntoIterator<Item = &Destination>,
+        batch: impl IntoIterator<Item = (&Destination, String)>,
     ) -> Result<(), TransportError> {
         let mut topics = BTreeSet::new();
         let mut copies = BTreeMap::new();
-        for destination in destinations {
-            let name = self.names.of(destination)?;
-            if !self.is_there(&name) {
-                match destination {
-                    Destination::Retry { group, step, .. } => drop(copies.insert(name, (group, Some(*step)))),
-                    Destination::DeadLetter(group) => drop(copies.insert(name, (group, None))),
-                    _ => drop(topics.insert(name)),
-                }
+        for (destination, name) in batch {
+            match destination {
+                Destination::Retry { group, step, .. } => drop(copies.insert(name, (group, Some(*step)))),
+                Destination::DeadLetter(group) => drop(copies.insert(name, (group, None))),
+                _ => drop(topics.insert(name)),
             }
         }
         for (name, (group, step)) in copies {
+            let subscription = self.names.only_subscription(&name)?;
+            if self.is_there(&name) && self.is_kept(&subscription, &name).await? {
+                continue;
+            }
             match step {
                 Some(step) => self.ensure_copies(group, step).await?,
                 None => self.ensure_letters(group).await?,
@@ -256,8 +141,17 @@ impl Core {
         if missing.is_empty() {
             return Ok(());
         }
-        together(missing.iter().map(|topic| self.ensure_topic(topic).boxed()).collect()).await?;
-        let entries = if self.config.create { self.entries().await? } else { BTreeMap::new() };
+        let entries = async || if self.config.create { self.entries().await } else { Ok(Entries::new()) };
+        let before = &entries().await?;
+        let making = missing.iter().map(|topic| async move {
+            let takes = before.iter().filter(|(_, patterns)| self.names.may_hold(topic, patterns));
+            let left =
+                takes.map(|(reader, _)| self.names.reads(reader, topic)).collect::<Result<Vec<_>, _>>()?;
+            self.ensure_topic(topic, &left).await
+        });
+        together(making.map(FutureExt::boxed).collect()).await?;
+        // Once more: who has come meanwhile may not have seen the topics.
+        let entries = entries().await?;
         let mut wanted = Vec::new();
         for topic in &missing {
             for (reader, patterns) in &entries {
@@ -375,12 +269,12 @@ impl Core {
             return Ok(());
         }
         let entries = self.names.groups()?;
-        if !self.is_there(&entries) {
-            self.ensure_topic(&entries).await?;
-            self.know(&entries);
-        }
         let names: Vec<String> =
             patterns.iter().map(|pattern| self.names.entry(reader, pattern)).collect::<Result<_, _>>()?;
+        if !self.is_there(&entries) {
+            self.ensure_topic(&entries, &names).await?;
+            self.know(&entries);
+        }
         let kind = Kind::Entry(reader.clone());
         let making = names.iter().map(|name| self.ensure_subscription(name, &entries, &kind).boxed());
         together(making.collect()).await
@@ -436,29 +330,6 @@ async fn together<T>(asking: Vec<BoxFuture<'_, Result<T, TransportError>>>) -> R
         .buffer_unordered(AT_ONCE)
         .try_for_each(|_| std::future::ready(Ok(())))
         .await
-}
-
-/// Refuses a filter that is there and sorts out what is wanted: nobody would ever see that again.
-fn check_filter(name: &str, filter: &str, patterns: &[Pattern]) -> Result<(), TransportError> {
-    match filter::passes(filter, patterns) {
-        Some(true) => Ok(()),
-        Some(false) => {
-            let wanted: Vec<&str> = patterns.iter().map(Pattern::as_str).collect();
-            Err(invalid(format!(
-                "subscription `{name}` has the filter `{filter}`, which does not let pass all of `{}`, and a filter cannot be \
-                 changed; take what the subscription holds, then delete it",
-                wanted.join("`, `")
-            )))
-        }
-        None => {
-            tracing::warn!(
-                subscription = name,
-                filter,
-                "the subscription has a filter that was not made here: what that sorts out, nobody gets"
-            );
-            Ok(())
-        }
-    }
 }
 
 fn missing(what: &str, name: &str) -> TransportError {

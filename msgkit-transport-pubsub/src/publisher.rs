@@ -24,8 +24,6 @@ use crate::wire;
 
 /// The client keeps a task for each ordering key that it has seen, for ever. After so many it is made anew.
 const MOST_KEYS: usize = 10_000;
-/// The ordering key of all dead letters of a group, which are read in their order.
-pub(crate) const LETTERS: &str = "msgkit.letters";
 
 /// The clients that publish, one for each topic, and the room for what is on its way.
 pub(crate) struct Sender {
@@ -104,6 +102,14 @@ impl Core {
         let base = self.clients.publisher().await?;
         let client = base.publisher(topic).set_delay_threshold(self.config.linger).build();
         Ok(Lane { client, keys: Mutex::default() })
+    }
+
+    /// Publishes one message by a client of its own, also while the transport closes; answers whether the service has taken it.
+    pub(crate) async fn send_apart(&self, topic: &str, message: Message) -> bool {
+        let Ok(lane) = self.new_lane(topic).await else { return false };
+        let taken = lane.client.publish(message);
+        lane.client.flush().await;
+        taken.await.is_ok()
     }
 
     /// Publishes `parcels`, in order; answers which were not taken, and why. It goes on though nobody waits any more, so that
@@ -216,7 +222,8 @@ impl Core {
         let mut message = wire::write(envelope);
         let is_letter = matches!(outgoing.to, Destination::DeadLetter(_));
         if is_letter {
-            LETTERS.clone_into(&mut message.ordering_key);
+            // Any of them may be removed, and the service takes settlements of a key in its order alone.
+            message.ordering_key.clear();
         }
         let bytes = wire::bytes(&message);
         // A copy is larger than its message, and must have a place all the same.
@@ -250,7 +257,12 @@ impl Publisher for Pubsub {
         if core.is_closed() {
             return Err(PublishError::all(batch, closed));
         }
-        if let Err(error) = core.ensure_all(batch.iter().map(|outgoing| &outgoing.to)).await {
+        let named = batch.iter().map(|outgoing| Ok((&outgoing.to, core.names.of_message(outgoing)?)));
+        let ensured = match named.collect::<Result<Vec<_>, TransportError>>() {
+            Ok(named) => core.ensure_all(named).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ensured {
             let (kind, text) = (error.kind(), msgkit::Chain(&error).to_string());
             return Err(PublishError::all(batch, || TransportError::new(kind, text.clone())));
         }
@@ -297,8 +309,9 @@ impl Pubsub {
         headers: &NativeHeaders,
     ) -> Result<(), TransportError> {
         let to = Destination::topic(topic.clone());
-        self.core().ensure_all([&to]).await?;
-        self.send_one(self.core().names.of(&to)?, wire::write_foreign(payload, headers)).await
+        let name = self.core().names.of(&to)?;
+        self.core().ensure_all([(&to, name.clone())]).await?;
+        self.send_one(name, wire::write_foreign(payload, headers)).await
     }
 
     /// Publishes one message as it is.

@@ -16,6 +16,7 @@ use msgkit::transport::{Incoming, Malformed};
 use msgkit::{Envelope, Timestamp, Topic};
 
 use crate::error::SYSTEM;
+use crate::names::Names;
 
 /// What stands before the names of attributes.
 const PREFIX: &str = "ce-";
@@ -165,16 +166,19 @@ impl Raw {
 /// The attributes that Pub/Sub and tracing libraries have a place of their own for, which counts where there is no `ce-…`.
 const BESIDES: [&str; 4] = ["datacontenttype", "partitionkey", "traceparent", "tracestate"];
 
-/// Reads a message; what is no event is read by `ingest`, else malformed. Never panics, whatever came.
-pub(crate) fn read(raw: &Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
+/// Reads a message, and tells whether it names its topic; what is no event is read by `ingest`, else malformed. Never panics,
+/// whatever came.
+pub(crate) fn read(raw: &Raw, ingest: &Ingest, now: Timestamp) -> (Incoming, bool) {
     let mut reader = Reader::new(&raw.implied);
     let mut besides = [None, raw.key(), None, None];
     let mut told = [false; BESIDES.len()];
     let mut others = false;
+    let mut named = false;
     for (name, value) in &raw.attributes {
         match name.strip_prefix(PREFIX) {
             Some(attribute) if !attribute.is_empty() => {
                 reader.attribute(attribute, value);
+                named |= attribute == "topic" && Topic::from_wire(value.as_str()).is_ok();
                 if let Some(place) = BESIDES.iter().position(|beside| *beside == attribute) {
                     told[place] = true;
                 }
@@ -201,8 +205,8 @@ pub(crate) fn read(raw: &Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
             }
         }
         return match reader.finish(Some(raw.data.clone())) {
-            Ok(envelope) => Incoming::Envelope(envelope),
-            Err(error) => malformed(raw, error.to_string()),
+            Ok(envelope) => (Incoming::Envelope(envelope), named),
+            Err(error) => (malformed(raw, error.to_string()), false),
         };
     }
     let keyed = |mut envelope: Envelope| {
@@ -215,8 +219,16 @@ pub(crate) fn read(raw: &Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
         .get(CONTENT_TYPE)
         .is_some_and(|text| text.to_ascii_lowercase().starts_with("application/cloudevents"));
     let error = if is_structured {
-        match structured::from_slice(&raw.data, &raw.implied) {
-            Ok(envelope) => return keyed(envelope),
+        // Read with a topic that no event has, so that one that names none can be told.
+        let nowhere = Names::nowhere();
+        match structured::from_slice(&raw.data, &nowhere) {
+            Ok(mut envelope) => {
+                let named = envelope.topic() != &nowhere;
+                if !named {
+                    envelope.set_topic(raw.implied.clone());
+                }
+                return (keyed(envelope), named);
+            }
             Err(error) => error.to_string(),
         }
     } else {
@@ -224,8 +236,8 @@ pub(crate) fn read(raw: &Raw, ingest: &Ingest, now: Timestamp) -> Incoming {
     };
     let position = Some(&*raw.id);
     match ingest.envelope(SYSTEM, &raw.implied, position, Some(raw.data.clone()), raw.foreign(false), now) {
-        Some(envelope) => keyed(envelope),
-        None => malformed(raw, error),
+        Some(envelope) => (keyed(envelope), false),
+        None => (malformed(raw, error), false),
     }
 }
 

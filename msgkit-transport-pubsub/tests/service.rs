@@ -2,10 +2,22 @@
 //! one, keys that fail and go on, limits, things that are missing; and Google's own emulator, where it is installed.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
 
+#[path = "service/foreign.rs"]
+mod foreign;
+#[path = "service/letters.rs"]
+mod letters;
+#[path = "service/many.rs"]
+mod many;
 #[path = "service/mended.rs"]
 mod mended;
+#[path = "service/order.rs"]
+mod order;
+#[path = "service/places.rs"]
+mod places;
 #[path = "service/poison.rs"]
 mod poison;
+#[path = "service/refused.rs"]
+mod refused;
 #[path = "service/scale.rs"]
 mod scale;
 mod support;
@@ -443,12 +455,20 @@ async fn a_filter_sorts_out_what_nobody_asked_for_and_nothing_else() {
     // It names no topic, so only its reader can say whether it is for it.
     let foreign = Bytes::from_static(b"from a device");
     plain.publish_foreign(&one.parse().unwrap(), foreign.clone(), &NativeHeaders::new()).await.unwrap();
-    let came = take(&mut *sorted, 11).await;
-    let own: Vec<String> = came.iter().filter(|came| came.message().envelope().is_some()).map(text).collect();
-    assert_eq!(own, (0..20).step_by(2).map(|n| n.to_string()).collect::<Vec<_>>());
+    foreign::publish(&stand_in, "projects/filters/topics/app.device._.raw", foreign::events()).await;
+    let came = take(&mut *sorted, 13).await;
+    let own = came.iter().filter(|came| came.message().key() == Some("k")).map(text);
+    assert_eq!(own.collect::<Vec<_>>(), (0..20).step_by(2).map(|n| n.to_string()).collect::<Vec<_>>());
+    let mut events: Vec<String> = came
+        .iter()
+        .filter(|came| came.message().envelope().is_some() && came.message().key().is_none())
+        .map(text)
+        .collect();
+    events.sort();
+    assert_eq!(events, ["binary", "structured"], "those of others");
     assert!(came.iter().any(|came| matches!(came.message(), Incoming::Malformed(one) if one.payload.as_ref() == Some(&foreign))), "the foreign one");
     came.into_iter().for_each(Delivery::ack);
-    take(&mut *skipping, 21).await.into_iter().for_each(Delivery::ack);
+    take(&mut *skipping, 23).await.into_iter().for_each(Delivery::ack);
     // Whether members have filters or not: what one of them asks for and the filter sorts out would never come to it.
     for member in [&filtered, &plain] {
         assert!(member.subscribe(&reads("g", one)).await.is_ok(), "the same is let pass");

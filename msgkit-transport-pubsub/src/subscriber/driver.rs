@@ -1,13 +1,14 @@
 //! The task of one subscription: owns those that read for it, looks for new topics, hears the service's word on settlements.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::FuturesUnordered;
-use msgkit::transport::{Subscription, TransportError};
+use msgkit::transport::{Settle as _, Subscription, TransportError, TransportErrorKind};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
@@ -18,9 +19,13 @@ use super::source::Source;
 use crate::core::{Core, closing};
 use crate::names::Reader;
 use crate::places::Entries;
+use crate::wire;
 
 /// The most copies of a delay step that are fetched beyond those in hand.
 const COPIES_AHEAD: u32 = 100;
+
+/// Of so many looks for new topics one asks whether what is read still belongs to the topics that are there.
+const CHECK: u32 = 10;
 
 type Reads = BTreeMap<String, String>;
 type Acks = FuturesUnordered<BoxFuture<'static, Vec<Answer>>>;
@@ -37,7 +42,11 @@ pub(super) struct Driver {
     known: Arc<Known>,
     /// What is read, with the topic of each.
     reads: Reads,
-    tasks: JoinSet<()>,
+    /// Each answers what it has found to be gone.
+    tasks: JoinSet<Option<String>>,
+    /// How many there were.
+    sources: usize,
+    looks: u32,
     /// When its entries are to be asked for again, where they expire.
     renew_at: Instant,
 }
@@ -59,6 +68,8 @@ impl Driver {
             subscription,
             reads: Reads::new(),
             tasks: JoinSet::new(),
+            sources: 0,
+            looks: 0,
             renew_at: Instant::now() + core.config.ephemeral_expiry / 4,
         };
         driver.read_also(reads);
@@ -72,26 +83,29 @@ impl Driver {
             if self.reads.contains_key(&name) {
                 continue;
             }
+            let group = self.subscription.group.as_ref();
+            let suspects =
+                group.is_some_and(|group| self.core.names.suspects(group).is_ok_and(|name| name == topic));
+            if suspects {
+                self.member.suspects(self.sources);
+            }
             let source = Source {
                 core: self.core.clone(),
                 member: self.member.clone(),
-                number: self.reads.len(),
+                number: self.sources,
                 implied: self.core.names.implied(&topic),
                 reader: self.reader.clone(),
-                ahead: match &self.subscription.group {
+                ahead: match self.reader {
                     // Whoever dies with a suspect fetched and not begun would condemn it.
-                    Some(group)
-                        if self.core.names.suspects(group).is_ok_and(|suspects| suspects == topic) =>
-                    {
-                        0
-                    }
-                    _ if self.reader.is_some() => ahead,
-                    _ => ahead.min(COPIES_AHEAD),
+                    _ if suspects => 0,
+                    Some(_) => ahead,
+                    None => ahead.min(COPIES_AHEAD),
                 },
                 subscription: self.subscription.clone(),
                 known: self.known.clone(),
                 name: name.clone(),
             };
+            self.sources += 1;
             self.tasks.spawn(source.run());
             self.reads.insert(name, topic);
         }
@@ -103,10 +117,13 @@ impl Driver {
         alone && Instant::now() >= self.renew_at
     }
 
-    /// Looks for topics that have come since; wildcards and dynamic segments may match them.
+    /// Looks for topics that have come since. Whatever it takes may be in one of them: where topics share a place, its name is
+    /// not that of the topic.
     fn look(&mut self) -> Option<BoxFuture<'static, Result<Reads, TransportError>>> {
         let reader = self.reader.clone()?;
         let (core, subscription) = (self.core.clone(), self.subscription.clone());
+        self.looks += 1;
+        let reads = self.looks.is_multiple_of(CHECK).then(|| self.reads.clone());
         let expires = self.expires();
         if expires {
             self.renew_at = Instant::now() + core.config.ephemeral_expiry / 4;
@@ -115,6 +132,9 @@ impl Driver {
             async move {
                 if expires {
                     core.renew_entries(&reader, &subscription.patterns).await?;
+                }
+                if let Some(reads) = reads {
+                    core.check_reads(&reader, &subscription.patterns, &reads).await?;
                 }
                 core.ensure_reads(&reader, &subscription.patterns, [].into()).await
             }
@@ -151,7 +171,6 @@ impl Driver {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looking: Option<BoxFuture<'static, Result<Reads, TransportError>>> = None;
         let mut asking: Option<BoxFuture<'static, Told>> = None;
-        let wild = self.reader.is_some() && !self.subscription.patterns.iter().all(msgkit::Pattern::is_exact);
         let (core, member) = (self.core.clone(), self.member.clone());
         let mut closed = pin!(closing(&core));
         let mut left = pin!(member.reached(Phase::Left));
@@ -173,19 +192,22 @@ impl Driver {
                     match found {
                         Ok(found) if self.member.phase() == Phase::Reads => self.read_also(found),
                         Ok(_) => {}
-                        Err(error) if !error.is_temporary() => self.member.fail(error),
+                        Err(error) if !error.is_temporary() => self.member.trouble(&error),
                         Err(error) => {
                             tracing::warn!(error = %msgkit::Chain(&error), "looking for new topics failed; they are looked for again");
                         }
                     }
                 }
-                Ok(()) = made.changed(), if wild => looking = self.look(),
-                // Asked when the clock has ticked: the condition of a branch holds as of when the waiting began.
-                _ = looks.tick(), if looking.is_none() => {
-                    if wild || self.expires() {
-                        looking = self.look();
+                Some(ended) = self.tasks.join_next() => {
+                    match ended {
+                        // It is found again when it is there again.
+                        Ok(Some(gone)) => drop(self.reads.remove(&gone)),
+                        Ok(None) => {}
+                        Err(_) => self.member.fail(broken_off()),
                     }
                 }
+                Ok(()) = made.changed() => looking = self.look(),
+                _ = looks.tick(), if looking.is_none() => looking = self.look(),
             }
         }
         // Others may ask now.
@@ -207,10 +229,22 @@ impl Driver {
         }
     }
 
+    /// What goes back is counted as a start, of which a suspect has few. One that nobody can have started goes back as a copy,
+    /// which has all of them.
+    async fn renew_suspects(&self) {
+        let Some(group) = &self.subscription.group else { return };
+        let Ok(topic) = self.core.names.suspects(group) else { return };
+        while let Some((token, envelope)) = self.member.unstarted() {
+            if !self.core.send_apart(&topic, wire::write(&envelope)).await {
+                return;
+            }
+            self.member.done(&mut vec![token]);
+        }
+    }
+
     /// Nothing more is fetched; what was settled is told, what is unsettled goes back.
     async fn leave(mut self, mut acks: Acks) {
         self.member.enter(Phase::Stopped);
-        self.member.unpark();
         if timeout(LEAVE, self.confirm(&mut acks)).await.is_err() {
             tracing::warn!(
                 "Pub/Sub did not confirm every settlement in time; what it has not taken comes again"
@@ -218,6 +252,7 @@ impl Driver {
         }
         self.core.round_trip().await;
         self.member.enter(Phase::Left);
+        let _ = timeout(LEAVE / 4, self.renew_suspects()).await;
         // What was settled meanwhile.
         let _ = timeout(LEAVE / 4, self.confirm(&mut acks)).await;
         self.member.give_back();
@@ -236,6 +271,17 @@ impl Driver {
         }
         self.member.end(None);
     }
+}
+
+/// Until `run` is over. Where it breaks off, so does the subscription, and its receiver is told.
+pub(super) async fn guarded(run: impl Future<Output = ()>, member: Arc<Member>) {
+    if AssertUnwindSafe(run).catch_unwind().await.is_err() {
+        member.end(Some(broken_off()));
+    }
+}
+
+fn broken_off() -> TransportError {
+    TransportError::new(TransportErrorKind::Internal, "a task that reads from Pub/Sub broke off")
 }
 
 /// The answer to what is asked; where that is nothing, there is none.

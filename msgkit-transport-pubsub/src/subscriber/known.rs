@@ -38,11 +38,11 @@ impl Known {
         Self { reader, subscription, declared: Mutex::default(), told: AtomicBool::new(false) }
     }
 
-    /// Whose a message is that has come. One that cannot be read is ours, and so is what waits as a copy, since the group has had
-    /// it before.
-    pub(super) fn whose(&self, message: &Incoming) -> Whose {
+    /// Whose a message is that has come, and that may have `named` its topic. One that names none is ours, as is one that cannot
+    /// be read: only who reads it can tell what it is for. So is what waits as a copy, since the group has had it before.
+    pub(super) fn whose(&self, message: &Incoming, named: bool) -> Whose {
         match (message, &self.reader) {
-            (Incoming::Envelope(envelope), Some(reader)) => {
+            (Incoming::Envelope(envelope), Some(reader)) if named => {
                 if self.takes(envelope.topic()) {
                     Whose::Ours
                 } else if reader.as_group().is_some() {

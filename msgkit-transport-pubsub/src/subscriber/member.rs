@@ -1,6 +1,8 @@
 //! A subscription as both sides see it: the deliveries that a service holds, and the tasks that read for it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+mod state;
+
+use std::collections::BTreeSet;
 use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,15 +12,13 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use google_cloud_pubsub::subscriber::handler::Handler;
-use msgkit::Topic;
 use msgkit::transport::{Incoming, Settle, Token, TransportError, TransportErrorKind};
+use msgkit::{Envelope, Topic};
 use tokio::sync::{Notify, watch};
 
+use self::state::{Held, State, Withheld};
 use crate::core::Core;
 use crate::error::closed;
-
-/// The most handles of superseded deliveries that are kept: dropping one would tell the service to hand the message out again.
-const MOST_STALE: usize = 10_000;
 
 /// What the two sides share. Everything in it is bounded by what the service lets a stream have outstanding: so many messages
 /// as the prefetch and `fetch_ahead`, so many bytes as `fetch_buffer`, for each topic that is read. All of it is read at once:
@@ -51,45 +51,6 @@ pub(crate) enum Phase {
     Left,
 }
 
-#[derive(Default)]
-struct State {
-    next: u64,
-    /// What was fetched, or given back, and not handed out, by the order in which it came.
-    buffer: BTreeMap<u64, Incoming>,
-    /// What was fetched and is not handed out yet: it is undecided whose it is, or whose one before it of its key is.
-    withheld: BTreeMap<u64, Withheld>,
-    /// Everything that is unsettled, fetched or in hand.
-    held: HashMap<u64, Held>,
-    /// What was settled, while an earlier message of its key is not: the service takes settlements of a key in order.
-    parked: HashMap<u64, Held>,
-    ids: HashMap<(usize, Arc<str>), u64>,
-    /// The unsettled and parked messages of each key, by topic.
-    keys: HashMap<(usize, String), BTreeSet<u64>>,
-    in_hand: usize,
-    /// Those of deliveries that have come again since.
-    stale: VecDeque<Handler>,
-    /// To be confirmed.
-    acks: Vec<(u64, Handler)>,
-    unconfirmed: BTreeSet<u64>,
-    told: u64,
-    lost: u64,
-    failure: Option<TransportError>,
-    over: bool,
-}
-
-struct Held {
-    source: usize,
-    message: Arc<str>,
-    key: String,
-    count: u32,
-    handler: Handler,
-}
-
-struct Withheld {
-    undecided: bool,
-    message: Incoming,
-}
-
 /// A message as it came from the service.
 pub(crate) struct Came {
     /// Which of those that read for the subscription it came to.
@@ -117,93 +78,6 @@ pub(crate) enum Found {
     Messages,
     Nothing,
     End,
-}
-
-impl State {
-    /// A message is nobody's any more.
-    fn take(&mut self, id: u64) -> Option<Held> {
-        let held = self.held.remove(&id)?;
-        self.ids.remove(&(held.source, held.message.clone()));
-        if self.buffer.remove(&id).is_none() && self.withheld.remove(&id).is_none() {
-            self.in_hand = self.in_hand.saturating_sub(1);
-        }
-        Some(held)
-    }
-
-    fn leaves_key(&mut self, source: usize, key: &str, id: u64) {
-        if !key.is_empty() {
-            let key = (source, key.to_owned());
-            if let Some(ids) = self.keys.get_mut(&key) {
-                ids.remove(&id);
-                if ids.is_empty() {
-                    self.keys.remove(&key);
-                }
-            }
-        }
-    }
-
-    /// Whether the latest message of a key is withheld, so that what comes behind it is as well.
-    fn withholds(&self, source: usize, key: &str) -> bool {
-        if key.is_empty() || self.withheld.is_empty() {
-            return false;
-        }
-        let latest = self.keys.get(&(source, key.to_owned())).and_then(BTreeSet::last);
-        latest.is_some_and(|latest| self.withheld.contains_key(latest))
-    }
-
-    /// Withholds no more what is decided, unless one before it of its key is not.
-    fn release(&mut self) {
-        let mut closed = HashSet::new();
-        for (id, withheld) in std::mem::take(&mut self.withheld) {
-            let held = self.held.get(&id).filter(|held| !held.key.is_empty());
-            let key = held.map(|held| (held.source, held.key.clone()));
-            if withheld.undecided || key.as_ref().is_some_and(|key| closed.contains(key)) {
-                closed.extend(key);
-                self.withheld.insert(id, withheld);
-            } else {
-                self.buffer.insert(id, withheld.message);
-            }
-        }
-    }
-
-    /// Keeps the handle of a delivery that is superseded: dropped, it would tell the service to hand the message out again.
-    fn keep_stale(&mut self, held: Held, id: u64) {
-        self.leaves_key(held.source, &held.key, id);
-        if self.stale.len() >= MOST_STALE {
-            self.stale.pop_front();
-        }
-        self.stale.push_back(held.handler);
-    }
-
-    fn tell(&mut self, held: Held) {
-        self.told += 1;
-        self.unconfirmed.insert(self.told);
-        self.acks.push((self.told, held.handler));
-    }
-
-    /// Settles `held`, and what was parked behind it; or parks it behind an earlier message of its key.
-    fn settle(&mut self, id: u64, held: Held) {
-        if held.key.is_empty() {
-            return self.tell(held);
-        }
-        let key = (held.source, held.key.clone());
-        self.parked.insert(id, held);
-        while let Some(first) = self.keys.get(&key).and_then(|ids| ids.first().copied()) {
-            let Some(held) = self.parked.remove(&first) else { return };
-            self.leaves_key(held.source, &held.key, first);
-            self.tell(held);
-        }
-    }
-
-    /// Settles what is parked, whatever stands before it.
-    fn unpark(&mut self) {
-        let mut parked: Vec<(u64, Held)> = self.parked.drain().collect();
-        parked.sort_unstable_by_key(|(id, _)| *id);
-        for (id, held) in parked {
-            self.leaves_key(held.source, &held.key, id);
-            self.tell(held);
-        }
-    }
 }
 
 impl Member {
@@ -240,19 +114,26 @@ impl Member {
         }
         let mut room = max.min(self.prefetch.saturating_sub(state.in_hand));
         while room > 0
-            && let Some((id, message)) = state.buffer.pop_first()
+            && let Some((id, message)) = state.next_out()
         {
             state.in_hand += 1;
             room -= 1;
-            let Some(held) = state.held.get(&id) else { continue };
+            let Some(held) = state.held.get_mut(&id) else { continue };
+            held.handed = true;
             into.push(Handed {
-                token: Token { id, epoch: 0 },
+                token: Token { id, epoch: held.epoch },
                 count: held.count,
                 position: held.message.clone(),
                 message,
             });
         }
         Ok(if into.is_empty() { Found::Nothing } else { Found::Messages })
+    }
+
+    /// How many are fetched or in hand.
+    #[cfg(test)]
+    pub(crate) fn fetched(&self) -> usize {
+        self.lock().held.len()
     }
 
     /// How far it is, for those who read for it.
@@ -297,25 +178,18 @@ impl Member {
             handler.delivery_attempt().and_then(|count| u32::try_from(count).ok()).unwrap_or(1).max(1);
         let mut state = self.lock();
         let known = (source, message_id.clone());
-        // It comes again while it is held here: its lease was lost, or the service hands it out twice.
         if let Some(id) = state.ids.get(&known).copied() {
-            let waited = state.withheld.get(&id).is_some_and(|withheld| withheld.undecided);
-            if let Some(held) = state.take(id) {
-                state.keep_stale(held, id);
-            }
-            if waited {
-                // What came behind it waits for it no more.
-                state.release();
-            }
+            state.supersede(id, Withheld { undecided, message }, count, handler);
+            drop(state);
+            self.untold.store(true, Ordering::Release);
+            return;
         }
         let withheld = undecided || state.withholds(source, &key);
-        let id = state.next;
-        state.next += 1;
+        let id = state.number(source, &key);
         state.ids.insert(known, id);
-        if !key.is_empty() {
-            state.keys.entry((source, key.clone())).or_default().insert(id);
-        }
-        state.held.insert(id, Held { source, message: message_id, key, count, handler });
+        state
+            .held
+            .insert(id, Held { source, message: message_id, key, count, handler, epoch: 0, handed: false });
         if withheld {
             state.withheld.insert(id, Withheld { undecided, message });
         } else {
@@ -323,6 +197,20 @@ impl Member {
         }
         drop(state);
         self.untold.store(true, Ordering::Release);
+    }
+
+    /// For the supervising task: which of those that read has suspects.
+    pub(crate) fn suspects(&self, source: usize) {
+        self.lock().suspects = Some(source);
+    }
+
+    /// For the supervising task: a suspect that nobody can have started.
+    pub(crate) fn unstarted(&self) -> Option<(Token, Envelope)> {
+        let state = self.lock();
+        let id = state.suspect()?;
+        let held = state.held.get(&id).filter(|held| !held.handed)?;
+        let envelope = state.buffer.get(&id)?.envelope()?.clone();
+        Some((Token { id, epoch: held.epoch }, envelope))
     }
 
     /// For the supervising task: the number before which everything came that is undecided; `None` where nothing is.
@@ -345,8 +233,7 @@ impl Member {
         }
         for id in foreign {
             if let Some(held) = state.take(id) {
-                state.leaves_key(held.source, &held.key, id);
-                state.tell(held);
+                state.settle(id, held);
             }
         }
         state.release();
@@ -363,12 +250,11 @@ impl Member {
     }
 
     /// For a reading task: a message that does not belong to the subscription.
-    pub(crate) fn skip(&self, handler: Handler) {
+    pub(crate) fn skip(&self, came: Came) {
+        let Came { source, id: message, key, handler, .. } = came;
         let mut state = self.lock();
-        state.told += 1;
-        let told = state.told;
-        state.unconfirmed.insert(told);
-        state.acks.push((told, handler));
+        let id = state.number(source, &key);
+        state.settle(id, Held { source, message, key, count: 0, handler, epoch: 0, handed: false });
         drop(state);
         self.settled.notify_one();
     }
@@ -380,7 +266,8 @@ impl Member {
         let ids: Vec<u64> = all.map(|(id, _)| *id).collect();
         for id in ids {
             if let Some(held) = state.take(id).or_else(|| state.parked.remove(&id)) {
-                state.keep_stale(held, id);
+                state.leaves_key(held.source, &held.key, id);
+                state.keep_stale(held.handler);
             }
         }
         drop(state);
@@ -447,16 +334,10 @@ impl Member {
         self.confirmed.notify_waiters();
     }
 
-    /// What is parked is settled now, whatever stands before it.
-    pub(crate) fn unpark(&self) -> u64 {
-        let mut state = self.lock();
-        state.unpark();
-        state.told
-    }
-
-    /// Resolves when the service has answered for everything that was settled before.
+    /// Resolves when the service has answered for everything that was settled before. What waits behind an earlier message of its
+    /// key it cannot be told yet.
     pub(crate) async fn flush(&self) -> Result<(), TransportError> {
-        let until = self.unpark();
+        let until = self.lock().told;
         self.settled.notify_one();
         loop {
             let changed = self.confirmed.notified();
@@ -482,10 +363,13 @@ impl Member {
         }
     }
 
-    /// Everything that is unsettled goes back, the oldest first.
+    /// Everything that is unsettled goes back, the oldest first; and with it what was settled behind one of these of its key,
+    /// which the service would not take.
     pub(crate) fn give_back(&self) {
         let mut state = self.lock();
-        let mut held: Vec<(u64, Held)> = state.held.drain().collect();
+        let parked: Vec<(u64, Held)> = state.parked.drain().collect();
+        self.core.count_late(parked.len() as u64);
+        let mut held: Vec<(u64, Held)> = state.held.drain().chain(parked).collect();
         held.sort_unstable_by_key(|(id, _)| *id);
         state.buffer.clear();
         state.withheld.clear();
@@ -513,10 +397,18 @@ impl Member {
         self.confirmed.notify_waiters();
     }
 
-    /// For a reading task: the receiver is told, once.
+    /// The receiver is told of what is tried again, and goes on with the rest: to begin anew would give that back, and each time
+    /// the service would count a start of it.
+    pub(crate) fn trouble(&self, refused: &TransportError) {
+        let text = format!("{}; it is tried again", msgkit::Chain(refused));
+        self.lock().failure = Some(TransportError::new(TransportErrorKind::Unavailable, text));
+        self.arrived.notify_one();
+    }
+
+    /// The receiver is told, once; nothing more is fetched for it.
     pub(crate) fn fail(&self, failure: TransportError) {
         self.lock().failure = Some(failure);
-        self.arrived.notify_one();
+        self.enter(Phase::Stopped);
     }
 }
 
@@ -525,9 +417,10 @@ impl Settle for Member {
         let mut state = self.lock();
         let mut late = 0;
         for token in tokens.drain(..) {
-            match state.take(token.id) {
+            // Where there is none it has come again since, or the subscription is over.
+            let current = state.of(token).is_some();
+            match current.then(|| state.take(token.id)).flatten() {
                 Some(held) => state.settle(token.id, held),
-                // It has come again since, or the subscription is over.
                 None => late += 1,
             }
         }
@@ -543,7 +436,7 @@ impl Settle for Member {
     /// service, which would count a start.
     fn returned(&self, token: Token, message: Incoming) {
         let mut state = self.lock();
-        if !state.held.contains_key(&token.id) {
+        if state.of(token).is_none() {
             return;
         }
         state.in_hand = state.in_hand.saturating_sub(1);

@@ -18,7 +18,7 @@ use msgkit::transport::{
     TransportErrorKind,
 };
 
-use self::driver::Driver;
+use self::driver::{Driver, guarded};
 use self::member::{Found, Handed, Member, Phase};
 use crate::error::SYSTEM;
 use crate::names::Reader;
@@ -60,8 +60,8 @@ impl Subscriber for Pubsub {
         // Made first: where nobody waits for the answer any more, its drop takes the member out again.
         let deliveries =
             PubsubDeliveries { settler: member.clone(), member: member.clone(), handed: Vec::new() };
-        let driver = Driver::new(core, member, reader, subscription.clone(), reads);
-        core.adopt(tokio::spawn(driver.run()));
+        let driver = Driver::new(core, member.clone(), reader, subscription.clone(), reads);
+        core.adopt(tokio::spawn(guarded(driver.run(), member)));
         core.watch();
         Ok(Box::new(deliveries))
     }

@@ -17,6 +17,7 @@ use msgkit::transport::{Subscription, TransportError, TransportErrorKind};
 
 use super::known::{Known, Whose};
 use super::member::{Came, Member, Phase};
+use crate::connections::Seat;
 use crate::core::Core;
 use crate::error::{self, code};
 use crate::names::Reader;
@@ -42,40 +43,54 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Until the subscription is left, or the service refuses for good.
-    pub(super) async fn run(self) {
+    /// Until the subscription is left, or there is nothing to read any more; answers which one is gone.
+    pub(super) async fn run(self) -> Option<String> {
         let mut pause = PAUSE.0;
         while self.member.phase() == Phase::Reads {
             // Asked for first: of a client that is exchanged meanwhile the stream is silent at once.
-            let generation = self.core.clients.subscribers();
-            let error = match self.open().await {
-                Ok(stream) => match self.read(stream, generation, &mut pause).await {
-                    None => return,
+            let seat = self.core.clients.seat();
+            let generation = seat.client().generation();
+            let error = match self.open(&seat).await {
+                Ok(Some(stream)) => match self.read(stream, &seat, generation, &mut pause).await {
+                    None => return None,
                     Some(error) => error,
                 },
+                Ok(None) => {
+                    tracing::warn!(subscription = %self.name, "its topic is gone as well; it is read again when that is there again");
+                    return Some(self.name);
+                }
                 Err(error) => error,
             };
-            if !error.is_temporary() {
-                return self.member.fail(error);
-            }
-            tracing::warn!(subscription = %self.name, error = %msgkit::Chain(&error), "a stream was lost; it is opened again in {pause:?}");
+            let waits = if error.is_temporary() {
+                tracing::warn!(subscription = %self.name, error = %msgkit::Chain(&error), "a stream was lost; it is opened again in {pause:?}");
+                let longer = (pause * 2).min(PAUSE.1);
+                std::mem::replace(&mut pause, longer)
+            } else {
+                self.member.trouble(&error);
+                self.core.config.topic_refresh
+            };
             tokio::select! {
-                () = self.member.reached(Phase::Stopped) => return,
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE.1),
+                () = self.member.reached(Phase::Stopped) => return None,
+                () = tokio::time::sleep(waits) => {}
             }
         }
+        None
     }
 
-    async fn open(&self) -> Result<MessageStream, TransportError> {
+    /// `None` where it was gone, and was not made again because its topic is gone.
+    async fn open(&self, seat: &Seat) -> Result<Option<MessageStream>, TransportError> {
         if !self.core.is_there(&self.name) {
             self.make_again().await?;
+            if self.reader.is_some() && !self.core.is_there(&self.name) {
+                return Ok(None);
+            }
         }
         let config = &self.core.config;
         let most = u32::try_from(self.subscription.prefetch).unwrap_or(u32::MAX).saturating_add(self.ahead);
         let reads = self
             .core
             .clients
-            .subscriber()
+            .subscriber(seat)
             .await?
             .subscribe(&self.name)
             .set_max_outstanding_messages(i64::from(most))
@@ -84,19 +99,20 @@ impl Source {
             .set_max_lease(config.max_hold)
             // What is in hand can be settled after the stream has ended.
             .set_shutdown_behavior(ShutdownBehavior::WaitForProcessing);
-        Ok(reads.build())
+        Ok(Some(reads.build()))
     }
 
     /// Reads until the subscription stops, then until what came is settled or given back; or until the stream is lost.
     async fn read(
         &self,
         mut stream: MessageStream,
+        seat: &Seat,
         generation: u64,
         pause: &mut Duration,
     ) -> Option<TransportError> {
         let ended = stream.shutdown_token();
         let mut stopped = pin!(self.member.reached(Phase::Stopped));
-        let mut renewed = pin!(self.core.clients.subscriber_renewed(generation));
+        let mut renewed = pin!(seat.client().renewed(generation));
         let error = loop {
             // Never dropped for anything but the end: the client opens another stream where it is.
             let next = tokio::select! {
@@ -118,7 +134,7 @@ impl Source {
             match next {
                 Some(Ok((message, handler))) => {
                     *pause = PAUSE.0;
-                    self.core.heard();
+                    seat.heard();
                     self.give(message, handler);
                 }
                 Some(Err(error)) => {
@@ -159,14 +175,14 @@ impl Source {
         {
             raw.implied = topic;
         }
-        let message = wire::read(&raw, &self.subscription.ingest, self.core.clock.now());
-        let whose = self.known.whose(&message);
+        let (message, named) = wire::read(&raw, &self.subscription.ingest, self.core.clock.now());
+        let whose = self.known.whose(&message, named);
         let Raw { id, key, .. } = raw;
         let came = Came { source: self.number, id, key, message, handler };
         match whose {
             Whose::Ours => self.member.put(came),
             Whose::Undecided => self.member.withhold(came),
-            Whose::Foreign => self.member.skip(came.handler),
+            Whose::Foreign => self.member.skip(came),
         }
     }
 

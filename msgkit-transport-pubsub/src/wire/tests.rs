@@ -20,7 +20,7 @@ fn envelope() -> Envelope {
 
 fn back(message: Message) -> Incoming {
     let raw = Raw::new(message, "orders.created".parse().unwrap());
-    read(&raw, &Ingest::default(), Timestamp::now())
+    read(&raw, &Ingest::default(), Timestamp::now()).0
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn what_is_no_event_is_malformed_and_untouched() {
     assert_eq!(names, ["a", "b", "content-type"]);
     let ingest = Ingest(vec![IngestRule::new("orders.>".parse().unwrap(), "order.raw")]);
     let raw = Raw::new(message, "orders.created".parse().unwrap());
-    let incoming = read(&raw, &ingest, Timestamp::now());
+    let (incoming, _) = read(&raw, &ingest, Timestamp::now());
     let envelope = incoming.envelope().unwrap();
     assert_eq!((envelope.kind(), envelope.key()), ("order.raw", Some("k")));
 }

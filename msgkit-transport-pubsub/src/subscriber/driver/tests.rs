@@ -4,12 +4,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use msgkit::envelope::{Clock, ContentType};
+use msgkit::envelope::{Clock, ContentType, Retry};
 use msgkit::transport::{
-    Deliveries, Delivery, Group, Outgoing, Publisher as _, Subscriber as _, Transport as _, TransportUrl,
+    Deliveries, Delivery, Destination, Group, Incoming, Outgoing, Publisher as _, Settle as _,
+    Subscriber as _, Transport as _, TransportUrl,
 };
 use msgkit::{Envelope, Pattern, Timestamp};
 
+use super::super::member::Came;
 use super::*;
 use crate::client::Clients;
 use crate::config::PubsubConfig;
@@ -153,4 +155,191 @@ async fn what_comes_while_the_entries_are_asked_for_waits_for_the_next_answer() 
     member.enter(Phase::Left);
     running.await.unwrap();
     pubsub.close().await.unwrap();
+}
+
+/// Nobody else would hear of it: the receiver waits, and what was fetched keeps its lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_breaks_off_is_told_to_the_receiver() {
+    let Some(stand_in) = stand_in() else { return };
+    let endpoint = Some(format!("http://{}", stand_in.address()));
+    let config = PubsubConfig { endpoint, ..PubsubConfig::default() };
+    let clients = Clients::new(&config).unwrap();
+    let core = Arc::new(Core::new(clients, Names::new("broken".to_owned(), "app"), config, Clock::system()));
+    let reads = Subscription::ephemeral(["a.b".parse::<Pattern>().unwrap()]);
+    let told = async |member: &Member| {
+        loop {
+            match member.take(1, &mut Vec::new()) {
+                Err(error) => return error.kind(),
+                Ok(_) => member.arrived.notified().await,
+            }
+        }
+    };
+    // One that reads.
+    let member = Arc::new(Member::new(&core, 1));
+    let mut driver = Driver::new(&core, member.clone(), None, reads, Reads::new());
+    driver.tasks.spawn(async { panic!("as a test wants it") });
+    let running = tokio::spawn(guarded(driver.run(), member.clone()));
+    assert_eq!(timeout(PATIENCE, told(&member)).await.expect("it is told"), TransportErrorKind::Internal);
+    member.enter(Phase::Left);
+    running.await.unwrap();
+    // The one that they belong to.
+    let member = Arc::new(Member::new(&core, 1));
+    guarded(async { panic!("as a test wants it") }, member.clone()).await;
+    assert_eq!(timeout(PATIENCE, told(&member)).await.expect("it is told"), TransportErrorKind::Internal);
+    timeout(PATIENCE, member.gone()).await.expect("it is over");
+}
+
+/// Handles of messages that have come; what they belong to is told by whoever puts them.
+async fn handles(
+    core: &Arc<Core>,
+    pubsub: &Pubsub,
+    count: usize,
+) -> Vec<google_cloud_pubsub::subscriber::handler::Handler> {
+    let reader = Reader::group(&"handles".parse().unwrap());
+    let subscription = Subscription::group("handles".parse().unwrap(), [OURS.parse::<Pattern>().unwrap()]);
+    let reads = core.ensure_reader(&reader, &subscription).await.unwrap();
+    let (name, _) = reads.into_iter().next().unwrap();
+    pubsub.publish((0..count).map(|_| message((OURS, "other", "text"))).collect()).await.unwrap();
+    let seat = core.clients.seat();
+    let mut stream = core.clients.subscriber(&seat).await.unwrap().subscribe(name).build();
+    let mut all = Vec::new();
+    while all.len() < count {
+        let (_, handler) = timeout(PATIENCE, stream.next()).await.expect("it comes").unwrap().unwrap();
+        all.push(handler);
+    }
+    all
+}
+
+/// The service hands out again the first of a key, and all behind it; between the two the second one must not be first.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_again_keeps_its_place_in_its_key() {
+    let Some(stand_in) = stand_in() else { return };
+    let endpoint = Some(format!("http://{}", stand_in.address()));
+    let config = PubsubConfig { endpoint, ..PubsubConfig::default() };
+    let url = TransportUrl::parse("pubsub://place/app").unwrap();
+    let pubsub = Pubsub::with(&url, config, Clock::system()).unwrap();
+    let core = pubsub.core();
+    let member = Member::new(core, 10);
+    let mut handles = handles(core, &pubsub, 4).await.into_iter();
+    let mut comes = |id: &str| {
+        let message = Incoming::Envelope(message((OURS, "k", "text")).envelope);
+        let handler = handles.next().unwrap();
+        member.put(Came { source: 0, id: id.into(), key: "k".to_owned(), message, handler });
+    };
+    let taken = || {
+        let mut handed = Vec::new();
+        member.take(10, &mut handed).unwrap();
+        let positions: Vec<String> = handed.iter().map(|handed| handed.position.to_string()).collect();
+        (positions, handed.into_iter().map(|handed| handed.token).collect::<Vec<_>>())
+    };
+    ["1", "2", "1"].into_iter().for_each(&mut comes);
+    let (positions, mut in_hand) = taken();
+    assert_eq!(positions, ["1", "2"]);
+    // In hand as well, where the settlement of the earlier delivery settles nothing.
+    comes("1");
+    member.done(&mut in_hand);
+    assert_eq!(pubsub.lost_leases(), 1);
+    assert_eq!(taken().0, ["1"]);
+    pubsub.close().await.unwrap();
+}
+
+/// A process that leaves gives back what it has fetched, and the service counts a start of it. Of a suspect few are allowed, and
+/// it may wait behind a copy that is not due.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_that_was_never_started_is_not_counted_as_started() {
+    let Some(stand_in) = stand_in() else { return };
+    let endpoint = Some(format!("http://{}", stand_in.address()));
+    let config = PubsubConfig { endpoint, ..PubsubConfig::default() };
+    let url = TransportUrl::parse("pubsub://suspects/app").unwrap();
+    let pubsub = Pubsub::with(&url, config, Clock::system()).unwrap();
+    let core = pubsub.core();
+    let group: Group = "g".parse().unwrap();
+    let mut subscription = Subscription::group(group.clone(), [OURS.parse::<Pattern>().unwrap()]);
+    subscription.retry_step = Some(1);
+    let reads = Reads::from([
+        (core.ensure_copies(&group, 1).await.unwrap(), core.names.retry(&group, 1).unwrap()),
+        (core.ensure_suspects(&group).await.unwrap(), core.names.suspects(&group).unwrap()),
+    ]);
+    let copy = |last_start| {
+        let mut envelope = message((OURS, "k", "text")).envelope;
+        envelope.set_retry(Some(Retry { round: 1, first: Timestamp::now(), last_start }));
+        let to = Destination::Retry { group: group.clone(), step: 1, delay: Duration::from_secs(60) };
+        Outgoing::new(to, envelope)
+    };
+    pubsub.publish(vec![copy(false)]).await.unwrap();
+    let next = async |member: &Member| {
+        let mut handed = Vec::new();
+        while handed.is_empty() {
+            member.take(1, &mut handed).unwrap();
+            if handed.is_empty() {
+                member.arrived.notified().await;
+            }
+        }
+        handed.remove(0)
+    };
+    let both = async |member: &Member| {
+        while member.fetched() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let mut begun = true;
+    for _ in 0..4 {
+        let member = Arc::new(Member::new(core, 1));
+        let driver = Driver::new(core, member.clone(), None, subscription.clone(), reads.clone());
+        let running = tokio::spawn(driver.run());
+        if std::mem::take(&mut begun) {
+            // Its head is not due, and the suspect comes behind it.
+            timeout(PATIENCE, next(&member)).await.expect("a copy");
+            pubsub.publish(vec![copy(true)]).await.unwrap();
+        }
+        timeout(PATIENCE, both(&member)).await.expect("both are fetched");
+        member.enter(Phase::Left);
+        running.await.unwrap();
+    }
+    let member = Arc::new(Member::new(core, 1));
+    let driver = Driver::new(core, member.clone(), None, subscription.clone(), reads.clone());
+    let running = tokio::spawn(driver.run());
+    timeout(PATIENCE, both(&member)).await.expect("both are fetched");
+    let first = timeout(PATIENCE, next(&member)).await.expect("a copy");
+    let is_suspect = first.message.envelope().unwrap().retry().is_some_and(|retry| retry.last_start);
+    assert!(is_suspect, "it waits for nothing");
+    assert_eq!(first.count, 1, "nobody has started it");
+    member.enter(Phase::Left);
+    running.await.unwrap();
+    pubsub.close().await.unwrap();
+}
+
+/// The member has told what was settled before, and asks the service for a sign that its stream is over. One thread alone, so
+/// that no answer comes before it is settled.
+#[tokio::test]
+async fn what_is_settled_while_a_member_leaves_is_settled() {
+    let Some(stand_in) = stand_in() else { return };
+    let endpoint = Some(format!("http://{}", stand_in.address()));
+    let config = PubsubConfig { endpoint, ..PubsubConfig::default() };
+    let url = TransportUrl::parse("pubsub://leaving/app").unwrap();
+    let open = || Pubsub::with(&url, config.clone(), Clock::system()).unwrap();
+    let (leaving, staying) = (open(), open());
+    let core = leaving.core();
+    let group: Group = "g".parse().unwrap();
+    let reader = Reader::group(&group);
+    let subscription = Subscription::group(group, [OURS.parse::<Pattern>().unwrap()]);
+    let reads = core.ensure_reader(&reader, &subscription).await.unwrap();
+    let member = Arc::new(Member::new(core, 2));
+    let driver = Driver::new(core, member.clone(), Some(reader), subscription.clone(), reads);
+    let running = tokio::spawn(driver.run());
+    staying.publish(["1", "2"].map(|text| message((OURS, "k", text))).into()).await.unwrap();
+    let mut handed = Vec::new();
+    while handed.len() < 2 {
+        timeout(PATIENCE, member.arrived.notified()).await.expect("both come");
+        member.take(2, &mut handed).unwrap();
+    }
+    core.closing.send_replace(true);
+    member.reached(Phase::Stopped).await;
+    assert_eq!(member.phase(), Phase::Stopped);
+    member.done(&mut vec![handed[0].token]);
+    timeout(PATIENCE, running).await.expect("it leaves").unwrap();
+    assert_eq!(leaving.lost_leases(), 0);
+    let mut next = staying.subscribe(&subscription).await.unwrap();
+    assert_eq!(settled(&mut *next, 1).await, ["2"], "the first one is settled, the other was given back");
+    staying.close().await.unwrap();
 }
