@@ -9,9 +9,10 @@ use msgkit::transport::{Group, Start, Subscription, TransportError};
 use crate::core::Core;
 use crate::error::{Cause, Failure};
 use crate::lease::{Change, GroupRow, Lease, LeaseRow, LeaseStore, json, key_of};
+use crate::making::Made;
 use crate::names::Wanted;
 use crate::position::Position;
-use crate::streams::{Made, Shard};
+use crate::streams::Shard;
 
 /// The row of a group's patterns.
 pub(crate) const GROUP: &str = "group";

@@ -7,6 +7,7 @@ mod error;
 mod fan_out;
 mod group;
 mod lease;
+mod making;
 mod member;
 mod names;
 mod operate;

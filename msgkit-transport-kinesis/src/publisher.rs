@@ -327,7 +327,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::streams::Made;
+    use crate::making::Made;
 
     fn items(keys: &[&str], size: usize) -> Vec<Item> {
         keys.iter()

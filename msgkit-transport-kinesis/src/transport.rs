@@ -22,8 +22,8 @@ use crate::config::{KinesisConfig, place};
 use crate::core::Core;
 use crate::error::{self, SYSTEM, closed, invalid};
 use crate::lease::{LeaseStore, MemoryLeases};
+use crate::making::Made;
 use crate::names::Names;
-use crate::streams::Made;
 
 /// How long the service may take to say that it is there.
 const HEALTH: Duration = Duration::from_secs(5);
