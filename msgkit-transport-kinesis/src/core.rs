@@ -29,6 +29,8 @@ pub(crate) struct Core {
     pub(crate) late: AtomicU64,
     /// Shards whose retention ended before they were read to their end.
     pub(crate) expired: AtomicU64,
+    /// Streams that were deleted and made again since a group had read them.
+    pub(crate) remade: AtomicU64,
     /// Entries and requests that were refused as too much at once.
     pub(crate) throttled: AtomicU64,
     pub(crate) closed: AtomicBool,

@@ -17,6 +17,10 @@ use crate::streams::Shard;
 /// The row of a group's patterns.
 pub(crate) const GROUP: &str = "group";
 
+/// The row that says that the group of a leading wildcard has begun in every stream that was there: one that has no marker came
+/// later.
+const ALL: &str = "all";
+
 /// The row that says that a stream's shards are in the table.
 fn marker(stream: &str) -> String {
     format!("stream/{stream}")
@@ -38,18 +42,27 @@ impl Core {
         });
         let made: BTreeSet<String> = try_join_all(ensured).await?.into_iter().flatten().collect();
         add_patterns(store, space, &subscription.patterns).await?;
-        let mut streams = wanted.named.clone();
-        if wanted.others {
-            streams
-                .extend(self.list_streams().await?.into_iter().filter(|stream| self.names.is_ours(stream)));
-        }
-        try_join_all(streams.iter().map(|stream| {
-            // All that is in a stream that was made just now is younger than the group.
-            let start = if made.contains(stream) { Start::Earliest } else { subscription.start };
+        let others = if wanted.others { self.our_streams().await? } else { BTreeSet::new() };
+        // After the streams were listed: one that came when the group was there already is seen to be one.
+        let rows = store.load(space).await?;
+        let began = rows.iter().any(|row| row.key == ALL);
+        try_join_all(wanted.named.union(&others).map(|stream| {
+            // All that is in a stream that is younger than the group is its own.
+            let younger = made.contains(stream) || (began && others.contains(stream));
+            let start = if younger { Start::Earliest } else { subscription.start };
             self.ensure_leases(store, space, stream, start)
         }))
         .await?;
+        if wanted.others && !began {
+            store.swap(space, Change::write(ALL, 0, "{}")).await?;
+        }
         Ok(wanted)
+    }
+
+    /// The streams that are there and hold topics of this system.
+    pub(crate) async fn our_streams(&self) -> Result<BTreeSet<String>, TransportError> {
+        let there = self.list_streams().await?;
+        Ok(there.into_iter().filter(|stream| self.names.is_ours(stream)).collect())
     }
 
     /// Sees to it that the delay step is there. Nothing is lost of it, so it begins at the beginning.

@@ -101,6 +101,7 @@ impl Kinesis {
             members: Mutex::default(),
             late: AtomicU64::new(0),
             expired: AtomicU64::new(0),
+            remade: AtomicU64::new(0),
             throttled: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             closing: Notify::new(),
@@ -118,6 +119,13 @@ impl Kinesis {
     #[must_use]
     pub fn expired_shards(&self) -> u64 {
         self.0.expired.load(Ordering::Relaxed)
+    }
+
+    /// How many streams were deleted and made again since a group had read them: it reads the new ones from their beginning, and what
+    /// it had not read of the old ones is gone.
+    #[must_use]
+    pub fn remade_streams(&self) -> u64 {
+        self.0.remade.load(Ordering::Relaxed)
     }
 
     /// How many records and reads the service refused as too much at once; each was tried again.

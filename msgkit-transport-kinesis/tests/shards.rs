@@ -5,6 +5,8 @@
 #[path = "support/mod.rs"]
 mod support;
 
+#[path = "shards/begin.rs"]
+mod begin;
 #[path = "shards/fan_out.rs"]
 mod fan_out;
 #[path = "shards/lost.rs"]

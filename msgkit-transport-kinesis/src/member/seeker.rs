@@ -37,8 +37,7 @@ impl Member {
     async fn look_for_shards(&self) -> Result<bool, Failure> {
         let mut streams: BTreeSet<String> = self.wanted.named.clone();
         if self.wanted.others {
-            let there = self.core.list_streams().await?;
-            streams.extend(there.into_iter().filter(|stream| self.core.names.is_ours(stream)));
+            streams.extend(self.core.our_streams().await?);
         }
         let rows = self.store.load(&self.space).await?;
         let mut changed = false;
