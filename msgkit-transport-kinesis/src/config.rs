@@ -57,10 +57,10 @@ pub struct KinesisConfig {
     pub create: bool,
     /// How many shards a stream has that is created; 0 = an on-demand stream. Those of retries and dead letters have one.
     pub shards: u32,
-    /// How long the streams that are created keep a record; 24 h to 8760 h.
+    /// How long the streams keep a record; 24 h to 8760 h. One that keeps less is raised to it, unless `create = false`.
     #[serde(with = "msgkit::config::duration")]
     pub retention: Duration,
-    /// How long dead letters are kept; 24 h to 8760 h.
+    /// How long dead letters are kept; 24 h to 8760 h. A stream of theirs that keeps less, and cannot be raised, is an error.
     #[serde(with = "msgkit::config::duration")]
     pub dead_letter_retention: Duration,
     /// What a message without a key shares a shard with.

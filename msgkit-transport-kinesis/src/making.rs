@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use aws_sdk_kinesis::types::{StreamMode, StreamModeDetails, StreamStatus};
+use aws_sdk_kinesis::types::{StreamDescriptionSummary, StreamMode, StreamModeDetails, StreamStatus};
 use msgkit::transport::{Destination, TransportError, TransportErrorKind};
 use tokio::time::Instant;
 
@@ -54,6 +54,10 @@ impl Made {
         }
     }
 
+    fn hours(self) -> i32 {
+        i32::try_from(self.retention.as_secs().div_ceil(3600)).unwrap_or(8760)
+    }
+
     /// What the service is told of the record's size; `None` = it is what every stream takes.
     fn kib(self) -> Option<i32> {
         let kib = i32::try_from(self.record.div_ceil(1 << 10)).unwrap_or(MOST_KIB).min(MOST_KIB);
@@ -62,24 +66,28 @@ impl Made {
 }
 
 impl Core {
-    /// Sees to it that `stream` is there, made so where it is missing. Answers whether it was.
+    /// Sees to it that `stream` is there, made so where it is missing, and keeps what it is to keep. Answers whether it was missing.
     pub(crate) async fn ensure(&self, stream: &str, wanted: Made) -> Result<bool, TransportError> {
         if self.streams.lock().unwrap_or_else(PoisonError::into_inner).contains(stream) {
             return Ok(false);
         }
         let mut made = false;
-        match self.patiently(|| self.status(stream)).await {
-            Ok(told) if is_usable(&told.0) => self.raise(stream, wanted, told.1).await,
+        let told = match self.patiently(|| self.described(stream)).await {
+            Ok(told) if is_usable(&told) => told,
             Ok(_) => self.made(stream).await?,
             Err(failure) if failure.cause == Cause::NotFound && self.config.create => {
                 self.create(stream, wanted).await?;
                 made = true;
+                self.made(stream).await?
             }
             Err(failure) if failure.cause == Cause::NotFound => {
                 return Err(self.missing(stream, failure.error));
             }
             Err(failure) => return Err(failure.error),
-        }
+        };
+        // Also where it was made just now: whoever makes a stream may die before it keeps what it is to keep.
+        self.raise(stream, wanted, &told).await;
+        self.keep(stream, wanted, &told).await?;
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).insert(stream.to_owned());
         Ok(made)
     }
@@ -98,22 +106,19 @@ impl Core {
     }
 
     /// A stream of copies that an older configuration has made takes what all take, which may be less than a copy has.
-    async fn raise(&self, stream: &str, wanted: Made, takes: Option<i32>) {
-        let Some((kib, takes)) = wanted.kib().zip(takes) else { return };
+    async fn raise(&self, stream: &str, wanted: Made, told: &StreamDescriptionSummary) {
+        let Some((kib, takes)) = wanted.kib().zip(told.max_record_size_in_kib) else { return };
         if !wanted.copies || takes >= kib || !self.config.create {
             return;
         }
         let raised = async {
-            let client = self.account.client().await?;
-            let told = client.describe_stream_summary().stream_name(stream).send().await;
-            let told = told.map_err(|error| error::of(error, &format!("asking for stream `{stream}`")))?;
-            let arn = told.stream_description_summary.map(|summary| summary.stream_arn);
-            let asked = client.update_max_record_size().set_stream_arn(arn).max_record_size_in_kib(kib);
+            let asked = self.account.client().await?.update_max_record_size().stream_arn(&told.stream_arn);
             asked
+                .max_record_size_in_kib(kib)
                 .send()
                 .await
                 .map_err(|error| error::of(error, &format!("raising what `{stream}` takes")))?;
-            self.made(stream).await.map_err(Failure::from)
+            self.made(stream).await.map(drop).map_err(Failure::from)
         };
         if let Err(failure) = raised.await {
             let error = msgkit::Chain(&failure.error).to_string();
@@ -125,13 +130,65 @@ impl Core {
         }
     }
 
-    /// What it is doing, and the largest record that it takes, in KiB.
-    async fn status(&self, stream: &str) -> Result<(StreamStatus, Option<i32>), Failure> {
+    /// Sees to it that a stream keeps its records as long as is wished. Where that cannot be, copies are refused, since nobody else
+    /// has them; of other streams it is told.
+    async fn keep(
+        &self,
+        stream: &str,
+        wanted: Made,
+        told: &StreamDescriptionSummary,
+    ) -> Result<(), TransportError> {
+        let (hours, keeps) = (wanted.hours(), told.retention_period_hours);
+        if keeps >= hours {
+            return Ok(());
+        }
+        let raised = if self.config.create { self.raise_retention(stream, hours).await } else { Ok(false) };
+        let error = match raised {
+            Ok(true) => return Ok(()),
+            Ok(false) => None,
+            Err(failure) if failure.error.is_temporary() && wanted.copies => return Err(failure.error),
+            Err(failure) => Some(failure.error),
+        };
+        let text = format!(
+            "stream `{stream}` keeps its records for {keeps} h, and shall keep them for {hours} h: raise its retention, or lower \
+             `retention` and `dead_letter_retention`"
+        );
+        if !wanted.copies {
+            let error = error.map(|error| msgkit::Chain(&error).to_string());
+            tracing::warn!(error, "{text}");
+            return Ok(());
+        }
+        let refused = invalid(text);
+        Err(match error {
+            Some(error) => refused.with_source(error),
+            None => refused,
+        })
+    }
+
+    /// Raises the retention; answers whether the stream has it now.
+    async fn raise_retention(&self, stream: &str, hours: i32) -> Result<bool, Failure> {
+        let client = self.account.client().await?;
+        let raised = self
+            .patiently(|| async {
+                let asked = client.increase_stream_retention_period().stream_name(stream);
+                let asked = asked.retention_period_hours(hours).send().await.map(drop);
+                asked.map_err(|error| error::of(error, &format!("raising the retention of `{stream}`")))
+            })
+            .await;
+        // Somebody else may have raised it at this moment.
+        let now = self.made(stream).await?;
+        if now.retention_period_hours >= hours { Ok(true) } else { raised.map(|()| false) }
+    }
+
+    /// What the service says of a stream.
+    pub(crate) async fn described(&self, stream: &str) -> Result<StreamDescriptionSummary, Failure> {
+        let doing = format!("asking for stream `{stream}`");
         let asked = self.account.client().await?.describe_stream_summary().stream_name(stream).send().await;
-        let told = asked.map_err(|error| error::of(error, &format!("asking for stream `{stream}`")))?;
-        let told = told.stream_description_summary;
-        Ok(told
-            .map_or((StreamStatus::Creating, None), |told| (told.stream_status, told.max_record_size_in_kib)))
+        let told = asked.map_err(|error| error::of(error, &doing))?;
+        told.stream_description_summary.ok_or_else(|| {
+            let text = format!("{doing}: the answer says nothing of it");
+            TransportError::new(TransportErrorKind::Unavailable, text).into()
+        })
     }
 
     async fn create(&self, stream: &str, wanted: Made) -> Result<(), TransportError> {
@@ -152,34 +209,20 @@ impl Core {
             })
             .await;
         match created {
-            Ok(_) => {}
+            Ok(_) => Ok(()),
             // Somebody else makes it at this moment.
-            Err(failure) if failure.cause == Cause::InUse => return self.made(stream).await,
-            Err(failure) => return Err(failure.error),
+            Err(failure) if failure.cause == Cause::InUse => Ok(()),
+            Err(failure) => Err(failure.error),
         }
-        self.made(stream).await?;
-        let hours = i32::try_from(wanted.retention.as_secs().div_ceil(3600)).unwrap_or(8760);
-        if hours > 24 {
-            self.patiently(|| async {
-                let asked = client
-                    .increase_stream_retention_period()
-                    .stream_name(stream)
-                    .retention_period_hours(hours);
-                asked.send().await.map(drop).map_err(|error| error::of(error, "raising the retention"))
-            })
-            .await?;
-            self.made(stream).await?;
-        }
-        Ok(())
     }
 
     /// Waits until the stream can be used.
-    async fn made(&self, stream: &str) -> Result<(), TransportError> {
+    async fn made(&self, stream: &str) -> Result<StreamDescriptionSummary, TransportError> {
         let end = Instant::now() + MAKING;
         let mut wait = Duration::from_millis(20);
         loop {
-            match self.status(stream).await {
-                Ok((status, _)) if is_usable(&status) => return Ok(()),
+            match self.described(stream).await {
+                Ok(told) if is_usable(&told) => return Ok(told),
                 Ok(_) => {}
                 Err(failure) if matches!(failure.cause, Cause::NotFound | Cause::Throttled) => {}
                 Err(failure) => return Err(failure.error),
@@ -195,6 +238,6 @@ impl Core {
     }
 }
 
-fn is_usable(status: &StreamStatus) -> bool {
-    matches!(status, StreamStatus::Active | StreamStatus::Updating)
+fn is_usable(told: &StreamDescriptionSummary) -> bool {
+    matches!(told.stream_status, StreamStatus::Active | StreamStatus::Updating)
 }

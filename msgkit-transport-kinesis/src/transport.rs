@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
 use msgkit::envelope::Clock;
 use msgkit::transport::{
     Capabilities, Declaration, Delay, Factory, Health, KeyOrder, Operate, Options, StartPositions,
@@ -248,8 +248,11 @@ impl Transport for Kinesis {
                 self.outlives(subscription, retry_steps)?;
             }
         }
-        try_join_all(declarations.iter().map(|declaration| self.declare_one(declaration))).await?;
-        Ok(())
+        // Each to its end, so that one that is refused leaves nothing of the others half made.
+        join_all(declarations.iter().map(|declaration| self.declare_one(declaration)))
+            .await
+            .into_iter()
+            .collect()
     }
 
     async fn health(&self) -> Health {
@@ -312,10 +315,9 @@ impl Kinesis {
                 core.ensure_group(&*core.store, &space, subscription).await?;
                 let steps = u32::try_from(retry_steps.len()).unwrap_or(u32::MAX);
                 // One more than none: what operators replay goes by the first step.
-                try_join_all(
-                    (1..=steps.max(u32::from(*dead_letters))).map(|step| core.ensure_retry(group, step)),
-                )
-                .await?;
+                let steps_made =
+                    (1..=steps.max(u32::from(*dead_letters))).map(|step| core.ensure_retry(group, step));
+                join_all(steps_made).await.into_iter().collect::<Result<Vec<_>, _>>()?;
                 if *dead_letters {
                     core.ensure_letters(group).await?;
                 }
