@@ -10,6 +10,7 @@ use crate::core::Core;
 use crate::error::{Cause, Failure};
 use crate::lease::{Change, GroupRow, Lease, LeaseRow, LeaseStore, json, key_of};
 use crate::making::Made;
+use crate::marker::Known;
 use crate::names::Wanted;
 use crate::position::Position;
 use crate::streams::Shard;
@@ -20,11 +21,6 @@ pub(crate) const GROUP: &str = "group";
 /// The row that says that the group of a leading wildcard has begun in every stream that was there: one that has no marker came
 /// later.
 const ALL: &str = "all";
-
-/// The row that says that a stream's shards are in the table.
-fn marker(stream: &str) -> String {
-    format!("stream/{stream}")
-}
 
 impl Core {
     /// Sees to it that the group of `subscription` is there, with its streams, and begins where it is to begin.
@@ -96,7 +92,8 @@ impl Core {
         }
     }
 
-    /// Puts a stream's shards into the table, each where a group with `start` begins; nothing where that was done.
+    /// Puts a stream's shards into the table, each where a group with `start` begins; nothing where that was done, and it is still the
+    /// same stream.
     async fn ensure_leases(
         &self,
         store: &dyn LeaseStore,
@@ -104,19 +101,19 @@ impl Core {
         stream: &str,
         start: Start,
     ) -> Result<(), TransportError> {
-        let key = marker(stream);
-        if store.load(space).await?.iter().any(|row| row.key == key) {
+        let gone = |failure: Failure| {
+            // One of others, which is gone since it was listed.
+            if failure.cause == Cause::NotFound {
+                self.forget(stream);
+            }
+            failure.error
+        };
+        let told = self.patiently(|| self.described(stream)).await.map_err(gone)?;
+        let rows = store.load(space).await?;
+        if self.known(store, space, &told, &rows).await? != Known::Not {
             return Ok(());
         }
-        let shards = match self.shards(stream).await {
-            Ok(shards) => shards,
-            // One of others, which is gone since it was listed.
-            Err(failure) if failure.cause == Cause::NotFound => {
-                self.forget(stream);
-                return Err(failure.error);
-            }
-            Err(failure) => return Err(failure.error),
-        };
+        let shards = self.shards(stream).await.map_err(gone)?;
         let first = |shard: Shard| async move {
             let at = match start {
                 Start::Earliest => Position::Oldest,
@@ -131,7 +128,7 @@ impl Core {
             store.swap(space, Change::write(&lease.key(), 0, &lease.to_json())).await?;
         }
         // Last: whoever dies before it does all of it again, and finds his rows.
-        store.swap(space, Change::write(&key, 0, "{}")).await?;
+        self.mark(store, space, &told).await?;
         Ok(())
     }
 
@@ -144,6 +141,12 @@ impl Core {
         stream: &str,
         rows: &[LeaseRow],
     ) -> Result<bool, Failure> {
+        // Before its shards are listed, which may be those of a younger one, so that it is asked again.
+        let told = self.patiently(|| self.described(stream)).await?;
+        let marked = self.known(store, space, &told, rows).await?;
+        if marked == Known::Anew {
+            return Ok(true);
+        }
         let known: BTreeMap<String, Lease> = rows
             .iter()
             .filter_map(|row| serde_json::from_str::<Lease>(&row.value).ok())
@@ -156,9 +159,8 @@ impl Core {
             let lease = Lease::new(stream, &shard.id, shard.parents.clone(), Position::Oldest);
             changed |= store.swap(space, Change::write(&lease.key(), 0, &lease.to_json())).await?;
         }
-        let key = marker(stream);
-        if !rows.iter().any(|row| row.key == key) {
-            changed |= store.swap(space, Change::write(&key, 0, "{}")).await?;
+        if marked == Known::Not {
+            changed |= self.mark(store, space, &told).await?;
         }
         // What is read to its end, and kept no longer, need not be known any more.
         let kept: HashSet<&str> = shards.iter().map(|shard| shard.id.as_str()).collect();

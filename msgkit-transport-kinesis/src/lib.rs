@@ -8,6 +8,7 @@ mod fan_out;
 mod group;
 mod lease;
 mod making;
+mod marker;
 mod member;
 mod names;
 mod operate;

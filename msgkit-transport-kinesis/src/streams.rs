@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aws_sdk_kinesis::primitives::DateTime;
 use aws_sdk_kinesis::types::{Record, ShardIteratorType};
-use msgkit::transport::{TransportError, TransportErrorKind};
+use msgkit::transport::TransportError;
 use tokio::time::Instant;
 
 use crate::core::Core;
@@ -186,12 +186,7 @@ impl Core {
             match walked {
                 Ok(_) => return Ok(last.map_or(from, Position::After)),
                 // This machine's clock is ahead of the service's.
-                Err(failure)
-                    if failure.error.kind() == TransportErrorKind::Invalid
-                        && failure.cause == Cause::Other =>
-                {
-                    failed = Some(failure);
-                }
+                Err(failure) if failure.cause == Cause::Argument => failed = Some(failure),
                 Err(failure) => return Err(failure),
             }
         }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::Member;
 use super::state::Ready;
 use crate::error::{Cause, Failure};
+use crate::marker::Known;
 use crate::position::{Position, Sequence};
 use crate::streams::Page;
 use crate::wire::{Arrived, read};
@@ -25,6 +26,8 @@ const SLOW: u32 = 4;
 const MOST_PATIENT: Duration = Duration::from_secs(5);
 /// How long to wait after a failure, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// How often a place that the service does not take is tried.
+const MISPLACED: u32 = 5;
 
 /// How soon a subscription that is over is followed by the next.
 const RESUBSCRIBE: Duration = Duration::from_secs(1);
@@ -34,11 +37,13 @@ struct Trouble {
     /// How long to wait next.
     wait: Duration,
     warned: bool,
+    /// How often the service did not take the place to read from.
+    misplaced: u32,
 }
 
 impl Trouble {
     fn new() -> Self {
-        Self { wait: AGAIN.0, warned: false }
+        Self { wait: AGAIN.0, warned: false, misplaced: 0 }
     }
 }
 
@@ -189,22 +194,41 @@ impl Member {
                 self.expired(generation, place);
                 return true;
             }
-            _ => {
+            cause => {
+                if cause == Cause::Argument && self.is_misplaced(generation).await {
+                    trouble.misplaced += 1;
+                }
                 if !std::mem::replace(&mut trouble.warned, true) {
                     let error = msgkit::Chain(&failure.error).to_string();
                     tracing::warn!(%place, error, "a shard cannot be read; trying again");
                 }
             }
         }
-        if failure.error.kind() == TransportErrorKind::Refused {
+        if failure.error.kind() == TransportErrorKind::Refused || trouble.misplaced == MISPLACED {
             let text = msgkit::Chain(&failure.error).to_string();
-            self.lock().failure = Some((TransportErrorKind::Refused, text));
+            self.lock().failure = Some((failure.error.kind(), text));
             self.arrived.notify_one();
             return true;
         }
         tokio::time::sleep(trouble.wait.mul_f64(0.5 + fastrand::f64())).await;
         trouble.wait = (trouble.wait * 2).min(AGAIN.1);
         false
+    }
+
+    /// Whether a place that the service does not take is none: its stream is the one that it was, and it is not one that comes. A
+    /// stream that was made again begins anew, for which the keeper looks at the table.
+    async fn is_misplaced(&self, generation: u64) -> bool {
+        let Some((stream, _, at)) = self.place(generation) else { return false };
+        let looked = async {
+            let told = self.core.described(&stream).await?;
+            let rows = self.store.load(&self.space).await?;
+            self.core.known(&*self.store, &self.space, &told, &rows).await
+        };
+        let known = looked.await;
+        self.lock().round_asked = true;
+        self.due.notify_one();
+        let comes = matches!(at, Position::Time(millis) if millis > self.core.clock.now().as_millis());
+        matches!(known, Ok(Known::Yes)) && !comes
     }
 
     /// Whether the service has dropped a shard: its stream is there, and does not list it any more.
