@@ -37,6 +37,11 @@ fn key_of(stream: &str) -> String {
     format!("{STREAM}{stream}")
 }
 
+/// The streams whose shards are in the table.
+pub(crate) fn marked(rows: &[LeaseRow]) -> impl Iterator<Item = &str> {
+    rows.iter().filter_map(|row| row.key.strip_prefix(STREAM))
+}
+
 fn created(told: &StreamDescriptionSummary) -> Option<i64> {
     told.stream_creation_timestamp.to_millis().ok()
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Member;
 use crate::error::{Cause, Failure};
+use crate::marker::marked;
 
 impl Member {
     /// Looks every `discover`, and at once where a shard has come to its end, until the keeper ends it.
@@ -35,11 +36,13 @@ impl Member {
 
     /// Puts what is new into the table. Answers whether anything was.
     async fn look_for_shards(&self) -> Result<bool, Failure> {
-        let mut streams: BTreeSet<String> = self.wanted.named.clone();
+        let rows = self.store.load(&self.space).await?;
+        // Those too that only another version of the group names: whoever is there has their shards.
+        let mut streams: BTreeSet<String> = marked(&rows).map(str::to_owned).collect();
+        streams.extend(self.wanted.named.iter().cloned());
         if self.wanted.others {
             streams.extend(self.core.our_streams().await?);
         }
-        let rows = self.store.load(&self.space).await?;
         let mut changed = false;
         for stream in streams {
             match self.core.add_shards(&*self.store, &self.space, &stream, &rows).await {

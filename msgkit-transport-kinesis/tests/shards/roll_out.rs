@@ -15,7 +15,8 @@ use msgkit_testing::brokers::KinesisFaults;
 use msgkit_transport_kinesis::{Change, Kinesis, LeaseRow, LeaseStore, MemoryLeases};
 
 use super::{
-    PATIENCE, declaration, kinesis, local, memory, message, of_topic, subscription, take, text, within,
+    PATIENCE, by_key, declaration, kinesis, local, memory, message, of_topic, subscription, take, text,
+    within,
 };
 
 /// A table of leases that counts how often it is read.
@@ -96,6 +97,31 @@ async fn what_is_declared_while_a_member_runs_comes_from_then_on() {
     let mut reader = within("the subscription", new.subscribe(&subscription())).await.unwrap();
     within("the publish", new.publish(vec![message("k", "last")])).await.unwrap();
     assert_eq!(text(&take(&mut *reader, 1).await[0]), "last", "nothing comes again");
+    old.close().await.unwrap();
+    new.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_only_a_newer_version_names_is_followed_over_its_resharding() {
+    let Some(local) = local() else { return };
+    let (account, leases) = (local.account(), memory());
+    let open =
+        || kinesis(local.endpoint(), &account, &leases, |config| config.discover = Duration::from_secs(1));
+    let (old, new) = (open(), open());
+    let group = || Group::new("g").unwrap();
+    let more = Subscription::group(group(), ["x.b".parse().unwrap()]).with_start(Start::Earliest);
+    within("the declaration", new.declare(&[declaration(more)])).await.unwrap();
+    // The newer version has gone again; the older one has its shards.
+    let mut reader = within("the subscription", old.subscribe(&subscription())).await.unwrap();
+    for (round, text) in ["before", "after"].into_iter().enumerate() {
+        let batch = (0..20).map(|n| of_topic("x.b", &format!("key {n}"), text));
+        within("the publish", new.publish(batch.collect())).await.unwrap();
+        let came = tokio::time::timeout(Duration::from_secs(60), by_key(&mut *reader, 20)).await;
+        assert_eq!(came.expect("the children never began").len(), 20);
+        if round == 0 {
+            local.reshard(&account, "app.x").unwrap();
+        }
+    }
     old.close().await.unwrap();
     new.close().await.unwrap();
 }
