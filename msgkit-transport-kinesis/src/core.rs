@@ -61,6 +61,11 @@ impl Core {
         format!("{}/letters/{group}", self.names.prefix())
     }
 
+    /// The space of the row that says in which account and region the streams are.
+    pub(crate) fn place_space(&self) -> String {
+        format!("{}/place", self.names.prefix())
+    }
+
     /// The space in which each group has a row.
     pub(crate) fn groups_space(&self) -> String {
         format!("{}/groups", self.names.prefix())

@@ -5,15 +5,18 @@ use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use aws_sdk_kinesis::types::StreamDescriptionSummary;
+use msgkit::transport::TransportError;
 use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
-use crate::error::Failure;
+use crate::error::{Failure, invalid};
 use crate::lease::{Change, Lease, LeaseRow, LeaseStore, json};
 use crate::position::Position;
 
 /// What the key of a stream's row begins with, which says that its shards are in the table.
 const STREAM: &str = "stream/";
+/// The row that says where the streams are.
+const PLACE: &str = "place";
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Marker {
@@ -67,6 +70,7 @@ impl Core {
         told: &StreamDescriptionSummary,
         rows: &[LeaseRow],
     ) -> Result<Known, Failure> {
+        self.same_place(store, told).await?;
         let stream = &told.stream_name;
         let key = key_of(stream);
         let Some(row) = rows.iter().find(|row| row.key == key) else { return Ok(Known::Not) };
@@ -94,6 +98,31 @@ impl Core {
             );
         }
         Ok(Known::Anew)
+    }
+
+    /// Streams of another region or account have the same names, and would share their leases: half of each would be read by nobody.
+    async fn same_place(
+        &self,
+        store: &dyn LeaseStore,
+        told: &StreamDescriptionSummary,
+    ) -> Result<(), TransportError> {
+        // `arn:aws:kinesis:eu-west-1:123456789012:stream/name`, by whatever address the service was reached.
+        let Some((place, _)) = told.stream_arn.split_once(":stream/") else { return Ok(()) };
+        let space = self.place_space();
+        loop {
+            let rows = store.load(&space).await?;
+            return match rows.iter().find(|row| row.key == PLACE) {
+                Some(row) if row.value == json(&place) => Ok(()),
+                Some(row) => Err(invalid(format!(
+                    "the table of leases is that of the streams `{}` in {}, and these are in {place}; give them a table of \
+                     their own (the option `leases`), or another path in the url",
+                    self.names.prefix(),
+                    row.value
+                ))),
+                None if store.swap(&space, Change::write(PLACE, 0, &json(&place))).await? => Ok(()),
+                None => continue,
+            };
+        }
     }
 
     /// Replaces the leases of a stream, whoever has them, until it is done or another member has done it.

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use msgkit::Group;
+use msgkit::envelope::Clock;
 use msgkit::transport::{
     Declaration, Deliveries, Destination, Operate as _, Publisher as _, Start, Subscriber as _, Subscription,
-    Transport as _, TransportErrorKind,
+    Transport as _, TransportErrorKind, TransportUrl,
 };
 use msgkit_testing::brokers::KinesisFaults;
-use msgkit_transport_kinesis::Change;
+use msgkit_transport_kinesis::{Change, Kinesis};
 
 use super::{
     PATIENCE, by_key, declaration, kinesis, local, memory, message, of_topic, subscription, support, take,
@@ -180,4 +181,24 @@ async fn dead_letters_are_kept_as_long_as_wished_in_a_stream_that_is_there() {
     assert_eq!(kept().await, 168);
     transport.close().await.unwrap();
     careful.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_of_leases_is_for_one_region() {
+    let Some(local) = local() else { return };
+    let (account, leases) = (local.account(), memory());
+    let transport = kinesis(local.endpoint(), &account, &leases, |_| {});
+    within("the declaration", transport.declare(&[declaration(subscription())])).await.unwrap();
+    let url = TransportUrl::parse(&format!("kinesis://{account}:none@us-east-1/app")).unwrap();
+    let mut config = support::config();
+    config.endpoint = Some(local.endpoint().to_owned());
+    let elsewhere = Kinesis::with_leases(&url, config, Clock::system(), leases.clone()).unwrap();
+    let error = within("the refusal", elsewhere.declare(&[declaration(subscription())]))
+        .await
+        .expect_err("it is taken");
+    let text = msgkit::Chain(&error).to_string();
+    assert!(error.kind() == TransportErrorKind::Invalid && text.contains("`leases`"), "{text}");
+    assert!(text.contains("eu-west-1") && text.contains("us-east-1"), "{text}");
+    transport.close().await.unwrap();
+    elsewhere.close().await.unwrap();
 }
