@@ -15,22 +15,22 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Member;
+use super::others::Others;
 use super::state::{Held, State, lost};
 use crate::error::Failure;
 use crate::group::patterns_of;
 use crate::lease::{Change, Lease, LeaseRow};
 
-const MEMBER: &str = "member/";
+pub(super) const MEMBER: &str = "member/";
 /// The least time between two looks at the group's patterns where what they do not match has come.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What the keeper knows that nobody else does.
 pub(super) struct Keeper {
-    id: String,
+    pub(super) id: String,
     /// The version of its own row; 0 = not there.
     version: u64,
-    /// The version in which the others were seen last, and since when.
-    others: HashMap<String, (u64, Instant)>,
+    pub(super) others: Others,
     readers: HashMap<u64, JoinHandle<()>>,
     seeker: JoinHandle<()>,
     pub(super) next_round: Instant,
@@ -51,7 +51,7 @@ impl Member {
         let mut keeper = Keeper {
             id: new_id(),
             version: 0,
-            others: HashMap::new(),
+            others: Others::new(),
             readers: HashMap::new(),
             seeker: tokio::spawn(self.clone().seek()),
             next_round: now,
@@ -188,9 +188,9 @@ impl Member {
 
     async fn sign_of_life(&self, keeper: &mut Keeper) -> Result<(), Failure> {
         let began = Instant::now();
-        let key = format!("{MEMBER}{}", keeper.id);
+        let (key, row) = (format!("{MEMBER}{}", keeper.id), self.own_row());
         let before = keeper.version;
-        if !self.store.swap(&self.space, Change::write(&key, before, "{}")).await? {
+        if !self.store.swap(&self.space, Change::write(&key, before, &row)).await? {
             if before > 0 {
                 tracing::warn!(space = %self.space, "taken for dead: all leases are lost, their messages come again");
             }
@@ -202,7 +202,7 @@ impl Member {
             keeper.id = new_id();
             keeper.version = 0;
             let key = format!("{MEMBER}{}", keeper.id);
-            if !self.store.swap(&self.space, Change::write(&key, 0, "{}")).await? {
+            if !self.store.swap(&self.space, Change::write(&key, 0, &row)).await? {
                 return Ok(());
             }
         }
@@ -211,27 +211,6 @@ impl Member {
         self.lock().alive_until = began + self.core.config.lease.mul_f64(0.8);
         self.arrived.notify_one();
         Ok(())
-    }
-
-    /// The members that give signs of life; buries those that do not.
-    async fn alive(&self, keeper: &mut Keeper, rows: &[LeaseRow]) -> Result<BTreeSet<String>, Failure> {
-        let mut alive = BTreeSet::from([keeper.id.clone()]);
-        let mut seen = HashMap::new();
-        for row in rows {
-            let Some(id) = row.key.strip_prefix(MEMBER).filter(|id| *id != keeper.id) else { continue };
-            let since = match keeper.others.get(id) {
-                Some((version, since)) if *version == row.version => *since,
-                _ => Instant::now(),
-            };
-            if since.elapsed() > self.core.config.lease {
-                self.store.swap(&self.space, Change::remove(&row.key, row.version)).await?;
-                continue;
-            }
-            seen.insert(id.to_owned(), (row.version, since));
-            alive.insert(id.to_owned());
-        }
-        keeper.others = seen;
-        Ok(alive)
     }
 
     /// What the table says of the leases held: those of others are lost.
