@@ -278,6 +278,10 @@ impl Member {
                 break;
             }
             let mut lease = row.lease.clone();
+            if lease.owner.as_deref() == Some(keeper.id.as_str()) {
+                // Nobody has died with what it says was started.
+                lease.release();
+            }
             lease.take(&keeper.id);
             if self
                 .store
