@@ -73,11 +73,17 @@ impl Core {
 
     /// This process has published to `stream`: its own readers need not wait until they look again.
     pub(crate) fn nudge(&self, stream: &str) {
-        let members: Vec<Arc<Member>> = {
-            let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-            members.iter().filter_map(Weak::upgrade).collect()
-        };
-        members.iter().for_each(|member| member.nudge(stream));
+        self.present().iter().for_each(|member| member.nudge(stream));
+    }
+
+    /// Why messages may wait, where a member's table of leases is silent.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.present().iter().find_map(|member| member.trouble())
+    }
+
+    fn present(&self) -> Vec<Arc<Member>> {
+        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        members.iter().filter_map(Weak::upgrade).collect()
     }
 
     pub(crate) fn enlist(&self, member: &Arc<Member>) {

@@ -259,6 +259,9 @@ impl Transport for Kinesis {
         if self.0.is_closed() {
             return Health::Down(closed().to_string());
         }
+        if let Some(trouble) = self.0.trouble() {
+            return Health::Down(trouble);
+        }
         let asked = async {
             let client = self.0.account.client().await?;
             let told = client.list_streams().limit(1).send().await;

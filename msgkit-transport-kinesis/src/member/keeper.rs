@@ -80,8 +80,16 @@ impl Member {
                 keeper.next_round = Instant::now() + self.core.config.heartbeat;
             }
             match worked {
-                Ok(()) => keeper.warned = keeper.warned && !round,
-                Err(failure) => self.complain(&mut keeper.warned, &failure),
+                Ok(()) if round => {
+                    keeper.warned = false;
+                    let mut state = self.lock();
+                    (state.kept, state.trouble) = (Instant::now(), None);
+                }
+                Ok(()) => {}
+                Err(failure) => {
+                    self.lock().trouble = Some(msgkit::Chain(&failure.error).to_string());
+                    self.complain(&mut keeper.warned, &failure);
+                }
             }
             self.kept.notify_waiters();
             let next = match self.lock().is_in_doubt() {

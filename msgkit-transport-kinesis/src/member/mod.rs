@@ -132,8 +132,21 @@ impl Member {
                 Found::End => return Ok(()),
                 Found::Nothing | Found::Unwritten => {}
             }
-            self.arrived.notified().await;
+            let again = self.lock().tell_silence(self.core.config.lease);
+            let again = again
+                .map_err(|why| TransportError::new(TransportErrorKind::Unavailable, self.silent(&why)))?;
+            let _ = tokio::time::timeout_at(again, self.arrived.notified()).await;
         }
+    }
+
+    fn silent(&self, why: &str) -> String {
+        let (space, lease) = (&self.space, self.core.config.lease);
+        format!("the leases of `{space}` could not be kept for {lease:?}, so messages may wait: {why}")
+    }
+
+    /// Why nothing may come, where the table of leases is silent.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.lock().silence(self.core.config.lease).map(|why| self.silent(&why))
     }
 
     /// This process has published to `stream`: there is something to read.

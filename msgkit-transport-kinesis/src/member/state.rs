@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use msgkit::Pattern;
 use msgkit::transport::{Delivery, Incoming, Settle, Token, TransportError, TransportErrorKind, Watermark};
@@ -13,6 +14,9 @@ use crate::position::Sequence;
 /// How many records of a shard may be open, whosever they are, and how many of them settled behind one that is not: memory is
 /// bounded though a handler never ends.
 const MOST_AHEAD: usize = 10_000;
+
+/// The least time between two looks whether the table is silent.
+const LEAST: Duration = Duration::from_millis(100);
 
 /// A message that waits to be handed out.
 #[derive(Debug)]
@@ -241,6 +245,10 @@ pub(super) struct State {
     looks: u64,
     /// Until when the others take this member for alive.
     pub(super) alive_until: Instant,
+    /// When the table was looked at last, with all that follows from it; when that it was not was told last; why it was not.
+    pub(super) kept: Instant,
+    told: Instant,
+    pub(super) trouble: Option<String>,
     pub(super) stopped: bool,
     pub(super) closed: bool,
     pub(super) quitting: bool,
@@ -272,6 +280,9 @@ impl State {
             alone,
             looks: 0,
             alive_until: Instant::now(),
+            kept: Instant::now(),
+            told: Instant::now(),
+            trouble: None,
             stopped: false,
             closed: false,
             quitting: false,
@@ -352,6 +363,24 @@ impl State {
         }
         for held in self.held.values_mut() {
             held.decide(look, &self.patterns);
+        }
+    }
+
+    /// Why nothing may come, where the table was not looked at for as long as a `lease`.
+    pub(super) fn silence(&self, lease: Duration) -> Option<String> {
+        let silent = self.kept.elapsed() >= lease && !self.quitting && !self.gone;
+        silent.then(|| self.trouble.clone().unwrap_or_else(|| "the table has not answered".to_owned()))
+    }
+
+    /// The same, once for each `lease`; otherwise when to ask again.
+    pub(super) fn tell_silence(&mut self, lease: Duration) -> Result<Instant, String> {
+        let due = self.kept.max(self.told) + lease;
+        match self.silence(lease).filter(|_| Instant::now() >= due) {
+            Some(why) => {
+                self.told = Instant::now();
+                Err(why)
+            }
+            None => Ok(due.max(Instant::now() + LEAST)),
         }
     }
 
@@ -454,8 +483,6 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use msgkit::Envelope;
     use msgkit::envelope::{Clock, ContentType};
 
