@@ -62,7 +62,9 @@ impl Member {
             let (asked, quitting, doubt, flush) = {
                 let mut state = self.lock();
                 let flush = state.flush_asked > state.flush_done;
-                (std::mem::take(&mut state.round_asked), state.quitting, state.is_in_doubt(), flush)
+                // Who cannot go on leaves what it has to others.
+                let quitting = state.quitting || state.failure.is_some();
+                (std::mem::take(&mut state.round_asked), quitting, state.is_in_doubt(), flush)
             };
             let now = Instant::now();
             let round = asked || now >= keeper.next_round;
@@ -107,11 +109,17 @@ impl Member {
     pub(super) fn complain(&self, warned: &mut bool, failure: &Failure) {
         let text = msgkit::Chain(&failure.error).to_string();
         if failure.error.kind() == TransportErrorKind::Refused {
-            self.lock().failure = Some((TransportErrorKind::Refused, text));
-            self.arrived.notify_one();
+            self.fail(TransportErrorKind::Refused, text);
         } else if !std::mem::replace(warned, true) {
             tracing::warn!(space = %self.space, error = text, "the leases cannot be kept; trying again");
         }
+    }
+
+    /// Nothing comes any more, which does not pass by itself.
+    pub(super) fn fail(&self, kind: TransportErrorKind, text: String) {
+        self.lock().failure = Some((kind, text));
+        self.arrived.notify_one();
+        self.due.notify_one();
     }
 
     /// Somebody else has the lease: we were taken for dead.

@@ -206,8 +206,7 @@ impl Member {
         }
         if failure.error.kind() == TransportErrorKind::Refused || trouble.misplaced == MISPLACED {
             let text = msgkit::Chain(&failure.error).to_string();
-            self.lock().failure = Some((failure.error.kind(), text));
-            self.arrived.notify_one();
+            self.fail(failure.error.kind(), text);
             return true;
         }
         tokio::time::sleep(trouble.wait.mul_f64(0.5 + fastrand::f64())).await;
