@@ -6,9 +6,11 @@
 //! the next look for new shards.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use msgkit::transport::TransportErrorKind;
 use tokio::task::JoinHandle;
@@ -46,7 +48,24 @@ struct Row {
 }
 
 impl Member {
+    /// Keeps the leases until the member leaves. A panic in here is noticed: nobody else would say that nothing comes any more.
     pub(super) async fn keep(self: Arc<Self>) {
+        if AssertUnwindSafe(self.clone().work()).catch_unwind().await.is_ok() {
+            return;
+        }
+        let mut state = self.lock();
+        state.give_up_all();
+        state.gone = true;
+        drop(state);
+        let text = "the task that keeps the leases has panicked: a bug; others take its shards when its leases have expired";
+        tracing::error!(space = %self.space, "{text}");
+        self.fail(TransportErrorKind::Internal, text.to_owned());
+        self.room.notify_waiters();
+        self.kept.notify_waiters();
+        self.look.notify_one();
+    }
+
+    async fn work(self: Arc<Self>) {
         let now = Instant::now();
         let mut keeper = Keeper {
             id: new_id(),
@@ -199,6 +218,7 @@ impl Member {
         let alive = self.alive(keeper, &rows).await?;
         let table = table(&rows);
         self.compare(keeper, &table);
+        self.revive(keeper);
         self.share(keeper, &alive, table).await
     }
 
@@ -245,6 +265,24 @@ impl Member {
         drop(state);
         for (generation, lease) in lost {
             self.lost(keeper, generation, &lease);
+        }
+    }
+
+    /// Begins again what has panicked: a reader whose shard is neither lost nor at its end, and the seeker, who ends never.
+    fn revive(self: &Arc<Self>, keeper: &mut Keeper) {
+        if keeper.seeker.is_finished() {
+            tracing::error!(space = %self.space, "looking for new shards has panicked: a bug; it begins again");
+            keeper.seeker = tokio::spawn(self.clone().seek());
+        }
+        let state = self.lock();
+        if state.stopped || state.failure.is_some() {
+            return;
+        }
+        for (generation, reader) in keeper.readers.iter_mut().filter(|(_, reader)| reader.is_finished()) {
+            let Some(held) = state.held.get(generation).filter(|held| !held.ended) else { continue };
+            let (stream, shard) = (&held.lease.stream, &held.lease.shard);
+            tracing::error!(%stream, %shard, "reading a shard has panicked: a bug; it begins again");
+            *reader = tokio::spawn(self.clone().read(*generation));
         }
     }
 

@@ -17,6 +17,9 @@ impl Member {
         loop {
             // Only a look that was asked for ends the pause early; one that is due is asked for by nobody.
             let _ = tokio::time::timeout(pause, self.look.notified()).await;
+            if self.lock().gone {
+                return;
+            }
             match self.look_for_shards().await {
                 Ok(changed) => {
                     (pause, warned) = (discover, false);
