@@ -184,7 +184,8 @@ impl Member {
         }
         let mut state = self.lock();
         state.gone = true;
-        state.flush_error = error.map(|error| msgkit::Chain(&error).to_string());
+        let lost = state.unflushed.take();
+        state.flush_error = error.map(|error| msgkit::Chain(&error).to_string()).or(lost);
         drop(state);
         self.kept.notify_waiters();
     }
