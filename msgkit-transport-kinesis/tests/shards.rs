@@ -17,6 +17,8 @@ mod poison;
 mod roll_out;
 #[path = "shards/scale.rs"]
 mod scale;
+#[path = "shards/table.rs"]
+mod table;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;

@@ -27,6 +27,9 @@ pub(super) const MEMBER: &str = "member/";
 /// The least time between two looks at the group's patterns where what they do not match has come.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// For how many leases a shard stays that was to go and could not.
+const STAYS: u32 = 4;
+
 /// What the keeper knows that nobody else does.
 pub(super) struct Keeper {
     pub(super) id: String,
@@ -359,10 +362,11 @@ impl Member {
             _ => 0,
         };
         let mut state = self.lock();
-        give_away(&mut state, give);
+        give_away(&mut state, give, self.core.config.lease);
         state.has_share = mine >= least;
         drop(state);
         self.room.notify_waiters();
+        self.arrived.notify_one();
         self.due_if_leaving();
         Ok(())
     }
@@ -375,15 +379,23 @@ impl Member {
     }
 }
 
-/// Marks so many leases for others: those of which least is in hand.
-fn give_away(state: &mut State, count: usize) {
-    let mut order: Vec<(usize, u64)> =
-        state.held.iter().map(|(at, held)| (held.in_hand.len(), *at)).collect();
-    order.sort_unstable();
-    for (place, (_, generation)) in order.into_iter().enumerate() {
-        if let Some(held) = state.held.get_mut(&generation) {
-            held.leaving = place < count;
+/// Marks so many leases for others: those of which least is in hand. One that could not go for a `lease` stays for a while, and another
+/// one is marked: nothing of a shard that goes is handed out, and one message may be in hand for hours.
+fn give_away(state: &mut State, count: usize, lease: Duration) {
+    let now = Instant::now();
+    for held in state.held.values_mut() {
+        if held.leaving.is_some_and(|since| now - since > lease) {
+            (held.leaving, held.stays) = (None, Some(now + lease * STAYS));
         }
+    }
+    let may_go = |held: &Held| held.is_idle() || held.stays.is_none_or(|until| now >= until);
+    let going = state.held.iter().filter(|(_, held)| may_go(held));
+    let mut order: Vec<(usize, u64)> = going.map(|(at, held)| (held.in_hand.len(), *at)).collect();
+    order.sort_unstable();
+    order.truncate(count);
+    for (generation, held) in &mut state.held {
+        let goes = order.iter().any(|(_, at)| at == generation);
+        held.leaving = goes.then(|| held.leaving.unwrap_or(now));
     }
 }
 

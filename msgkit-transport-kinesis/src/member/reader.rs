@@ -295,7 +295,7 @@ impl Member {
                 }
                 let most = MOST_WAITING.max(state.prefetch);
                 let room = most.saturating_sub(held.buffered()).min(held.places());
-                if !held.leaving && room > 0 && held.bytes < MOST_BYTES {
+                if held.leaving.is_none() && room > 0 && held.bytes < MOST_BYTES {
                     return Some(room);
                 }
             }

@@ -61,8 +61,10 @@ pub(super) struct Held {
     want: u64,
     /// Whether the shard is closed, and all of it was fetched.
     pub(super) ended: bool,
-    /// Whether it goes to another member as soon as nothing of it is in hand.
-    pub(super) leaving: bool,
+    /// Since when it goes to another member as soon as nothing of it is in hand.
+    pub(super) leaving: Option<Instant>,
+    /// Until when it stays though there are too many, because it could not go.
+    pub(super) stays: Option<Instant>,
     /// Whether this process has published to its stream since it was read.
     pub(super) nudged: bool,
     /// How far behind the end of the shard the last read was, in milliseconds.
@@ -87,7 +89,8 @@ impl Held {
             started: 0,
             want: 0,
             ended: false,
-            leaving: false,
+            leaving: None,
+            stays: None,
             nudged: false,
             behind: 0,
         }
@@ -154,7 +157,12 @@ impl Held {
     /// Whether it is ready to be no longer this member's. What is undecided is decided first: it holds the checkpoint, and what
     /// is settled behind it would come again.
     pub(super) fn goes(&self) -> bool {
-        self.is_finished() || (self.leaving && self.in_hand.is_empty() && self.undecided.is_empty())
+        self.is_finished() || (self.leaving.is_some() && self.is_idle())
+    }
+
+    /// Whether nothing of it is in hand, or undecided.
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_hand.is_empty() && self.undecided.is_empty()
     }
 
     /// The next record; `None` is one that is not for this group.
@@ -418,7 +426,7 @@ impl State {
             }
             let Some(held) = self.held.get_mut(&generation) else { continue };
             let waiting = held.ready.len() + held.undecided.len();
-            if held.leaving || held.watermark.open() - waiting > MOST_AHEAD {
+            if held.leaving.is_some() || held.watermark.open() - waiting > MOST_AHEAD {
                 continue;
             }
             // As much as could be in hand before anything of it is settled, so that not every message costs a write.
@@ -566,9 +574,9 @@ mod tests {
         };
         // The first came before the look, the others may have been published after a declaration that it has not seen.
         assert_eq!(held(&state), (Position::After(sequence(1)), 3, 1));
-        state.held.get_mut(&generation).unwrap().leaving = true;
+        state.held.get_mut(&generation).unwrap().leaving = Some(Instant::now());
         assert!(!state.held[&generation].goes(), "not before it is decided");
-        state.held.get_mut(&generation).unwrap().leaving = false;
+        state.held.get_mut(&generation).unwrap().leaving = None;
         let look = state.begin_look();
         state.looked(look, patterns(&["a.b", "a.c"]));
         assert!(!state.is_in_doubt());
