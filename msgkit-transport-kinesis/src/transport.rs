@@ -170,7 +170,7 @@ fn leases(config: &KinesisConfig, account: &Arc<Account>) -> Result<Arc<dyn Leas
             "`leases = \"{leases:.60}\"` names no DynamoDB table, which has 3 to 255 of A-Z a-z 0-9 _ - .; write \
              `dynamodb:platform-leases`"
         )),
-        "dynamodb" => dynamodb(account, rest, config.create),
+        "dynamodb" => dynamodb(account, rest, config),
         _ => refuse(format!(
             "`leases = \"{leases:.60}\"` of a Kinesis transport is unknown; known are {known}"
         )),
@@ -199,12 +199,21 @@ fn is_table(name: &str) -> bool {
 
 #[cfg(feature = "dynamodb")]
 #[allow(clippy::unnecessary_wraps)]
-fn dynamodb(account: &Arc<Account>, table: &str, create: bool) -> Result<Arc<dyn LeaseStore>, Error> {
-    Ok(Arc::new(crate::lease::DynamoDbLeases::of_account(account.clone(), table, create)))
+fn dynamodb(
+    account: &Arc<Account>,
+    table: &str,
+    config: &KinesisConfig,
+) -> Result<Arc<dyn LeaseStore>, Error> {
+    Ok(Arc::new(crate::lease::DynamoDbLeases::of_account(
+        account.clone(),
+        table,
+        config.create,
+        config.heartbeat,
+    )))
 }
 
 #[cfg(not(feature = "dynamodb"))]
-fn dynamodb(_: &Arc<Account>, _: &str, _: bool) -> Result<Arc<dyn LeaseStore>, Error> {
+fn dynamodb(_: &Arc<Account>, _: &str, _: &KinesisConfig) -> Result<Arc<dyn LeaseStore>, Error> {
     Err(Error::new(
         ErrorKind::Config,
         "`leases = \"dynamodb:…\"` needs the feature `dynamodb` of msgkit-transport-kinesis; add it in Cargo.toml",
