@@ -13,7 +13,7 @@ use msgkit::transport::{
 use crate::core::Core;
 use crate::error::{Cause, Failure, invalid};
 use crate::group::patterns_of;
-use crate::lease::{Change, GroupRow, Lease};
+use crate::lease::{Change, GroupRow, Lease, LeaseRow};
 use crate::position::{Position, Sequence};
 use crate::transport::Kinesis;
 use crate::wire::{Arrived, read};
@@ -153,21 +153,42 @@ impl Core {
         }
         // There is no looking at a number alone but by reading from it, and it may be none.
         let stream = self.names.dead_letter(group);
-        let mut found = None;
+        let (mut found, mut oldest) = (None, None);
         let walked = self.walk(&stream, &shard, &Position::Oldest, |record| {
             let at = Sequence::new(&record.sequence_number);
+            oldest.get_or_insert_with(|| at.clone());
             if at == sequence {
                 found = Some(self.incoming(&stream, &shard, record).0);
             }
             at < sequence
         });
-        match walked.await {
+        let walked = walked.await;
+        if let Some(oldest) = oldest {
+            self.tidy(group, &shard, &oldest, &gone).await?;
+        }
+        match walked {
             Ok(_) => found.ok_or_else(none),
             Err(failure) if failure.cause == Cause::NotFound || !failure.error.is_temporary() => {
                 Err(none().with_source(failure.error))
             }
             Err(failure) => Err(failure.error),
         }
+    }
+
+    /// Of what the stream keeps no longer it need not be noted that it is gone.
+    async fn tidy(
+        &self,
+        group: &Group,
+        shard: &str,
+        oldest: &Sequence,
+        gone: &[LeaseRow],
+    ) -> Result<(), TransportError> {
+        for row in gone {
+            if letter_place(&row.key).is_ok_and(|(of, at)| of == shard && at < *oldest) {
+                self.store.swap(&self.letter_space(group), Change::remove(&row.key, row.version)).await?;
+            }
+        }
+        Ok(())
     }
 
     /// A record cannot be removed, so it is noted that it is none any more.

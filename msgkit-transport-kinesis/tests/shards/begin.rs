@@ -1,5 +1,6 @@
 //! Where a group begins in what is new: streams that came after it, streams that were made again, streams that keep less than wished.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use msgkit::Group;
@@ -201,4 +202,30 @@ async fn a_table_of_leases_is_for_one_region() {
     assert!(text.contains("eu-west-1") && text.contains("us-east-1"), "{text}");
     transport.close().await.unwrap();
     elsewhere.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_noted_of_dead_letters_goes_with_them() {
+    const LETTERS: &str = "app/letters/g";
+    let Some(local) = local() else { return };
+    let (account, leases) = (local.account(), memory());
+    let transport = kinesis(local.endpoint(), &account, &leases, |_| {});
+    let group = Group::new("g").unwrap();
+    let declared = Declaration::DeadLetters(group.clone());
+    within("the declaration", transport.declare(&[declared])).await.unwrap();
+    let mut letter = message("k", "a letter");
+    letter.to = Destination::DeadLetter(group.clone());
+    within("the publish", transport.publish(vec![letter.clone(), letter])).await.unwrap();
+    let letters = within("the letters", transport.dead_letters(&group, None, 10)).await.unwrap();
+    let places: Vec<String> = letters.into_iter().map(|letter| letter.position.to_string()).collect();
+    // As one is noted that the stream has dropped since.
+    let (shard, _) = places[0].split_once('/').unwrap();
+    let dropped = format!("{shard}/7");
+    assert!(leases.swap(LETTERS, Change::write(&dropped, 0, "{}")).await.unwrap());
+    for place in &places {
+        within("the removal", transport.remove_dead_letter(&group, place)).await.unwrap();
+    }
+    let noted: Vec<String> = leases.load(LETTERS).await.unwrap().into_iter().map(|row| row.key).collect();
+    assert_eq!(noted.iter().collect::<BTreeSet<_>>(), places.iter().collect::<BTreeSet<_>>());
+    transport.close().await.unwrap();
 }
