@@ -187,6 +187,12 @@ impl Member {
         match failure.cause {
             Cause::Throttled => {
                 self.core.throttled.fetch_add(1, Ordering::Relaxed);
+                if trouble.wait == AGAIN.1 && !std::mem::replace(&mut trouble.warned, true) {
+                    let error = msgkit::Chain(&failure.error).to_string();
+                    let limits =
+                        "five reads a second of each shard, and 20 consumers of a stream (`fan_out`)";
+                    tracing::warn!(%place, error, "a shard is not read, as more than the service takes: {limits}; trying again");
+                }
             }
             // The subscription of whoever had the shard before is not over yet.
             Cause::InUse => {}
