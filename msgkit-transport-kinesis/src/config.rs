@@ -69,7 +69,8 @@ pub struct KinesisConfig {
     /// holds one record of each key. `false` is faster where few keys have many messages; the transport then claims no order.
     pub ordered: bool,
     /// The largest record in bytes, key included: 1 MiB, or what the streams were raised to (at most 10 MiB); those that are
-    /// created take so much. Streams of copies take more, so that whatever others publish has room there.
+    /// created take so much. Streams of copies take more, so that whatever others publish has room there; above 7815168 what is
+    /// no text may have none, since no stream takes more than 10 MiB.
     pub max_record_size: usize,
     /// How long a publish goes on, throttling included, while the service takes nothing; then it gives back what is left.
     #[serde(with = "msgkit::config::duration")]
@@ -170,7 +171,7 @@ fn shown<S: serde::Serializer>(pattern: &Pattern, serializer: S) -> Result<S::Ok
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Unkeyed {
-    /// All of its topic: they stay in order, and are no faster than one shard.
+    /// All of its topic: they stay in order, but for one that the service refuses at first, and are no faster than one shard.
     #[default]
     Topic,
     /// Nothing: they spread over all shards, in no order.
