@@ -257,8 +257,8 @@ impl KinesisConfig {
         Ok(())
     }
 
-    /// The most bytes of a record that is a copy of another one (delayed retry, dead letter): whatever came has room there, as base64
-    /// where it is no text. The service takes no more than 10 MiB.
+    /// The most bytes of a record that is a copy of another one (delayed retry, dead letter): whatever came has room there, as
+    /// base64 where it is no text. The service takes no more than 10 MiB.
     pub(crate) fn max_copy(&self) -> usize {
         (self.max_record_size.div_ceil(3) * 4 + COPY).min(10 * MIB)
     }

@@ -92,8 +92,8 @@ impl Core {
         }
     }
 
-    /// Puts a stream's shards into the table, each where a group with `start` begins; nothing where that was done, and it is still the
-    /// same stream.
+    /// Puts a stream's shards into the table, each where a group with `start` begins; nothing where that was done, and it is
+    /// still the same stream.
     async fn ensure_leases(
         &self,
         store: &dyn LeaseStore,

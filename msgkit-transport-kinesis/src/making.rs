@@ -66,7 +66,8 @@ impl Made {
 }
 
 impl Core {
-    /// Sees to it that `stream` is there, made so where it is missing, and keeps what it is to keep. Answers whether it was missing.
+    /// Sees to it that `stream` is there, made so where it is missing, and keeps what it is to keep. Answers whether it was
+    /// missing.
     pub(crate) async fn ensure(&self, stream: &str, wanted: Made) -> Result<bool, TransportError> {
         if self.streams.lock().unwrap_or_else(PoisonError::into_inner).contains(stream) {
             return Ok(false);
@@ -130,8 +131,8 @@ impl Core {
         }
     }
 
-    /// Sees to it that a stream keeps its records as long as is wished. Where that cannot be, copies are refused, since nobody else
-    /// has them; of other streams it is told.
+    /// Sees to it that a stream keeps its records as long as is wished. Where that cannot be, copies are refused, since nobody
+    /// else has them; of other streams it is told.
     async fn keep(
         &self,
         stream: &str,

@@ -1,5 +1,5 @@
-//! Which stream it was that a group has begun in. One that is deleted and made again has its name and its shards' names again, and
-//! none of its records: where a group was in the old one says nothing of the new one.
+//! Which stream it was that a group has begun in. One that is deleted and made again has its name and its shards' names again,
+//! and none of its records: where a group was in the old one says nothing of the new one.
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -61,8 +61,9 @@ impl Core {
         Ok(store.swap(space, Change::write(&key_of(&told.stream_name), 0, &marker)).await?)
     }
 
-    /// Whether the shards of the stream that `told` describes are in the table. Where they are those of an older stream of its name, they
-    /// are replaced, and begin at the beginning: all that is in a stream that was made since is younger than the group.
+    /// Whether the shards of the stream that `told` describes are in the table. Where they are those of an older stream of its
+    /// name, they are replaced, and begin at the beginning: all that is in a stream that was made since is younger than the
+    /// group.
     pub(crate) async fn known(
         &self,
         store: &dyn LeaseStore,
@@ -100,7 +101,8 @@ impl Core {
         Ok(Known::Anew)
     }
 
-    /// Streams of another region or account have the same names, and would share their leases: half of each would be read by nobody.
+    /// Streams of another region or account have the same names, and would share their leases: half of each would be read by
+    /// nobody.
     async fn same_place(
         &self,
         store: &dyn LeaseStore,

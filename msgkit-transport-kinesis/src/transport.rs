@@ -121,8 +121,8 @@ impl Kinesis {
         self.0.expired.load(Ordering::Relaxed)
     }
 
-    /// How many streams were deleted and made again since a group had read them: it reads the new ones from their beginning, and what
-    /// it had not read of the old ones is gone.
+    /// How many streams were deleted and made again since a group had read them: it reads the new ones from their beginning,
+    /// and what it had not read of the old ones is gone.
     #[must_use]
     pub fn remade_streams(&self) -> u64 {
         self.0.remade.load(Ordering::Relaxed)

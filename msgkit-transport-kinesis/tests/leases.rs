@@ -296,7 +296,9 @@ async fn connections_to_the_table_that_fall_silent_cost_no_lease() {
     };
     let before = members().await;
     assert_eq!(before.len(), 2);
-    proxy.connections().iter().for_each(|connection| connection.half_open());
+    for connection in proxy.connections() {
+        connection.half_open();
+    }
     let after = within("both give signs of life", async {
         loop {
             let now = members().await;

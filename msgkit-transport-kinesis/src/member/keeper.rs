@@ -379,8 +379,8 @@ impl Member {
     }
 }
 
-/// Marks so many leases for others: those of which least is in hand. One that could not go for a `lease` stays for a while, and another
-/// one is marked: nothing of a shard that goes is handed out, and one message may be in hand for hours.
+/// Marks so many leases for others: those of which least is in hand. One that could not go for a `lease` stays for a while, and
+/// another one is marked: nothing of a shard that goes is handed out, and one message may be in hand for hours.
 fn give_away(state: &mut State, count: usize, lease: Duration) {
     let now = Instant::now();
     for held in state.held.values_mut() {

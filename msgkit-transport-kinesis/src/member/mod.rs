@@ -1,8 +1,8 @@
 //! A member of a group: one subscription, with the shards that it holds leases of.
 //!
-//! One task, the keeper (`keeper.rs`, `others.rs`, `writer.rs`), writes all rows of what is held: signs of life, checkpoints, taking and
-//! giving shards. Another, the seeker (`seeker.rs`), adds the rows of shards that are new. One task for each shard held
-//! (`reader.rs`) fetches. What they share is `state.rs`, behind a lock that is never held across an await.
+//! One task, the keeper (`keeper.rs`, `others.rs`, `writer.rs`), writes all rows of what is held: signs of life, checkpoints,
+//! taking and giving shards. Another, the seeker (`seeker.rs`), adds the rows of shards that are new. One task for each shard
+//! held (`reader.rs`) fetches. What they share is `state.rs`, behind a lock that is never held across an await.
 
 mod keeper;
 mod others;

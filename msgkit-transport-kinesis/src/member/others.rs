@@ -31,8 +31,8 @@ impl Others {
         Self { seen: HashMap::new(), looked: Instant::now() }
     }
 
-    /// How much time has passed for the others since the last look. Of a long pause it is not known whether any of them could have
-    /// written, so it counts as little as one look that found nothing new.
+    /// How much time has passed for the others since the last look. Of a long pause it is not known whether any of them could
+    /// have written, so it counts as little as one look that found nothing new.
     fn passed(&mut self, heartbeat: Duration) -> Duration {
         let pause = self.looked.elapsed();
         self.looked = Instant::now();

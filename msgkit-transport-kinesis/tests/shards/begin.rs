@@ -1,4 +1,5 @@
-//! Where a group begins in what is new: streams that came after it, streams that were made again, streams that keep less than wished.
+//! Where a group begins in what is new: streams that came after it, streams that were made again, streams that keep less than
+//! wished.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
