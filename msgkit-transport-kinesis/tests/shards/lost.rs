@@ -152,3 +152,22 @@ async fn a_flush_tells_of_what_went_with_a_lease() {
     assert_eq!(lag.iter().map(|lag| lag.records).sum::<u64>(), 0);
     transport.close().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn close_tells_of_what_went_with_a_lease() {
+    let Some(local) = local() else { return };
+    let (account, leases) = (local.account(), memory());
+    // No sign of life finds it before.
+    let transport = kinesis(local.endpoint(), &account, &leases, |config| {
+        config.heartbeat = PATIENCE;
+        config.lease = PATIENCE * 3;
+    });
+    let mut reader = within("the subscription", transport.subscribe(&subscription())).await.unwrap();
+    within("the publish", transport.publish(vec![message("k", "x")])).await.unwrap();
+    take(&mut *reader, 1).await.remove(0).ack();
+    changed(&*leases, "lease/", false).await;
+    let error = within("the close", reader.close()).await.expect_err("the lease went with it");
+    let text = msgkit::Chain(&error).to_string();
+    assert!(error.is_temporary() && text.contains("app.a"), "{text}");
+    transport.close().await.unwrap();
+}
