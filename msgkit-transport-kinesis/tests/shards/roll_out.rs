@@ -71,8 +71,10 @@ async fn what_is_declared_while_a_member_runs_comes_from_then_on() {
         }
         // Of the first round only what it took then is its own; what nobody takes is among all of it.
         let topics = ["a.b", "a.c", "a.d"];
-        let batch =
-            (0..ALL).flat_map(|n| topics.map(|topic| of_topic(topic, "k", &format!("{round} {topic} {n}"))));
+        // Its own come last, so that what is before them was read, and decided by the flush, before more is declared.
+        let of =
+            |n: usize| topics.map(|topic| of_topic(topic, "k", &format!("{round} {topic} {n}"))).into_iter();
+        let batch = (0..ALL).flat_map(|n| of(n).rev());
         within("the publish", new.publish(batch.collect())).await.unwrap();
         let wanted = if round == 0 { 1 } else { 2 };
         let mut came: BTreeMap<String, Vec<String>> = BTreeMap::new();
