@@ -57,10 +57,10 @@ pub struct KinesisConfig {
     pub create: bool,
     /// How many shards a stream has that is created; 0 = an on-demand stream. Those of retries and dead letters have one.
     pub shards: u32,
-    /// How long the streams that are created keep a record; 24 h to 8760 h.
+    /// How long the streams keep a record; 24 h to 8760 h. One that keeps less is raised to it, unless `create = false`.
     #[serde(with = "msgkit::config::duration")]
     pub retention: Duration,
-    /// How long dead letters are kept; 24 h to 8760 h.
+    /// How long dead letters are kept; 24 h to 8760 h. A stream of theirs that keeps less, and cannot be raised, is an error.
     #[serde(with = "msgkit::config::duration")]
     pub dead_letter_retention: Duration,
     /// What a message without a key shares a shard with.
@@ -69,7 +69,8 @@ pub struct KinesisConfig {
     /// holds one record of each key. `false` is faster where few keys have many messages; the transport then claims no order.
     pub ordered: bool,
     /// The largest record in bytes, key included: 1 MiB, or what the streams were raised to (at most 10 MiB); those that are
-    /// created take so much. Streams of copies take more, so that whatever others publish has room there.
+    /// created take so much. Streams of copies take more, so that whatever others publish has room there; above 7815168 what is
+    /// no text may have none, since no stream takes more than 10 MiB.
     pub max_record_size: usize,
     /// How long a publish goes on, throttling included, while the service takes nothing; then it gives back what is left.
     #[serde(with = "msgkit::config::duration")]
@@ -170,7 +171,7 @@ fn shown<S: serde::Serializer>(pattern: &Pattern, serializer: S) -> Result<S::Ok
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Unkeyed {
-    /// All of its topic: they stay in order, and are no faster than one shard.
+    /// All of its topic: they stay in order, but for one that the service refuses at first, and are no faster than one shard.
     #[default]
     Topic,
     /// Nothing: they spread over all shards, in no order.
@@ -256,8 +257,8 @@ impl KinesisConfig {
         Ok(())
     }
 
-    /// The most bytes of a record that is a copy of another one (delayed retry, dead letter): whatever came has room there, as base64
-    /// where it is no text. The service takes no more than 10 MiB.
+    /// The most bytes of a record that is a copy of another one (delayed retry, dead letter): whatever came has room there, as
+    /// base64 where it is no text. The service takes no more than 10 MiB.
     pub(crate) fn max_copy(&self) -> usize {
         (self.max_record_size.div_ceil(3) * 4 + COPY).min(10 * MIB)
     }

@@ -29,6 +29,8 @@ pub(crate) struct Core {
     pub(crate) late: AtomicU64,
     /// Shards whose retention ended before they were read to their end.
     pub(crate) expired: AtomicU64,
+    /// Streams that were deleted and made again since a group had read them.
+    pub(crate) remade: AtomicU64,
     /// Entries and requests that were refused as too much at once.
     pub(crate) throttled: AtomicU64,
     pub(crate) closed: AtomicBool,
@@ -59,6 +61,11 @@ impl Core {
         format!("{}/letters/{group}", self.names.prefix())
     }
 
+    /// The space of the row that says in which account and region the streams are.
+    pub(crate) fn place_space(&self) -> String {
+        format!("{}/place", self.names.prefix())
+    }
+
     /// The space in which each group has a row.
     pub(crate) fn groups_space(&self) -> String {
         format!("{}/groups", self.names.prefix())
@@ -66,11 +73,17 @@ impl Core {
 
     /// This process has published to `stream`: its own readers need not wait until they look again.
     pub(crate) fn nudge(&self, stream: &str) {
-        let members: Vec<Arc<Member>> = {
-            let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-            members.iter().filter_map(Weak::upgrade).collect()
-        };
-        members.iter().for_each(|member| member.nudge(stream));
+        self.present().iter().for_each(|member| member.nudge(stream));
+    }
+
+    /// Why messages may wait, where a member's table of leases is silent.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.present().iter().find_map(|member| member.trouble())
+    }
+
+    fn present(&self) -> Vec<Arc<Member>> {
+        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        members.iter().filter_map(Weak::upgrade).collect()
     }
 
     pub(crate) fn enlist(&self, member: &Arc<Member>) {

@@ -26,6 +26,8 @@ pub(crate) enum Cause {
     InUse,
     /// The iterator is older than five minutes.
     Expired,
+    /// The call itself is wrong: a place that the stream does not have, a record that is more than it takes.
+    Argument,
     /// Anything else.
     Other,
 }
@@ -84,7 +86,7 @@ pub(crate) fn meaning(code: &str) -> (Cause, TransportErrorKind, &'static str) {
             (Cause::Other, Refused, "; look at the credentials, and at the clock of this machine")
         }
         "InvalidArgumentException" | "ValidationException" | "SerializationException" => {
-            (Cause::Other, Invalid, "")
+            (Cause::Argument, Invalid, "")
         }
         // An answer with a status of 5xx and no code of ours is the service's own trouble.
         _ => (Cause::Other, Unavailable, ""),

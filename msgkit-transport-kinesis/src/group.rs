@@ -9,17 +9,18 @@ use msgkit::transport::{Group, Start, Subscription, TransportError};
 use crate::core::Core;
 use crate::error::{Cause, Failure};
 use crate::lease::{Change, GroupRow, Lease, LeaseRow, LeaseStore, json, key_of};
+use crate::making::Made;
+use crate::marker::Known;
 use crate::names::Wanted;
 use crate::position::Position;
-use crate::streams::{Made, Shard};
+use crate::streams::Shard;
 
 /// The row of a group's patterns.
 pub(crate) const GROUP: &str = "group";
 
-/// The row that says that a stream's shards are in the table.
-fn marker(stream: &str) -> String {
-    format!("stream/{stream}")
-}
+/// The row that says that the group of a leading wildcard has begun in every stream that was there: one that has no marker came
+/// later.
+const ALL: &str = "all";
 
 impl Core {
     /// Sees to it that the group of `subscription` is there, with its streams, and begins where it is to begin.
@@ -37,18 +38,27 @@ impl Core {
         });
         let made: BTreeSet<String> = try_join_all(ensured).await?.into_iter().flatten().collect();
         add_patterns(store, space, &subscription.patterns).await?;
-        let mut streams = wanted.named.clone();
-        if wanted.others {
-            streams
-                .extend(self.list_streams().await?.into_iter().filter(|stream| self.names.is_ours(stream)));
-        }
-        try_join_all(streams.iter().map(|stream| {
-            // All that is in a stream that was made just now is younger than the group.
-            let start = if made.contains(stream) { Start::Earliest } else { subscription.start };
+        let others = if wanted.others { self.our_streams().await? } else { BTreeSet::new() };
+        // After the streams were listed: one that came when the group was there already is seen to be one.
+        let rows = store.load(space).await?;
+        let began = rows.iter().any(|row| row.key == ALL);
+        try_join_all(wanted.named.union(&others).map(|stream| {
+            // All that is in a stream that is younger than the group is its own.
+            let younger = made.contains(stream) || (began && others.contains(stream));
+            let start = if younger { Start::Earliest } else { subscription.start };
             self.ensure_leases(store, space, stream, start)
         }))
         .await?;
+        if wanted.others && !began {
+            store.swap(space, Change::write(ALL, 0, "{}")).await?;
+        }
         Ok(wanted)
+    }
+
+    /// The streams that are there and hold topics of this system.
+    pub(crate) async fn our_streams(&self) -> Result<BTreeSet<String>, TransportError> {
+        let there = self.list_streams().await?;
+        Ok(there.into_iter().filter(|stream| self.names.is_ours(stream)).collect())
     }
 
     /// Sees to it that the delay step is there. Nothing is lost of it, so it begins at the beginning.
@@ -82,7 +92,8 @@ impl Core {
         }
     }
 
-    /// Puts a stream's shards into the table, each where a group with `start` begins; nothing where that was done.
+    /// Puts a stream's shards into the table, each where a group with `start` begins; nothing where that was done, and it is
+    /// still the same stream.
     async fn ensure_leases(
         &self,
         store: &dyn LeaseStore,
@@ -90,19 +101,19 @@ impl Core {
         stream: &str,
         start: Start,
     ) -> Result<(), TransportError> {
-        let key = marker(stream);
-        if store.load(space).await?.iter().any(|row| row.key == key) {
+        let gone = |failure: Failure| {
+            // One of others, which is gone since it was listed.
+            if failure.cause == Cause::NotFound {
+                self.forget(stream);
+            }
+            failure.error
+        };
+        let told = self.patiently(|| self.described(stream)).await.map_err(gone)?;
+        let rows = store.load(space).await?;
+        if self.known(store, space, &told, &rows).await? != Known::Not {
             return Ok(());
         }
-        let shards = match self.shards(stream).await {
-            Ok(shards) => shards,
-            // One of others, which is gone since it was listed.
-            Err(failure) if failure.cause == Cause::NotFound => {
-                self.forget(stream);
-                return Err(failure.error);
-            }
-            Err(failure) => return Err(failure.error),
-        };
+        let shards = self.shards(stream).await.map_err(gone)?;
         let first = |shard: Shard| async move {
             let at = match start {
                 Start::Earliest => Position::Oldest,
@@ -117,7 +128,7 @@ impl Core {
             store.swap(space, Change::write(&lease.key(), 0, &lease.to_json())).await?;
         }
         // Last: whoever dies before it does all of it again, and finds his rows.
-        store.swap(space, Change::write(&key, 0, "{}")).await?;
+        self.mark(store, space, &told).await?;
         Ok(())
     }
 
@@ -130,6 +141,12 @@ impl Core {
         stream: &str,
         rows: &[LeaseRow],
     ) -> Result<bool, Failure> {
+        // Before its shards are listed, which may be those of a younger one, so that it is asked again.
+        let told = self.patiently(|| self.described(stream)).await?;
+        let marked = self.known(store, space, &told, rows).await?;
+        if marked == Known::Anew {
+            return Ok(true);
+        }
         let known: BTreeMap<String, Lease> = rows
             .iter()
             .filter_map(|row| serde_json::from_str::<Lease>(&row.value).ok())
@@ -142,9 +159,8 @@ impl Core {
             let lease = Lease::new(stream, &shard.id, shard.parents.clone(), Position::Oldest);
             changed |= store.swap(space, Change::write(&lease.key(), 0, &lease.to_json())).await?;
         }
-        let key = marker(stream);
-        if !rows.iter().any(|row| row.key == key) {
-            changed |= store.swap(space, Change::write(&key, 0, "{}")).await?;
+        if marked == Known::Not {
+            changed |= self.mark(store, space, &told).await?;
         }
         // What is read to its end, and kept no longer, need not be known any more.
         let kept: HashSet<&str> = shards.iter().map(|shard| shard.id.as_str()).collect();

@@ -7,6 +7,8 @@ mod error;
 mod fan_out;
 mod group;
 mod lease;
+mod making;
+mod marker;
 mod member;
 mod names;
 mod operate;

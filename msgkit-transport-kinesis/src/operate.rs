@@ -13,7 +13,7 @@ use msgkit::transport::{
 use crate::core::Core;
 use crate::error::{Cause, Failure, invalid};
 use crate::group::patterns_of;
-use crate::lease::{Change, GroupRow, Lease};
+use crate::lease::{Change, GroupRow, Lease, LeaseRow};
 use crate::position::{Position, Sequence};
 use crate::transport::Kinesis;
 use crate::wire::{Arrived, read};
@@ -38,7 +38,7 @@ impl Kinesis {
     /// # Errors
     /// [`TransportError`] where the service does not answer.
     pub async fn lag(&self, group: &Group) -> Result<Vec<ShardLag>, TransportError> {
-        self.core().lag_of(&self.core().group_space(group)).await
+        self.core().lag_of(&self.core().group_space(group), waiting_from).await
     }
 }
 
@@ -72,14 +72,19 @@ impl Core {
         Ok((leases, takes))
     }
 
-    async fn lag_of(&self, space: &str) -> Result<Vec<ShardLag>, TransportError> {
+    /// How much waits in each shard, from the place that `from` says of its lease.
+    async fn lag_of(
+        &self,
+        space: &str,
+        from: impl Fn(&Lease) -> Position,
+    ) -> Result<Vec<ShardLag>, TransportError> {
         let (leases, takes) = self.leases_of(space).await?;
         let now = self.clock.now().as_millis();
         let mut all = Vec::new();
         for lease in leases {
             let (mut records, mut oldest) = (0, None);
             let Lease { stream, shard, .. } = &lease;
-            let from = waiting_from(&lease);
+            let from = from(&lease);
             let walked = self.walk(stream, shard, &from, |record| {
                 let arrived = record.approximate_arrival_timestamp.and_then(|at| at.to_millis().ok());
                 let (message, told, _) = self.incoming(stream, shard, record);
@@ -148,15 +153,20 @@ impl Core {
         }
         // There is no looking at a number alone but by reading from it, and it may be none.
         let stream = self.names.dead_letter(group);
-        let mut found = None;
+        let (mut found, mut oldest) = (None, None);
         let walked = self.walk(&stream, &shard, &Position::Oldest, |record| {
             let at = Sequence::new(&record.sequence_number);
+            oldest.get_or_insert_with(|| at.clone());
             if at == sequence {
                 found = Some(self.incoming(&stream, &shard, record).0);
             }
             at < sequence
         });
-        match walked.await {
+        let walked = walked.await;
+        if let Some(oldest) = oldest {
+            self.tidy(group, &shard, &oldest, &gone).await?;
+        }
+        match walked {
             Ok(_) => found.ok_or_else(none),
             Err(failure) if failure.cause == Cause::NotFound || !failure.error.is_temporary() => {
                 Err(none().with_source(failure.error))
@@ -165,13 +175,30 @@ impl Core {
         }
     }
 
+    /// Of what the stream keeps no longer it need not be noted that it is gone.
+    async fn tidy(
+        &self,
+        group: &Group,
+        shard: &str,
+        oldest: &Sequence,
+        gone: &[LeaseRow],
+    ) -> Result<(), TransportError> {
+        for row in gone {
+            if letter_place(&row.key).is_ok_and(|(of, at)| of == shard && at < *oldest) {
+                self.store.swap(&self.letter_space(group), Change::remove(&row.key, row.version)).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// A record cannot be removed, so it is noted that it is none any more.
     async fn forget_letter(&self, group: &Group, position: &str) -> Result<(), TransportError> {
         self.store.swap(&self.letter_space(group), Change::write(position, 0, "{}")).await.map(drop)
     }
 
+    /// How many copies a delay step holds, those in hand too: nobody may live who has them, and they are held there until due.
     async fn depth_of(&self, space: &str) -> Result<u64, TransportError> {
-        Ok(self.lag_of(space).await?.iter().map(|lag| lag.records).sum())
+        Ok(self.lag_of(space, |lease| lease.at.clone()).await?.iter().map(|lag| lag.records).sum())
     }
 }
 
@@ -209,7 +236,7 @@ impl Operate for Kinesis {
         for row in core.store.load(&core.groups_space()).await? {
             let Ok(group) = Group::new(row.key) else { continue };
             let known: GroupRow = serde_json::from_str(&row.value).unwrap_or_default();
-            let lags = core.lag_of(&core.group_space(&group)).await?;
+            let lags = core.lag_of(&core.group_space(&group), waiting_from).await?;
             let mut delayed = 0;
             for step in 1..=known.steps.max(1) {
                 delayed += core.depth_of(&core.retry_space(&group, step)).await?;

@@ -119,6 +119,19 @@ impl Queue {
         }
     }
 
+    /// What stands behind an item, and must not overtake it.
+    fn behind(&mut self, item: &Item, ordered: bool) -> VecDeque<Item> {
+        if !(ordered && item.parcel.keyed) {
+            return VecDeque::new();
+        }
+        let key = &item.parcel.partition_key;
+        let lane = self
+            .keyed
+            .iter_mut()
+            .find(|lane| lane.front().is_some_and(|first| first.parcel.partition_key == *key));
+        lane.map(std::mem::take).unwrap_or_default()
+    }
+
     /// Everything that is left.
     fn rest(self) -> impl Iterator<Item = Item> {
         self.keyed.into_iter().flatten().chain(self.loose)
@@ -131,10 +144,12 @@ impl Core {
         let ordered = self.config.ordered;
         let mut queue = Queue::of(items, ordered);
         let mut refused = Vec::new();
+        // Of a request that was refused as a whole: each goes by itself, before anything else.
+        let mut suspects: VecDeque<Item> = VecDeque::new();
         let mut end = Instant::now() + self.config.publish_timeout;
         let mut wait = AGAIN.0;
-        while !queue.is_empty() {
-            let request = queue.next();
+        while !(queue.is_empty() && suspects.is_empty()) {
+            let request = suspects.pop_front().map_or_else(|| queue.next(), |item| vec![item]);
             if request.is_empty() {
                 break;
             }
@@ -186,6 +201,18 @@ impl Core {
             if why.cause == Cause::Throttled {
                 self.throttled.fetch_add(back.len() as u64, Ordering::Relaxed);
             }
+            if why.cause == Cause::Argument {
+                // The service takes no such record, which says nothing of the others.
+                match <[Item; 1]>::try_from(back) {
+                    Ok([item]) => {
+                        let behind = queue.behind(&item, ordered);
+                        let (kind, text) = (why.error.kind(), why.error.to_string());
+                        refuse(&mut refused, std::iter::once(item).chain(behind), kind, &text, why.error);
+                    }
+                    Err(back) => suspects.extend(back),
+                }
+                continue;
+            }
             queue.put_back(back, ordered);
             let final_word = !why.error.is_temporary();
             if final_word || Instant::now() + wait >= end {
@@ -200,11 +227,7 @@ impl Core {
                         overdue(stream, self.config.publish_timeout, Some(&why.error)).to_string(),
                     ),
                 };
-                let source = std::sync::Arc::new(why.error);
-                refused.extend(queue.rest().map(|item| {
-                    let error = TransportError::new(kind, text.clone()).with_source(Told(source.clone()));
-                    (item.at, error)
-                }));
+                refuse(&mut refused, suspects.into_iter().chain(queue.rest()), kind, &text, why.error);
                 return refused;
             }
             tokio::select! {
@@ -260,6 +283,19 @@ impl Core {
         };
         Ok(told.records.into_iter().map(code).collect())
     }
+}
+
+/// Gives back `items`, all for one reason.
+fn refuse(
+    refused: &mut Vec<Refused>,
+    items: impl Iterator<Item = Item>,
+    kind: TransportErrorKind,
+    text: &str,
+    why: TransportError,
+) {
+    let why = std::sync::Arc::new(why);
+    refused
+        .extend(items.map(|item| (item.at, TransportError::new(kind, text).with_source(Told(why.clone())))));
 }
 
 fn overdue(stream: &str, patience: Duration, why: Option<&TransportError>) -> TransportError {
@@ -327,7 +363,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::streams::Made;
+    use crate::making::Made;
 
     fn items(keys: &[&str], size: usize) -> Vec<Item> {
         keys.iter()

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
 use msgkit::envelope::Clock;
 use msgkit::transport::{
     Capabilities, Declaration, Delay, Factory, Health, KeyOrder, Operate, Options, StartPositions,
@@ -22,8 +22,8 @@ use crate::config::{KinesisConfig, place};
 use crate::core::Core;
 use crate::error::{self, SYSTEM, closed, invalid};
 use crate::lease::{LeaseStore, MemoryLeases};
+use crate::making::Made;
 use crate::names::Names;
-use crate::streams::Made;
 
 /// How long the service may take to say that it is there.
 const HEALTH: Duration = Duration::from_secs(5);
@@ -101,6 +101,7 @@ impl Kinesis {
             members: Mutex::default(),
             late: AtomicU64::new(0),
             expired: AtomicU64::new(0),
+            remade: AtomicU64::new(0),
             throttled: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             closing: Notify::new(),
@@ -118,6 +119,13 @@ impl Kinesis {
     #[must_use]
     pub fn expired_shards(&self) -> u64 {
         self.0.expired.load(Ordering::Relaxed)
+    }
+
+    /// How many streams were deleted and made again since a group had read them: it reads the new ones from their beginning,
+    /// and what it had not read of the old ones is gone.
+    #[must_use]
+    pub fn remade_streams(&self) -> u64 {
+        self.0.remade.load(Ordering::Relaxed)
     }
 
     /// How many records and reads the service refused as too much at once; each was tried again.
@@ -162,7 +170,7 @@ fn leases(config: &KinesisConfig, account: &Arc<Account>) -> Result<Arc<dyn Leas
             "`leases = \"{leases:.60}\"` names no DynamoDB table, which has 3 to 255 of A-Z a-z 0-9 _ - .; write \
              `dynamodb:platform-leases`"
         )),
-        "dynamodb" => dynamodb(account, rest, config.create),
+        "dynamodb" => dynamodb(account, rest, config),
         _ => refuse(format!(
             "`leases = \"{leases:.60}\"` of a Kinesis transport is unknown; known are {known}"
         )),
@@ -191,12 +199,21 @@ fn is_table(name: &str) -> bool {
 
 #[cfg(feature = "dynamodb")]
 #[allow(clippy::unnecessary_wraps)]
-fn dynamodb(account: &Arc<Account>, table: &str, create: bool) -> Result<Arc<dyn LeaseStore>, Error> {
-    Ok(Arc::new(crate::lease::DynamoDbLeases::of_account(account.clone(), table, create)))
+fn dynamodb(
+    account: &Arc<Account>,
+    table: &str,
+    config: &KinesisConfig,
+) -> Result<Arc<dyn LeaseStore>, Error> {
+    Ok(Arc::new(crate::lease::DynamoDbLeases::of_account(
+        account.clone(),
+        table,
+        config.create,
+        config.heartbeat,
+    )))
 }
 
 #[cfg(not(feature = "dynamodb"))]
-fn dynamodb(_: &Arc<Account>, _: &str, _: bool) -> Result<Arc<dyn LeaseStore>, Error> {
+fn dynamodb(_: &Arc<Account>, _: &str, _: &KinesisConfig) -> Result<Arc<dyn LeaseStore>, Error> {
     Err(Error::new(
         ErrorKind::Config,
         "`leases = \"dynamodb:…\"` needs the feature `dynamodb` of msgkit-transport-kinesis; add it in Cargo.toml",
@@ -240,13 +257,19 @@ impl Transport for Kinesis {
                 self.outlives(subscription, retry_steps)?;
             }
         }
-        try_join_all(declarations.iter().map(|declaration| self.declare_one(declaration))).await?;
-        Ok(())
+        // Each to its end, so that one that is refused leaves nothing of the others half made.
+        join_all(declarations.iter().map(|declaration| self.declare_one(declaration)))
+            .await
+            .into_iter()
+            .collect()
     }
 
     async fn health(&self) -> Health {
         if self.0.is_closed() {
             return Health::Down(closed().to_string());
+        }
+        if let Some(trouble) = self.0.trouble() {
+            return Health::Down(trouble);
         }
         let asked = async {
             let client = self.0.account.client().await?;
@@ -304,10 +327,9 @@ impl Kinesis {
                 core.ensure_group(&*core.store, &space, subscription).await?;
                 let steps = u32::try_from(retry_steps.len()).unwrap_or(u32::MAX);
                 // One more than none: what operators replay goes by the first step.
-                try_join_all(
-                    (1..=steps.max(u32::from(*dead_letters))).map(|step| core.ensure_retry(group, step)),
-                )
-                .await?;
+                let steps_made =
+                    (1..=steps.max(u32::from(*dead_letters))).map(|step| core.ensure_retry(group, step));
+                join_all(steps_made).await.into_iter().collect::<Result<Vec<_>, _>>()?;
                 if *dead_letters {
                     core.ensure_letters(group).await?;
                 }

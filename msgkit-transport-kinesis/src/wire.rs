@@ -7,8 +7,8 @@ use msgkit::transport::{Destination, Incoming, Malformed, TransportError};
 
 use crate::config::{KinesisConfig, Unkeyed};
 use crate::error::{SYSTEM, invalid};
+use crate::making::Made;
 use crate::names::Names;
-use crate::streams::Made;
 
 /// The most characters of a partition key.
 const MOST_KEY: usize = 256;

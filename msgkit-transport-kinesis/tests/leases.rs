@@ -5,7 +5,7 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -200,11 +200,10 @@ async fn a_table_that_cannot_be_is_refused_by_name() {
 }
 
 /// A transport as the configuration makes it.
-fn configured(local: &KinesisLocal, account: &str, dynalite: &Dynalite, table: &str) -> Arc<dyn Transport> {
+fn configured(local: &KinesisLocal, account: &str, dynamodb: &str, table: &str) -> Arc<dyn Transport> {
     let options = format!(
-        "leases = \"dynamodb:{table}\"\nleases_endpoint = \"{}\"\nendpoint = \"{}\"\nshards = 1\n\
+        "leases = \"dynamodb:{table}\"\nleases_endpoint = \"{dynamodb}\"\nendpoint = \"{}\"\nshards = 1\n\
          heartbeat = \"300ms\"\nlease = \"20s\"\nread_interval = \"5ms\"\npoll_interval = \"200ms\"\n",
-        dynalite.endpoint(),
         local.endpoint(),
     );
     let url = TransportUrl::parse(&format!("kinesis://{account}:none@eu-west-1/app")).unwrap();
@@ -234,7 +233,7 @@ async fn a_group_goes_on_where_its_last_member_was() {
         envelope.set_key(Some("k".into()));
         Outgoing::to_topic(envelope)
     });
-    let first = configured(local, &account, dynalite, &table);
+    let first = configured(local, &account, dynalite.endpoint(), &table);
     assert!(first.capabilities().durable);
     let mut reader = within("subscribe", first.subscribe(&group)).await.unwrap();
     within("publish", first.publish(messages.collect())).await.unwrap();
@@ -251,7 +250,7 @@ async fn a_group_goes_on_where_its_last_member_was() {
     within("close", reader.close()).await.unwrap();
     within("close", first.close()).await.unwrap();
 
-    let second = configured(local, &account, dynalite, &table);
+    let second = configured(local, &account, dynalite.endpoint(), &table);
     let mut reader = within("subscribe", second.subscribe(&group)).await.unwrap();
     let mut came = VecDeque::new();
     within("the rest", async {
@@ -273,4 +272,45 @@ async fn a_group_goes_on_where_its_last_member_was() {
     assert!(rows.iter().any(|row| row.key.starts_with("lease/app.a/")), "{rows:?}");
     assert!(!rows.iter().any(|row| row.key.starts_with("member/")), "both have left: {rows:?}");
     within("close", second.close()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_to_the_table_that_fall_silent_cost_no_lease() {
+    let (Some(local), Some(dynalite)) = (installed(KinesisLocal::shared()), installed(Dynalite::shared()))
+    else {
+        return;
+    };
+    let (account, table) = (local.account(), dynalite.table());
+    let group =
+        Subscription::group("g".parse().unwrap(), ["a.b".parse().unwrap()]).with_start(Start::Earliest);
+    let proxy = FaultProxy::start(dynalite.address().to_owned()).await.unwrap();
+    let behind = configured(local, &account, &format!("http://{}", proxy.address()), &table);
+    let _reader = within("subscribe", behind.subscribe(&group)).await.unwrap();
+    let other = configured(local, &account, dynalite.endpoint(), &table);
+    let _other = within("subscribe", other.subscribe(&group)).await.unwrap();
+    let leases = DynamoDbLeases::new(client(dynalite.endpoint()), &table);
+    let members = async || -> BTreeMap<String, u64> {
+        let rows = rows(&leases, "app/group/g").await;
+        let members = rows.into_iter().filter(|row| row.key.starts_with("member/"));
+        members.map(|row| (row.key, row.version)).collect()
+    };
+    let before = members().await;
+    assert_eq!(before.len(), 2);
+    for connection in proxy.connections() {
+        connection.half_open();
+    }
+    let after = within("both give signs of life", async {
+        loop {
+            let now = members().await;
+            if now.len() == 2 && now.iter().all(|(id, sign)| *sign > before.get(id).copied().unwrap_or(0) + 5)
+            {
+                return now;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    assert!(after.keys().eq(before.keys()), "nobody was taken for dead");
+    within("close", behind.close()).await.unwrap();
+    within("close", other.close()).await.unwrap();
 }

@@ -5,6 +5,8 @@
 #[path = "support/mod.rs"]
 mod support;
 
+#[path = "shards/begin.rs"]
+mod begin;
 #[path = "shards/fan_out.rs"]
 mod fan_out;
 #[path = "shards/lost.rs"]
@@ -15,6 +17,8 @@ mod poison;
 mod roll_out;
 #[path = "shards/scale.rs"]
 mod scale;
+#[path = "shards/table.rs"]
+mod table;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
@@ -183,6 +187,24 @@ async fn what_is_never_taken_is_named_and_holds_back_its_key_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_cannot_be_taken_holds_back_its_key_alone() {
+    let Some(local) = local() else { return };
+    let faults = KinesisFaults::start(local.address()).unwrap();
+    let transport = kinesis(&faults.endpoint(), &local.account(), &memory(), |_| {});
+    let mut reader = transport.subscribe(&subscription()).await.unwrap();
+    // The request of all, and the first of it by itself.
+    faults.fail("PutRecords", "InvalidArgumentException", 2);
+    let keys = ["bad", "k0", "k1", "bad", "k0"];
+    let batch = keys.iter().enumerate().map(|(n, key)| message(key, &n.to_string())).collect();
+    let error = within("the publish", transport.publish(batch)).await.unwrap_err();
+    let named: Vec<_> = error.rejected().iter().map(|one| one.message.envelope.key().unwrap()).collect();
+    assert_eq!((error.kind(), named), (TransportErrorKind::Invalid, vec!["bad", "bad"]));
+    let came = by_key(&mut *reader, 3).await;
+    assert_eq!((&came["k0"], &came["k1"]), (&vec!["1".to_owned(), "4".to_owned()], &vec!["2".to_owned()]));
+    transport.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn throttling_and_lost_iterators_cost_time_and_nothing_else() {
     let Some(local) = local() else { return };
     let faults = KinesisFaults::start(local.address()).unwrap();
@@ -300,7 +322,7 @@ async fn requests_keep_the_limits_of_the_service() {
     };
     assert_eq!(records().iter().map(|(count, _)| *count).collect::<Vec<_>>(), [500, 500, 201]);
     // Large ones do not reach the stand-in, which takes ten seconds for each on a busy machine: refused for good, and by the stub.
-    faults.refuse_records("InvalidArgumentException", 1000, |_, _| true);
+    faults.refuse_records("AccessDeniedException", 1000, |_, _| true);
     let large = "x".repeat(900 << 10);
     let error = within("the publish", transport.publish((0..8).map(|_| message("", &large)).collect()))
         .await
@@ -352,11 +374,13 @@ async fn resharding_under_load_keeps_every_message_and_the_order_of_each_key() {
     const EACH: u32 = 60;
     let Some(local) = local() else { return };
     let (account, leases) = (local.account(), memory());
+    // Nobody dies here, however long the machine stands still.
+    let patient = |config: &mut KinesisConfig| config.lease = PATIENCE;
     let publisher = kinesis(local.endpoint(), &account, &leases, |_| {});
     let ledger = Ledger::default();
     let member = || {
         let leave = Arc::new(AtomicBool::new(false));
-        let transport = kinesis(local.endpoint(), &account, &leases, |_| {});
+        let transport = kinesis(local.endpoint(), &account, &leases, patient);
         (tokio::spawn(work(transport, ledger.clone(), leave.clone())), leave)
     };
     let first = member();

@@ -32,6 +32,8 @@ use crate::error::{Cause, classify, invalid};
 const MAKING: Duration = Duration::from_secs(120);
 /// How often a call is tried that got no answer, or was too much at once.
 const TRIES: u32 = 5;
+/// How long one try may take at least, whatever the `heartbeat` is.
+const LEAST: Duration = Duration::from_secs(2);
 
 type Item = HashMap<String, AttributeValue>;
 
@@ -46,7 +48,8 @@ pub struct DynamoDbLeases {
 /// Where the client comes from.
 enum Source {
     Given(Client),
-    Account(Arc<Account>),
+    /// And how long one try may take.
+    Account(Arc<Account>, Duration),
 }
 
 impl DynamoDbLeases {
@@ -56,9 +59,11 @@ impl DynamoDbLeases {
         Self { table: table.into(), create: true, source: Source::Given(client), ready: OnceCell::new() }
     }
 
-    /// With the credentials and the region of the transport.
-    pub(crate) fn of_account(account: Arc<Account>, table: &str, create: bool) -> Self {
-        Self { table: table.to_owned(), create, source: Source::Account(account), ready: OnceCell::new() }
+    /// With the credentials and the region of the transport, whose members give a sign of life every `heartbeat`.
+    pub(crate) fn of_account(account: Arc<Account>, table: &str, create: bool, heartbeat: Duration) -> Self {
+        // A try that gets no answer must leave time for another one before the member is taken for dead.
+        let source = Source::Account(account, heartbeat.clamp(LEAST, CALL));
+        Self { table: table.to_owned(), create, source, ready: OnceCell::new() }
     }
 
     /// The same, where a table that is not there is an error. It needs the keys `space` (HASH) and `key` (RANGE), both `S`.
@@ -80,7 +85,7 @@ impl DynamoDbLeases {
             .get_or_try_init(|| async {
                 let client = match &self.source {
                     Source::Given(client) => client.clone(),
-                    Source::Account(account) => client(account).await?,
+                    Source::Account(account, patience) => client(account, *patience).await?,
                 };
                 self.ensure(&client).await?;
                 Ok(client)
@@ -240,7 +245,7 @@ impl fmt::Debug for DynamoDbLeases {
     }
 }
 
-async fn client(account: &Account) -> Result<Client, TransportError> {
+async fn client(account: &Account, patience: Duration) -> Result<Client, TransportError> {
     let access = account.access().await?;
     let builder = aws_sdk_dynamodb::Config::builder()
         .behavior_version(BehaviorVersion::latest())
@@ -249,7 +254,7 @@ async fn client(account: &Account) -> Result<Client, TransportError> {
         // Every write has its condition, so that trying again changes nothing twice.
         .retry_config(RetryConfig::standard().with_max_attempts(TRIES))
         .timeout_config(
-            TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(CALL).build(),
+            TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(patience).build(),
         );
     let builder = match account.leases_endpoint() {
         Some(endpoint) => builder.endpoint_url(endpoint),

@@ -1,10 +1,10 @@
 //! Who has which shard, and how far it is: a table of rows that are only changed by whoever has seen them last.
 //!
-//! Kinesis knows no groups. What makes members of one are the rows of its space: `group` (its patterns), `stream/…` (a stream
-//! whose shards are in the table), `lease/<stream>/<shard>` ([`Lease`]: owner, checkpoint, starts), `member/<id>` (a sign of
-//! life, by its version). A store has to do one thing well: to write a row only where its version is the expected one.
-//! Nobody's clock is compared with another's: a member counts as dead when its row has not changed for the time of a lease
-//! on the clock of whoever looks.
+//! Kinesis knows no groups. What makes members of one are the rows of its space: `group` (its patterns), `all` (it has begun in
+//! every stream that was there), `stream/…` (a stream whose shards are in the table), `lease/<stream>/<shard>` ([`Lease`]:
+//! owner, checkpoint, starts), `member/<id>` (a sign of life, by its version). A store has to do one thing well: to write a row
+//! only where its version is the expected one. Nobody's clock is compared with another's: a member counts as dead when its row
+//! has not changed for the time of a lease on the clock of whoever looks.
 
 #[cfg(feature = "dynamodb")]
 mod dynamodb;

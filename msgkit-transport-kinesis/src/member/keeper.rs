@@ -6,31 +6,36 @@
 //! the next look for new shards.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use msgkit::transport::TransportErrorKind;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Member;
+use super::others::Others;
 use super::state::{Held, State, lost};
 use crate::error::Failure;
 use crate::group::patterns_of;
 use crate::lease::{Change, Lease, LeaseRow};
 
-const MEMBER: &str = "member/";
+pub(super) const MEMBER: &str = "member/";
 /// The least time between two looks at the group's patterns where what they do not match has come.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// For how many leases a shard stays that was to go and could not.
+const STAYS: u32 = 4;
+
 /// What the keeper knows that nobody else does.
 pub(super) struct Keeper {
-    id: String,
+    pub(super) id: String,
     /// The version of its own row; 0 = not there.
     version: u64,
-    /// The version in which the others were seen last, and since when.
-    others: HashMap<String, (u64, Instant)>,
+    pub(super) others: Others,
     readers: HashMap<u64, JoinHandle<()>>,
     seeker: JoinHandle<()>,
     pub(super) next_round: Instant,
@@ -46,12 +51,29 @@ struct Row {
 }
 
 impl Member {
+    /// Keeps the leases until the member leaves. A panic in here is noticed: nobody else would say that nothing comes any more.
     pub(super) async fn keep(self: Arc<Self>) {
+        if AssertUnwindSafe(self.clone().work()).catch_unwind().await.is_ok() {
+            return;
+        }
+        let mut state = self.lock();
+        state.give_up_all();
+        state.gone = true;
+        drop(state);
+        let text = "the task that keeps the leases has panicked: a bug; others take its shards when its leases have expired";
+        tracing::error!(space = %self.space, "{text}");
+        self.fail(TransportErrorKind::Internal, text.to_owned());
+        self.room.notify_waiters();
+        self.kept.notify_waiters();
+        self.look.notify_one();
+    }
+
+    async fn work(self: Arc<Self>) {
         let now = Instant::now();
         let mut keeper = Keeper {
             id: new_id(),
             version: 0,
-            others: HashMap::new(),
+            others: Others::new(),
             readers: HashMap::new(),
             seeker: tokio::spawn(self.clone().seek()),
             next_round: now,
@@ -62,7 +84,9 @@ impl Member {
             let (asked, quitting, doubt, flush) = {
                 let mut state = self.lock();
                 let flush = state.flush_asked > state.flush_done;
-                (std::mem::take(&mut state.round_asked), state.quitting, state.is_in_doubt(), flush)
+                // Who cannot go on leaves what it has to others.
+                let quitting = state.quitting || state.failure.is_some();
+                (std::mem::take(&mut state.round_asked), quitting, state.is_in_doubt(), flush)
             };
             let now = Instant::now();
             let round = asked || now >= keeper.next_round;
@@ -80,8 +104,16 @@ impl Member {
                 keeper.next_round = Instant::now() + self.core.config.heartbeat;
             }
             match worked {
-                Ok(()) => keeper.warned = keeper.warned && !round,
-                Err(failure) => self.complain(&mut keeper.warned, &failure),
+                Ok(()) if round => {
+                    keeper.warned = false;
+                    let mut state = self.lock();
+                    (state.kept, state.trouble) = (Instant::now(), None);
+                }
+                Ok(()) => {}
+                Err(failure) => {
+                    self.lock().trouble = Some(msgkit::Chain(&failure.error).to_string());
+                    self.complain(&mut keeper.warned, &failure);
+                }
             }
             self.kept.notify_waiters();
             let next = match self.lock().is_in_doubt() {
@@ -99,11 +131,17 @@ impl Member {
     pub(super) fn complain(&self, warned: &mut bool, failure: &Failure) {
         let text = msgkit::Chain(&failure.error).to_string();
         if failure.error.kind() == TransportErrorKind::Refused {
-            self.lock().failure = Some((TransportErrorKind::Refused, text));
-            self.arrived.notify_one();
+            self.fail(TransportErrorKind::Refused, text);
         } else if !std::mem::replace(warned, true) {
             tracing::warn!(space = %self.space, error = text, "the leases cannot be kept; trying again");
         }
+    }
+
+    /// Nothing comes any more, which does not pass by itself.
+    pub(super) fn fail(&self, kind: TransportErrorKind, text: String) {
+        self.lock().failure = Some((kind, text));
+        self.arrived.notify_one();
+        self.due.notify_one();
     }
 
     /// Somebody else has the lease: we were taken for dead.
@@ -149,7 +187,8 @@ impl Member {
         }
         let mut state = self.lock();
         state.gone = true;
-        state.flush_error = error.map(|error| msgkit::Chain(&error).to_string());
+        let lost = state.unflushed.take();
+        state.flush_error = error.map(|error| msgkit::Chain(&error).to_string()).or(lost);
         drop(state);
         self.kept.notify_waiters();
     }
@@ -183,14 +222,15 @@ impl Member {
         let alive = self.alive(keeper, &rows).await?;
         let table = table(&rows);
         self.compare(keeper, &table);
+        self.revive(keeper);
         self.share(keeper, &alive, table).await
     }
 
     async fn sign_of_life(&self, keeper: &mut Keeper) -> Result<(), Failure> {
         let began = Instant::now();
-        let key = format!("{MEMBER}{}", keeper.id);
+        let (key, row) = (format!("{MEMBER}{}", keeper.id), self.own_row());
         let before = keeper.version;
-        if !self.store.swap(&self.space, Change::write(&key, before, "{}")).await? {
+        if !self.store.swap(&self.space, Change::write(&key, before, &row)).await? {
             if before > 0 {
                 tracing::warn!(space = %self.space, "taken for dead: all leases are lost, their messages come again");
             }
@@ -202,7 +242,7 @@ impl Member {
             keeper.id = new_id();
             keeper.version = 0;
             let key = format!("{MEMBER}{}", keeper.id);
-            if !self.store.swap(&self.space, Change::write(&key, 0, "{}")).await? {
+            if !self.store.swap(&self.space, Change::write(&key, 0, &row)).await? {
                 return Ok(());
             }
         }
@@ -211,27 +251,6 @@ impl Member {
         self.lock().alive_until = began + self.core.config.lease.mul_f64(0.8);
         self.arrived.notify_one();
         Ok(())
-    }
-
-    /// The members that give signs of life; buries those that do not.
-    async fn alive(&self, keeper: &mut Keeper, rows: &[LeaseRow]) -> Result<BTreeSet<String>, Failure> {
-        let mut alive = BTreeSet::from([keeper.id.clone()]);
-        let mut seen = HashMap::new();
-        for row in rows {
-            let Some(id) = row.key.strip_prefix(MEMBER).filter(|id| *id != keeper.id) else { continue };
-            let since = match keeper.others.get(id) {
-                Some((version, since)) if *version == row.version => *since,
-                _ => Instant::now(),
-            };
-            if since.elapsed() > self.core.config.lease {
-                self.store.swap(&self.space, Change::remove(&row.key, row.version)).await?;
-                continue;
-            }
-            seen.insert(id.to_owned(), (row.version, since));
-            alive.insert(id.to_owned());
-        }
-        keeper.others = seen;
-        Ok(alive)
     }
 
     /// What the table says of the leases held: those of others are lost.
@@ -250,6 +269,24 @@ impl Member {
         drop(state);
         for (generation, lease) in lost {
             self.lost(keeper, generation, &lease);
+        }
+    }
+
+    /// Begins again what has panicked: a reader whose shard is neither lost nor at its end, and the seeker, who ends never.
+    fn revive(self: &Arc<Self>, keeper: &mut Keeper) {
+        if keeper.seeker.is_finished() {
+            tracing::error!(space = %self.space, "looking for new shards has panicked: a bug; it begins again");
+            keeper.seeker = tokio::spawn(self.clone().seek());
+        }
+        let state = self.lock();
+        if state.stopped || state.failure.is_some() {
+            return;
+        }
+        for (generation, reader) in keeper.readers.iter_mut().filter(|(_, reader)| reader.is_finished()) {
+            let Some(held) = state.held.get(generation).filter(|held| !held.ended) else { continue };
+            let (stream, shard) = (&held.lease.stream, &held.lease.shard);
+            tracing::error!(%stream, %shard, "reading a shard has panicked: a bug; it begins again");
+            *reader = tokio::spawn(self.clone().read(*generation));
         }
     }
 
@@ -299,6 +336,10 @@ impl Member {
                 break;
             }
             let mut lease = row.lease.clone();
+            if lease.owner.as_deref() == Some(keeper.id.as_str()) {
+                // Nobody has died with what it says was started.
+                lease.release();
+            }
             lease.take(&keeper.id);
             if self
                 .store
@@ -321,10 +362,11 @@ impl Member {
             _ => 0,
         };
         let mut state = self.lock();
-        give_away(&mut state, give);
+        give_away(&mut state, give, self.core.config.lease);
         state.has_share = mine >= least;
         drop(state);
         self.room.notify_waiters();
+        self.arrived.notify_one();
         self.due_if_leaving();
         Ok(())
     }
@@ -337,15 +379,23 @@ impl Member {
     }
 }
 
-/// Marks so many leases for others: those of which least is in hand.
-fn give_away(state: &mut State, count: usize) {
-    let mut order: Vec<(usize, u64)> =
-        state.held.iter().map(|(at, held)| (held.in_hand.len(), *at)).collect();
-    order.sort_unstable();
-    for (place, (_, generation)) in order.into_iter().enumerate() {
-        if let Some(held) = state.held.get_mut(&generation) {
-            held.leaving = place < count;
+/// Marks so many leases for others: those of which least is in hand. One that could not go for a `lease` stays for a while, and
+/// another one is marked: nothing of a shard that goes is handed out, and one message may be in hand for hours.
+fn give_away(state: &mut State, count: usize, lease: Duration) {
+    let now = Instant::now();
+    for held in state.held.values_mut() {
+        if held.leaving.is_some_and(|since| now - since > lease) {
+            (held.leaving, held.stays) = (None, Some(now + lease * STAYS));
         }
+    }
+    let may_go = |held: &Held| held.is_idle() || held.stays.is_none_or(|until| now >= until);
+    let going = state.held.iter().filter(|(_, held)| may_go(held));
+    let mut order: Vec<(usize, u64)> = going.map(|(at, held)| (held.in_hand.len(), *at)).collect();
+    order.sort_unstable();
+    order.truncate(count);
+    for (generation, held) in &mut state.held {
+        let goes = order.iter().any(|(_, at)| at == generation);
+        held.leaving = goes.then(|| held.leaving.unwrap_or(now));
     }
 }
 

@@ -1,10 +1,11 @@
 //! A member of a group: one subscription, with the shards that it holds leases of.
 //!
-//! One task, the keeper (`keeper.rs`, `writer.rs`), writes all rows of what is held: signs of life, checkpoints, taking and
-//! giving shards. Another, the seeker (`seeker.rs`), adds the rows of shards that are new. One task for each shard held
-//! (`reader.rs`) fetches. What they share is `state.rs`, behind a lock that is never held across an await.
+//! One task, the keeper (`keeper.rs`, `others.rs`, `writer.rs`), writes all rows of what is held: signs of life, checkpoints,
+//! taking and giving shards. Another, the seeker (`seeker.rs`), adds the rows of shards that are new. One task for each shard
+//! held (`reader.rs`) fetches. What they share is `state.rs`, behind a lock that is never held across an await.
 
 mod keeper;
+mod others;
 mod reader;
 mod seeker;
 mod state;
@@ -131,8 +132,21 @@ impl Member {
                 Found::End => return Ok(()),
                 Found::Nothing | Found::Unwritten => {}
             }
-            self.arrived.notified().await;
+            let again = self.lock().tell_silence(self.core.config.lease);
+            let again = again
+                .map_err(|why| TransportError::new(TransportErrorKind::Unavailable, self.silent(&why)))?;
+            let _ = tokio::time::timeout_at(again, self.arrived.notified()).await;
         }
+    }
+
+    fn silent(&self, why: &str) -> String {
+        let (space, lease) = (&self.space, self.core.config.lease);
+        format!("the leases of `{space}` could not be kept for {lease:?}, so messages may wait: {why}")
+    }
+
+    /// Why nothing may come, where the table of leases is silent.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.lock().silence(self.core.config.lease).map(|why| self.silent(&why))
     }
 
     /// This process has published to `stream`: there is something to read.

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::Member;
 use super::state::Ready;
 use crate::error::{Cause, Failure};
+use crate::marker::Known;
 use crate::position::{Position, Sequence};
 use crate::streams::Page;
 use crate::wire::{Arrived, read};
@@ -25,6 +26,8 @@ const SLOW: u32 = 4;
 const MOST_PATIENT: Duration = Duration::from_secs(5);
 /// How long to wait after a failure, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// How often a place that the service does not take is tried.
+const MISPLACED: u32 = 5;
 
 /// How soon a subscription that is over is followed by the next.
 const RESUBSCRIBE: Duration = Duration::from_secs(1);
@@ -34,11 +37,13 @@ struct Trouble {
     /// How long to wait next.
     wait: Duration,
     warned: bool,
+    /// How often the service did not take the place to read from.
+    misplaced: u32,
 }
 
 impl Trouble {
     fn new() -> Self {
-        Self { wait: AGAIN.0, warned: false }
+        Self { wait: AGAIN.0, warned: false, misplaced: 0 }
     }
 }
 
@@ -182,6 +187,12 @@ impl Member {
         match failure.cause {
             Cause::Throttled => {
                 self.core.throttled.fetch_add(1, Ordering::Relaxed);
+                if trouble.wait == AGAIN.1 && !std::mem::replace(&mut trouble.warned, true) {
+                    let error = msgkit::Chain(&failure.error).to_string();
+                    let limits =
+                        "five reads a second of each shard, and 20 consumers of a stream (`fan_out`)";
+                    tracing::warn!(%place, error, "a shard is not read, as more than the service takes: {limits}; trying again");
+                }
             }
             // The subscription of whoever had the shard before is not over yet.
             Cause::InUse => {}
@@ -189,22 +200,40 @@ impl Member {
                 self.expired(generation, place);
                 return true;
             }
-            _ => {
+            cause => {
+                if cause == Cause::Argument && self.is_misplaced(generation).await {
+                    trouble.misplaced += 1;
+                }
                 if !std::mem::replace(&mut trouble.warned, true) {
                     let error = msgkit::Chain(&failure.error).to_string();
                     tracing::warn!(%place, error, "a shard cannot be read; trying again");
                 }
             }
         }
-        if failure.error.kind() == TransportErrorKind::Refused {
+        if failure.error.kind() == TransportErrorKind::Refused || trouble.misplaced == MISPLACED {
             let text = msgkit::Chain(&failure.error).to_string();
-            self.lock().failure = Some((TransportErrorKind::Refused, text));
-            self.arrived.notify_one();
+            self.fail(failure.error.kind(), text);
             return true;
         }
         tokio::time::sleep(trouble.wait.mul_f64(0.5 + fastrand::f64())).await;
         trouble.wait = (trouble.wait * 2).min(AGAIN.1);
         false
+    }
+
+    /// Whether a place that the service does not take is none: its stream is the one that it was, and it is not one that comes. A
+    /// stream that was made again begins anew, for which the keeper looks at the table.
+    async fn is_misplaced(&self, generation: u64) -> bool {
+        let Some((stream, _, at)) = self.place(generation) else { return false };
+        let looked = async {
+            let told = self.core.described(&stream).await?;
+            let rows = self.store.load(&self.space).await?;
+            self.core.known(&*self.store, &self.space, &told, &rows).await
+        };
+        let known = looked.await;
+        self.lock().round_asked = true;
+        self.due.notify_one();
+        let comes = matches!(at, Position::Time(millis) if millis > self.core.clock.now().as_millis());
+        matches!(known, Ok(Known::Yes)) && !comes
     }
 
     /// Whether the service has dropped a shard: its stream is there, and does not list it any more.
@@ -272,7 +301,7 @@ impl Member {
                 }
                 let most = MOST_WAITING.max(state.prefetch);
                 let room = most.saturating_sub(held.buffered()).min(held.places());
-                if !held.leaving && room > 0 && held.bytes < MOST_BYTES {
+                if held.leaving.is_none() && room > 0 && held.bytes < MOST_BYTES {
                     return Some(room);
                 }
             }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Member;
 use crate::error::{Cause, Failure};
+use crate::marker::marked;
 
 impl Member {
     /// Looks every `discover`, and at once where a shard has come to its end, until the keeper ends it.
@@ -16,6 +17,9 @@ impl Member {
         loop {
             // Only a look that was asked for ends the pause early; one that is due is asked for by nobody.
             let _ = tokio::time::timeout(pause, self.look.notified()).await;
+            if self.lock().gone {
+                return;
+            }
             match self.look_for_shards().await {
                 Ok(changed) => {
                     (pause, warned) = (discover, false);
@@ -35,12 +39,13 @@ impl Member {
 
     /// Puts what is new into the table. Answers whether anything was.
     async fn look_for_shards(&self) -> Result<bool, Failure> {
-        let mut streams: BTreeSet<String> = self.wanted.named.clone();
-        if self.wanted.others {
-            let there = self.core.list_streams().await?;
-            streams.extend(there.into_iter().filter(|stream| self.core.names.is_ours(stream)));
-        }
         let rows = self.store.load(&self.space).await?;
+        // Those too that only another version of the group names: whoever is there has their shards.
+        let mut streams: BTreeSet<String> = marked(&rows).map(str::to_owned).collect();
+        streams.extend(self.wanted.named.iter().cloned());
+        if self.wanted.others {
+            streams.extend(self.core.our_streams().await?);
+        }
         let mut changed = false;
         for stream in streams {
             match self.core.add_shards(&*self.store, &self.space, &stream, &rows).await {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use msgkit::Pattern;
 use msgkit::transport::{Delivery, Incoming, Settle, Token, TransportError, TransportErrorKind, Watermark};
@@ -13,6 +14,9 @@ use crate::position::Sequence;
 /// How many records of a shard may be open, whosever they are, and how many of them settled behind one that is not: memory is
 /// bounded though a handler never ends.
 const MOST_AHEAD: usize = 10_000;
+
+/// The least time between two looks whether the table is silent.
+const LEAST: Duration = Duration::from_millis(100);
 
 /// A message that waits to be handed out.
 #[derive(Debug)]
@@ -57,8 +61,10 @@ pub(super) struct Held {
     want: u64,
     /// Whether the shard is closed, and all of it was fetched.
     pub(super) ended: bool,
-    /// Whether it goes to another member as soon as nothing of it is in hand.
-    pub(super) leaving: bool,
+    /// Since when it goes to another member as soon as nothing of it is in hand.
+    pub(super) leaving: Option<Instant>,
+    /// Until when it stays though there are too many, because it could not go.
+    pub(super) stays: Option<Instant>,
     /// Whether this process has published to its stream since it was read.
     pub(super) nudged: bool,
     /// How far behind the end of the shard the last read was, in milliseconds.
@@ -83,7 +89,8 @@ impl Held {
             started: 0,
             want: 0,
             ended: false,
-            leaving: false,
+            leaving: None,
+            stays: None,
             nudged: false,
             behind: 0,
         }
@@ -150,7 +157,12 @@ impl Held {
     /// Whether it is ready to be no longer this member's. What is undecided is decided first: it holds the checkpoint, and what
     /// is settled behind it would come again.
     pub(super) fn goes(&self) -> bool {
-        self.is_finished() || (self.leaving && self.in_hand.is_empty() && self.undecided.is_empty())
+        self.is_finished() || (self.leaving.is_some() && self.is_idle())
+    }
+
+    /// Whether nothing of it is in hand, or undecided.
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_hand.is_empty() && self.undecided.is_empty()
     }
 
     /// The next record; `None` is one that is not for this group.
@@ -241,6 +253,10 @@ pub(super) struct State {
     looks: u64,
     /// Until when the others take this member for alive.
     pub(super) alive_until: Instant,
+    /// When the table was looked at last, with all that follows from it; when that it was not was told last; why it was not.
+    pub(super) kept: Instant,
+    told: Instant,
+    pub(super) trouble: Option<String>,
     pub(super) stopped: bool,
     pub(super) closed: bool,
     pub(super) quitting: bool,
@@ -272,6 +288,9 @@ impl State {
             alone,
             looks: 0,
             alive_until: Instant::now(),
+            kept: Instant::now(),
+            told: Instant::now(),
+            trouble: None,
             stopped: false,
             closed: false,
             quitting: false,
@@ -355,6 +374,24 @@ impl State {
         }
     }
 
+    /// Why nothing may come, where the table was not looked at for as long as a `lease`.
+    pub(super) fn silence(&self, lease: Duration) -> Option<String> {
+        let silent = self.kept.elapsed() >= lease && !self.quitting && !self.gone;
+        silent.then(|| self.trouble.clone().unwrap_or_else(|| "the table has not answered".to_owned()))
+    }
+
+    /// The same, once for each `lease`; otherwise when to ask again.
+    pub(super) fn tell_silence(&mut self, lease: Duration) -> Result<Instant, String> {
+        let due = self.kept.max(self.told) + lease;
+        match self.silence(lease).filter(|_| Instant::now() >= due) {
+            Some(why) => {
+                self.told = Instant::now();
+                Err(why)
+            }
+            None => Ok(due.max(Instant::now() + LEAST)),
+        }
+    }
+
     /// Hands out what is there, as far as `max` and the prefetch go, each shard in its turn.
     pub(super) fn take(
         &mut self,
@@ -389,7 +426,7 @@ impl State {
             }
             let Some(held) = self.held.get_mut(&generation) else { continue };
             let waiting = held.ready.len() + held.undecided.len();
-            if held.leaving || held.watermark.open() - waiting > MOST_AHEAD {
+            if held.leaving.is_some() || held.watermark.open() - waiting > MOST_AHEAD {
                 continue;
             }
             // As much as could be in hand before anything of it is settled, so that not every message costs a write.
@@ -453,110 +490,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use msgkit::Envelope;
-    use msgkit::envelope::{Clock, ContentType};
-
-    use super::*;
-    use crate::position::Position;
-
-    /// Settles nothing; the test does.
-    #[derive(Debug)]
-    struct Nobody;
-
-    impl Settle for Nobody {
-        fn done(&self, _: &mut Vec<Token>) {}
-        fn returned(&self, _: Token, _: Incoming) {}
-    }
-
-    fn sequence(n: usize) -> Sequence {
-        Sequence::new(&n.to_string())
-    }
-
-    #[test]
-    fn what_is_settled_behind_a_message_that_is_not_has_a_bound() {
-        const PREFETCH: usize = 300;
-        const ALL: usize = MOST_AHEAD + 2 * PREFETCH;
-        let settler: Arc<dyn Settle> = Arc::new(Nobody);
-        let mut state = State::new(PREFETCH, Vec::new(), false);
-        state.alive_until = Instant::now() + Duration::from_secs(3600);
-        let generation = state.hold(Lease::new("s", "0", Vec::new(), Position::Oldest), 1);
-        let held = state.held.get_mut(&generation).unwrap();
-        held.stored_start(ALL as u64);
-        let now = Clock::system().now();
-        for n in 1..=ALL {
-            let topic = "a.b".parse().unwrap();
-            let envelope = Envelope::new("test", "test.text", topic, ContentType::Json, "1".into(), now);
-            held.push(sequence(n), Some(Ready { message: Incoming::Envelope(envelope), size: 1 }));
-        }
-        // The first is never settled, the others at once.
-        let mut settled = 0;
-        loop {
-            let mut came = VecDeque::new();
-            if state.take(&settler, PREFETCH, &mut came).unwrap() != Found::Some {
-                break;
-            }
-            let others: Vec<u64> =
-                state.held[&generation].in_hand.iter().copied().filter(|id| *id != 1).collect();
-            for id in others {
-                assert!(state.done(Token { id, epoch: generation }));
-                settled += 1;
-            }
-        }
-        assert!((MOST_AHEAD..=MOST_AHEAD + PREFETCH).contains(&settled), "{settled}");
-        assert_eq!(state.held[&generation].lease.at, Position::Oldest, "the checkpoint is before it");
-        assert!(state.done(Token { id: 1, epoch: generation }));
-        assert_eq!(state.held[&generation].lease.at, Position::After(sequence(settled + 1)));
-        let mut came = VecDeque::new();
-        assert_eq!(state.take(&settler, PREFETCH, &mut came).unwrap(), Found::Some, "now the rest goes on");
-    }
-
-    fn ready(topic: &str) -> Ready {
-        let (topic, now) = (topic.parse().unwrap(), Clock::system().now());
-        let envelope = Envelope::new("test", "test.text", topic, ContentType::Json, "1".into(), now);
-        Ready { message: Incoming::Envelope(envelope), size: 1 }
-    }
-
-    #[test]
-    fn only_a_look_that_began_later_says_that_a_message_is_not_the_groups() {
-        let patterns = |all: &[&str]| all.iter().map(|pattern| pattern.parse().unwrap()).collect::<Vec<_>>();
-        let settler: Arc<dyn Settle> = Arc::new(Nobody);
-        let mut state = State::new(10, patterns(&["a.b"]), false);
-        state.alive_until = Instant::now() + Duration::from_secs(3600);
-        let generation = state.hold(Lease::new("s", "0", Vec::new(), Position::Oldest), 1);
-        state.held.get_mut(&generation).unwrap().stored_start(10);
-        state.take_in(generation, sequence(1), ready("a.c"), true);
-        let look = state.begin_look();
-        for (n, topic) in [(2, "a.c"), (3, "a.b"), (4, "a.d")] {
-            state.take_in(generation, sequence(n), ready(topic), true);
-        }
-        state.looked(look, patterns(&["a.b"]));
-        let held = |state: &State| {
-            let held = &state.held[&generation];
-            (held.lease.at.clone(), held.bytes, held.buffered())
-        };
-        // The first came before the look, the others may have been published after a declaration that it has not seen.
-        assert_eq!(held(&state), (Position::After(sequence(1)), 3, 1));
-        state.held.get_mut(&generation).unwrap().leaving = true;
-        assert!(!state.held[&generation].goes(), "not before it is decided");
-        state.held.get_mut(&generation).unwrap().leaving = false;
-        let look = state.begin_look();
-        state.looked(look, patterns(&["a.b", "a.c"]));
-        assert!(!state.is_in_doubt());
-        let mut came = VecDeque::new();
-        assert_eq!(state.take(&settler, 10, &mut came).unwrap(), Found::Some);
-        let topics: Vec<String> = came.iter().map(|one| one.message().topic().to_string()).collect();
-        assert_eq!(topics, ["a.c", "a.b"], "each at its place");
-        for id in [2, 3] {
-            assert!(state.done(Token { id, epoch: generation }));
-        }
-        assert_eq!(held(&state), (Position::After(sequence(4)), 0, 0));
-        // Nobody else can have declared anything where the table is one's own.
-        let mut state = State::new(10, patterns(&["a.b"]), true);
-        let generation = state.hold(Lease::new("s", "0", Vec::new(), Position::Oldest), 1);
-        state.take_in(generation, sequence(1), ready("a.c"), true);
-        assert_eq!(state.held[&generation].lease.at, Position::After(sequence(1)));
-    }
-}
+mod tests;

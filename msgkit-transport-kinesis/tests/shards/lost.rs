@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use msgkit::Group;
 use msgkit::transport::{Declaration, Publisher as _, Subscriber as _, Transport as _, TransportErrorKind};
-use msgkit_transport_kinesis::Change;
+use msgkit_transport_kinesis::{Change, LeaseStore};
 
 use super::{PATIENCE, by_key, declared, kinesis, local, memory, message, subscription, take, within};
 
@@ -78,23 +78,33 @@ async fn a_delay_that_outlasts_its_copy_is_refused() {
     within("the declaration", transport.declare(&[declared(&[hours(12)])])).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flush_tells_of_what_went_with_a_lease() {
-    let Some(local) = local() else { return };
-    let (account, leases) = (local.account(), memory());
-    let members = async || -> BTreeSet<String> {
-        let rows = leases.load(SPACE).await.unwrap();
-        rows.into_iter().map(|row| row.key).filter(|key| key.starts_with("member/")).collect()
-    };
-    let changed = async |prefix: &str, remove: bool| {
-        for row in leases.load(SPACE).await.unwrap().iter().filter(|row| row.key.starts_with(prefix)) {
+async fn members(leases: &dyn LeaseStore) -> BTreeSet<String> {
+    let rows = leases.load(SPACE).await.unwrap();
+    rows.into_iter().map(|row| row.key).filter(|key| key.starts_with("member/")).collect()
+}
+
+/// Writes every row of `prefix` once, or removes it. Its owner may write it at the same moment.
+async fn changed(leases: &dyn LeaseStore, prefix: &str, remove: bool) {
+    let keys: Vec<String> = leases.load(SPACE).await.unwrap().into_iter().map(|row| row.key).collect();
+    for key in keys.iter().filter(|key| key.starts_with(prefix)) {
+        loop {
+            let rows = leases.load(SPACE).await.unwrap();
+            let Some(row) = rows.iter().find(|row| row.key == *key) else { break };
             let change = match remove {
                 true => Change::remove(&row.key, row.version),
                 false => Change::write(&row.key, row.version, &row.value),
             };
-            leases.swap(SPACE, change).await.unwrap();
+            if leases.swap(SPACE, change).await.unwrap() {
+                break;
+            }
         }
-    };
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flush_tells_of_what_went_with_a_lease() {
+    let Some(local) = local() else { return };
+    let (account, leases) = (local.account(), memory());
     // Somebody else has written the lease; nothing tells but the write of the flush itself.
     let transport = kinesis(local.endpoint(), &account, &leases, |config| {
         config.shards = 1;
@@ -107,7 +117,7 @@ async fn a_flush_tells_of_what_went_with_a_lease() {
     take(&mut *reader, 1).await.remove(0).ack();
     within("the flush", reader.flush()).await.expect("it is written");
     take(&mut *reader, 1).await.remove(0).ack();
-    changed("lease/", false).await;
+    changed(&*leases, "lease/", false).await;
     let error = within("the flush", reader.flush()).await.expect_err("the lease went with it");
     assert!(
         error.is_temporary() && msgkit::Chain(&error).to_string().contains("app.a"),
@@ -117,20 +127,17 @@ async fn a_flush_tells_of_what_went_with_a_lease() {
     within("the flush", reader.flush()).await.expect("it was told");
     transport.close().await.unwrap();
     // Taken for dead: the sign of life finds it, before anybody flushes. The first is in hand, and what is behind it is not written.
-    let (account, leases_of_all) = (local.account(), leases.clone());
-    for row in leases.load(SPACE).await.unwrap() {
-        leases.swap(SPACE, Change::remove(&row.key, row.version)).await.unwrap();
-    }
-    let transport = kinesis(local.endpoint(), &account, &leases_of_all, |config| config.shards = 1);
+    let (account, leases) = (local.account(), memory());
+    let transport = kinesis(local.endpoint(), &account, &leases, |config| config.shards = 1);
     let mut reader = within("the subscription", transport.subscribe(&subscription())).await.unwrap();
     within("the publish", transport.publish(batch())).await.unwrap();
     let mut came = take(&mut *reader, 2).await;
     came.remove(1).ack();
     within("the flush", reader.flush()).await.expect("its lease is held");
-    let before = members().await;
-    changed("member/", true).await;
+    let before = members(&*leases).await;
+    changed(&*leases, "member/", true).await;
     within("it lives on under another name", async {
-        while members().await.is_empty() || !members().await.is_disjoint(&before) {
+        while members(&*leases).await.is_empty() || !members(&*leases).await.is_disjoint(&before) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
@@ -143,5 +150,24 @@ async fn a_flush_tells_of_what_went_with_a_lease() {
     within("the flush", reader.flush()).await.expect("they are written");
     let lag = within("the lag", transport.lag(&Group::new("g").unwrap())).await.unwrap();
     assert_eq!(lag.iter().map(|lag| lag.records).sum::<u64>(), 0);
+    transport.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn close_tells_of_what_went_with_a_lease() {
+    let Some(local) = local() else { return };
+    let (account, leases) = (local.account(), memory());
+    // No sign of life finds it before.
+    let transport = kinesis(local.endpoint(), &account, &leases, |config| {
+        config.heartbeat = PATIENCE;
+        config.lease = PATIENCE * 3;
+    });
+    let mut reader = within("the subscription", transport.subscribe(&subscription())).await.unwrap();
+    within("the publish", transport.publish(vec![message("k", "x")])).await.unwrap();
+    take(&mut *reader, 1).await.remove(0).ack();
+    changed(&*leases, "lease/", false).await;
+    let error = within("the close", reader.close()).await.expect_err("the lease went with it");
+    let text = msgkit::Chain(&error).to_string();
+    assert!(error.is_temporary() && text.contains("app.a"), "{text}");
     transport.close().await.unwrap();
 }

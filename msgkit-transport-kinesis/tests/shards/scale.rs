@@ -10,7 +10,7 @@ use msgkit::transport::{Publisher as _, Subscriber as _, Transport as _};
 use msgkit_transport_kinesis::Kinesis;
 use tokio::sync::Semaphore;
 
-use super::{declared, kinesis, local, memory, message, subscription, take, text, within};
+use super::{PATIENCE, declared, kinesis, local, memory, message, subscription, take, text, within};
 
 /// What each message waits for: a database, a service of others.
 const WAITS: Duration = Duration::from_millis(4);
@@ -60,6 +60,8 @@ async fn more_members_share_the_shards() {
         let open = || {
             kinesis(local.endpoint(), &account, &leases, |config| {
                 config.shards = u32::try_from(SHARDS).unwrap();
+                // Nobody dies here, however long the machine stands still.
+                config.lease = PATIENCE;
             })
         };
         let publisher = open();
