@@ -5,8 +5,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use msgkit::transport::TransportError;
 use tokio::sync::oneshot;
 
-use super::Member;
+use super::{Member, State};
 use crate::subscriber::partition::{Commit, Counting, Partition};
+
+/// How far partitions may be committed that have taken the place of others.
+pub(super) struct Bounds(Vec<(String, i32, u64)>);
+
+impl Bounds {
+    pub(super) fn of(&self, partition: &Partition) -> u64 {
+        let here = self.0.iter().filter(|(topic, number, _)| partition.is(topic, *number));
+        here.map(|(_, _, bound)| *bound).min().unwrap_or(u64::MAX)
+    }
+}
+
+impl State {
+    pub(super) fn bounds(&self) -> Bounds {
+        let bound = |one: &Partition| Some((one.topic.clone(), one.number, one.bound()?));
+        Bounds(self.partitions.values().filter_map(bound).collect())
+    }
+}
 
 impl Member {
     /// Resolves with the broker's word on everything that was settled before the call.
@@ -37,6 +54,7 @@ impl Member {
             let highest = wanted.entry(waiting.epoch).or_default();
             *highest = (*highest).max(waiting.offset);
         }
+        let bounds = state.bounds();
         let chosen =
             state.partitions.iter_mut().filter(|(epoch, _)| only.is_none_or(|only| only.contains(epoch)));
         chosen
@@ -48,7 +66,7 @@ impl Member {
                     }
                     other => other,
                 };
-                partition.commit(*epoch, counting, wanted.get(epoch).copied())
+                partition.commit(*epoch, counting, wanted.get(epoch).copied(), bounds.of(partition))
             })
             .collect()
     }
@@ -56,7 +74,9 @@ impl Member {
     /// Whether anything is to be told: starts that somebody waits for (at once), progress (soon).
     pub(in crate::subscriber) fn wants_commit(&self) -> (bool, bool) {
         let state = self.state();
-        (!state.demand.is_empty(), state.partitions.values().any(Partition::is_behind))
+        let bounds = state.bounds();
+        let behind = state.partitions.values().any(|partition| partition.is_behind(bounds.of(partition)));
+        (!state.demand.is_empty(), behind)
     }
 
     /// The starts that were to be written down are not: whoever waits for them asks again.

@@ -405,19 +405,23 @@ impl Member {
         let mut guard = self.state();
         let state = &mut *guard;
         let mut behind = false;
-        let places: Vec<_> =
-            epochs.iter().filter_map(|epoch| state.partitions.get(epoch)).map(Partition::place).collect();
+        let bounds = state.bounds();
+        let places: Vec<(String, i32)> = epochs
+            .iter()
+            .filter_map(|epoch| state.partitions.get(epoch))
+            .map(|partition| (partition.topic.clone(), partition.number))
+            .collect();
         // With each goes what it had taken the place of.
         let epochs: Vec<u64> = state
             .partitions
             .iter()
-            .filter(|(_, partition)| places.contains(&partition.place()))
+            .filter(|(_, partition)| places.iter().any(|(topic, number)| partition.is(topic, *number)))
             .map(|(epoch, _)| *epoch)
             .collect();
         for epoch in &epochs {
             if let Some(partition) = state.partitions.remove(epoch) {
                 state.in_hand -= partition.in_hand.len();
-                behind |= partition.is_behind();
+                behind |= partition.is_behind(bounds.of(&partition));
             }
         }
         state.waiting.retain(|waiting| !epochs.contains(&waiting.epoch));
@@ -493,3 +497,6 @@ impl Settle for Member {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
