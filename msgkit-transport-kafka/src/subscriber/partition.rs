@@ -220,6 +220,10 @@ impl Partition {
 
     /// The broker has taken `commit`.
     pub(super) fn told(&mut self, commit: Commit) {
+        if self.free {
+            // Another one took its place meanwhile: nothing waits for its starts any more.
+            return;
+        }
         self.counted_to = commit.counted_to;
         self.told = Some((commit.offset, commit.metadata));
     }

@@ -75,3 +75,20 @@ fn what_is_unsettled_when_a_log_is_cut_off_is_not_passed() {
     assert_eq!(commit(&member, Counting::None), [15]);
     assert!(!member.wants_commit().1);
 }
+
+/// The broker's word on a commit comes after the log was found to be another one.
+#[test]
+fn a_commit_of_the_old_log_that_is_answered_late_holds_nothing_back() {
+    let member = member();
+    let epoch = begun(&member, 0);
+    come(&member, epoch, 0..20);
+    take(&member);
+    let commits = member.commits(None, Counting::Ahead);
+    // Then one that counts nothing, as for a flush.
+    member.told(commits);
+    let on_its_way = member.commits(None, Counting::InHand);
+    assert_eq!(on_its_way.len(), 1);
+    come(&member, epoch, 3..4);
+    member.told(on_its_way);
+    assert_eq!(take(&member).len(), 20, "the old ones are handed out");
+}
