@@ -50,10 +50,12 @@ pub(crate) struct Cluster {
     pub(crate) closing: Notify,
 }
 
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Topics {
     /// Partitions by name.
     all: Arc<BTreeMap<String, usize>>,
+    /// Those of them of which a partition has no leader: they are there, and cannot be read or written in whole at the moment.
+    leaderless: Arc<BTreeSet<String>>,
     asked: Option<Instant>,
 }
 
@@ -152,6 +154,10 @@ impl Cluster {
 
     /// All topics with their partitions, as of now. Blocks.
     pub(crate) fn list_topics(&self) -> Result<Arc<BTreeMap<String, usize>>, TransportError> {
+        Ok(self.ask_topics()?.all)
+    }
+
+    fn ask_topics(&self) -> Result<Topics, TransportError> {
         let asker = self.asker()?;
         let doing = || format!("asking the Kafka brokers at {} for their topics", self.address.servers());
         let answer = self.metadata(&asker).map_err(|error| {
@@ -163,20 +169,21 @@ impl Cluster {
             error
         })?;
         self.said.forget();
-        let all = answer
-            .topics()
-            .iter()
-            .filter(|topic| topic.error().is_none())
-            // A partition without a leader cannot be read or written yet.
-            .filter(|topic| {
-                !topic.partitions().is_empty() && topic.partitions().iter().all(|one| one.leader() >= 0)
-            })
-            .map(|topic| (topic.name().to_owned(), topic.partitions().len()))
-            .collect();
-        let all = Arc::new(all);
+        let (mut all, mut leaderless) = (BTreeMap::new(), BTreeSet::new());
+        for topic in answer.topics().iter().filter(|topic| topic.error().is_none()) {
+            let partitions = topic.partitions();
+            if partitions.iter().any(|one| one.leader() < 0) {
+                leaderless.insert(topic.name().to_owned());
+            }
+            if !partitions.is_empty() {
+                all.insert(topic.name().to_owned(), partitions.len());
+            }
+        }
+        let asked =
+            Topics { all: Arc::new(all), leaderless: Arc::new(leaderless), asked: Some(Instant::now()) };
         let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
-        *topics = Topics { all: Arc::clone(&all), asked: Some(Instant::now()) };
-        Ok(all)
+        topics.clone_from(&asked);
+        Ok(asked)
     }
 
     /// The brokers' answer, or why there is none; soon after one of them has refused us, which the client takes for a connection that
@@ -341,8 +348,10 @@ impl Cluster {
         self.ask("waiting for new topics", move |cluster| {
             let until = Instant::now() + KNOWN_AFTER;
             loop {
-                let all = cluster.list_topics()?;
-                let Some(missing) = names.iter().find(|name| !all.contains_key(*name)) else { return Ok(()) };
+                let Topics { all, leaderless, .. } = cluster.ask_topics()?;
+                let missing =
+                    names.iter().find(|name| !all.contains_key(*name) || leaderless.contains(*name));
+                let Some(missing) = missing else { return Ok(()) };
                 if Instant::now() >= until {
                     return Err(TransportError::new(
                         TransportErrorKind::Timeout,
