@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use msgkit::envelope::Clock;
@@ -42,6 +42,7 @@ pub(crate) struct Cluster {
     pub(crate) groups: Groups,
     pub(crate) late: AtomicU64,
     topics: Mutex<Topics>,
+    fit: Mutex<BTreeSet<String>>,
     /// Counts the topics that were made here, for subscriptions to look again.
     made: AtomicU64,
     asker: Mutex<Option<Arc<BaseConsumer<Listening>>>>,
@@ -92,6 +93,7 @@ impl Cluster {
             groups: Groups::default(),
             late: AtomicU64::new(0),
             topics: Mutex::default(),
+            fit: Mutex::default(),
             made: AtomicU64::new(0),
             asker: Mutex::default(),
             members: Mutex::default(),
@@ -145,6 +147,17 @@ impl Cluster {
         let native = client::looker(&self.address, &self.config);
         let made = native.create_with_context(Listening(self.said.clone()));
         made.map_err(|error| error::of(error, "making a Kafka client"))
+    }
+
+    pub(crate) fn admin(&self) -> Result<AdminClient<Listening>, TransportError> {
+        let native = client::looker(&self.address, &self.config);
+        let made = native.create_with_context(Listening(self.said.clone()));
+        made.map_err(|error| error::of(error, "making the Kafka admin client"))
+    }
+
+    /// The topics of the framework's own whose settings were seen to be right.
+    pub(crate) fn fit(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.fit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets go of the client for questions.
@@ -244,6 +257,7 @@ impl Cluster {
         wanted: &[(&str, Kind)],
     ) -> Result<HashMap<String, usize>, TransportError> {
         if let Some(known) = self.known(wanted) {
+            Self::refuse_split(wanted, &known)?;
             return Ok(known);
         }
         let wanted: BTreeMap<String, Kind> =
@@ -264,7 +278,9 @@ impl Cluster {
             }
         }
         let wanted: Vec<(&str, Kind)> = wanted.iter().map(|(name, kind)| (name.as_str(), *kind)).collect();
-        self.known(&wanted).ok_or_else(|| invalid("a topic was deleted while it was used"))
+        let known = self.known(&wanted).ok_or_else(|| invalid("a topic was deleted while it was used"))?;
+        Self::refuse_split(&wanted, &known)?;
+        Ok(known)
     }
 
     /// Two topics that differ by `.` and `_` alone cannot both be there.
@@ -293,10 +309,7 @@ impl Cluster {
                 names()
             )));
         }
-        let native = client::looker(&self.address, &self.config);
-        let admin: AdminClient<Listening> = native
-            .create_with_context(Listening(self.said.clone()))
-            .map_err(|error| error::of(error, "making the Kafka admin client"))?;
+        let admin = self.admin()?;
         let default = |number: u16| if number == 0 { -1 } else { i32::from(number) };
         let limit = self.config.topic_limit().map(|limit| limit.to_string());
         let copies = self.config.max_copy().to_string();
