@@ -175,27 +175,4 @@ impl Drop for KafkaDeliveries {
 }
 
 #[cfg(test)]
-mod tests {
-    use msgkit::envelope::Clock;
-    use msgkit::transport::TransportUrl;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_panic_ends_a_subscription_with_an_error() {
-        let url = TransportUrl::parse("kafka://127.0.0.1:1").unwrap();
-        let kafka = Kafka::with(&url, crate::KafkaConfig::default(), Clock::system()).unwrap();
-        let member = Arc::new(Member::new(kafka.cluster(), None, 1));
-        let running = member.clone();
-        let thread = std::thread::spawn(move || guarded(&running, || panic!("on purpose")));
-        member.is_gone().await;
-        let (settler, _) = (member.clone(), thread.join());
-        let mut deliveries = KafkaDeliveries { settler, member, handed: Vec::new(), over: None };
-        let mut into = VecDeque::new();
-        let error = deliveries.receive(1, &mut into).await.unwrap_err();
-        assert_eq!(error.kind(), TransportErrorKind::Internal, "{error}");
-        assert!(error.to_string().contains("panicked"), "{error}");
-        // And it does not wait for what nobody brings.
-        assert_eq!(deliveries.receive(1, &mut into).await.unwrap_err().kind(), TransportErrorKind::Closed);
-    }
-}
+mod tests;

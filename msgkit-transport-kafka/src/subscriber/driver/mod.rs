@@ -74,6 +74,8 @@ pub(super) struct Driver {
     /// Where its messages are known to lie.
     places: BTreeSet<String>,
     looked: Option<Instant>,
+    /// Without a group: whether it is known where it begins.
+    begun: bool,
     made: u64,
     /// Assigned, and not begun yet.
     coming: Vec<TopicPartitionList>,
@@ -153,6 +155,7 @@ impl Driver {
             deciding: Deciding::new(),
             topics: BTreeSet::new(),
             looked: None,
+            begun: !matches!(source, Source::Alone),
             coming: Vec::new(),
             coming_again: None,
             going: None,

@@ -1,0 +1,79 @@
+use msgkit::envelope::{Clock, ContentType, Timestamp};
+use msgkit::transport::{Outgoing, Publisher as _, Start, Transport as _, TransportUrl};
+use msgkit::{Envelope, Group};
+use rdkafka::client::ClientContext;
+use rdkafka::mocking::MockCluster;
+
+use super::*;
+use crate::KafkaConfig;
+
+#[tokio::test]
+async fn a_panic_ends_a_subscription_with_an_error() {
+    let url = TransportUrl::parse("kafka://127.0.0.1:1").unwrap();
+    let kafka = Kafka::with(&url, crate::KafkaConfig::default(), Clock::system()).unwrap();
+    let member = Arc::new(Member::new(kafka.cluster(), None, 1));
+    let running = member.clone();
+    let thread = std::thread::spawn(move || guarded(&running, || panic!("on purpose")));
+    member.is_gone().await;
+    let (settler, _) = (member.clone(), thread.join());
+    let mut deliveries = KafkaDeliveries { settler, member, handed: Vec::new(), over: None };
+    let mut into = VecDeque::new();
+    let error = deliveries.receive(1, &mut into).await.unwrap_err();
+    assert_eq!(error.kind(), TransportErrorKind::Internal, "{error}");
+    assert!(error.to_string().contains("panicked"), "{error}");
+    // And it does not wait for what nobody brings.
+    assert_eq!(deliveries.receive(1, &mut into).await.unwrap_err().kind(), TransportErrorKind::Closed);
+}
+
+fn kafka(mock: &MockCluster<'_, impl ClientContext>, config: KafkaConfig) -> Kafka {
+    let url = TransportUrl::parse(&format!("kafka://{}", mock.bootstrap_servers())).unwrap();
+    Kafka::with(&url, config, Clock::system()).unwrap()
+}
+
+fn messages(count: usize) -> Vec<Outgoing> {
+    let one = |n| {
+        let (topic, text) = ("a.b".parse().unwrap(), bytes::Bytes::from_static(b"1"));
+        let mut envelope = Envelope::new("tests", "t", topic, ContentType::Json, text, Timestamp::now());
+        envelope.set_key(Some(format!("k{n}").into()));
+        Outgoing::to_topic(envelope)
+    };
+    (0..count).map(one).collect()
+}
+
+/// Of a partition that has no leader nobody can tell where it ends, and the others go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_without_a_leader_stops_no_other() {
+    let mock = MockCluster::new(1).unwrap();
+    mock.create_topic("a.b", 2, 1).unwrap();
+    mock.create_topic("msgkit.groups", 1, 1).unwrap();
+    let kafka = kafka(&mock, KafkaConfig::default());
+    let mut wanted = Subscription::group(Group::new("g").unwrap(), ["a.b".parse().unwrap()]);
+    wanted.start = Start::Earliest;
+    kafka.declare_group(&wanted).await.unwrap();
+    kafka.publish(messages(20)).await.unwrap();
+    mock.partition_leader("a.b", 1, None).unwrap();
+    let mut deliveries = kafka.subscribe(&wanted).await.unwrap();
+    let mut into = VecDeque::new();
+    let came = tokio::time::timeout(Duration::from_secs(120), deliveries.receive(20, &mut into));
+    came.await.expect("the other partition is handed out").unwrap();
+    assert!(!into.is_empty());
+    drop(into);
+    deliveries.close().await.unwrap();
+    kafka.close().await.unwrap();
+}
+
+/// Where it begins is not known before the brokers have told the ends: else what they have would all be new to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_wants_the_latest_does_not_begin_without_the_brokers() {
+    let mock = MockCluster::new(1).unwrap();
+    mock.create_topic("a.b", 1, 1).unwrap();
+    let config = KafkaConfig { connect_timeout: Duration::from_secs(1), ..KafkaConfig::default() };
+    let kafka = kafka(&mock, config);
+    kafka.publish(messages(20)).await.unwrap();
+    mock.broker_down(1).unwrap();
+    let wanted = Subscription::ephemeral(["a.*".parse().unwrap()]);
+    let error = kafka.subscribe(&wanted).await.err().expect("nobody knows where it begins");
+    assert!(error.is_temporary(), "{error}");
+    mock.broker_up(1).unwrap();
+    kafka.close().await.unwrap();
+}
