@@ -8,6 +8,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::beginning::HANDED_OVER;
 use super::settling::lost_settlements;
+use super::watching::Quiet;
 use super::{AGAIN, Driver, Going, Held, Source};
 use crate::cluster::ASK;
 use crate::error;
@@ -91,7 +92,7 @@ impl Driver {
         for (topic, number, begin, before, queue) in held {
             let epoch = self.member.assigned(&topic, number, begin, before, free);
             let implied = self.cluster.names.implied(&topic);
-            self.held.insert((topic, number), Held { epoch, implied, queue });
+            self.held.insert((topic, number), Held { epoch, implied, queue, quiet: Quiet::new() });
         }
         Ok(())
     }

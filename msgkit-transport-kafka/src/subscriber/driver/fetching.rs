@@ -1,10 +1,12 @@
 //! From the queues at the client to the member, while there is room.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use msgkit::Timestamp;
 
 use super::deciding::{MOST, MOST_BYTES};
+use super::watching::Quiet;
 use super::{Driver, Held, Source};
 use crate::look;
 use crate::subscriber::member::{Arrived, What};
@@ -17,6 +19,7 @@ impl Driver {
     pub(super) fn fetch(&mut self) -> usize {
         let mut room = self.member.room();
         if room == 0 || self.held.is_empty() || self.has_many_undecided() {
+            self.was_heard(|_| true);
             return 0;
         }
         let full = self.member.full();
@@ -57,8 +60,17 @@ impl Driver {
         }
         let count = arrived.len();
         tracing::trace!(count, room, "messages came");
+        let heard: BTreeSet<u64> = arrived.iter().map(|one| one.epoch).chain(full).collect();
+        self.was_heard(|epoch| room == 0 || heard.contains(&epoch));
         self.take_in(arrived.into_iter());
         count
+    }
+
+    /// Takes note that something came of partitions, or could not be taken.
+    fn was_heard(&mut self, of: impl Fn(u64) -> bool) {
+        for held in self.held.values_mut().filter(|held| of(held.epoch)) {
+            held.quiet = Quiet::new();
+        }
     }
 
     /// Gives messages to the member, and follows where one of its partitions is another now.

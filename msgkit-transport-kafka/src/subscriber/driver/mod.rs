@@ -3,7 +3,7 @@
 //!
 //! Here is what it has and its round; [`assignment`] is how partitions come and go, [`topics`] where its messages lie,
 //! [`fetching`] how they get to the member, [`deciding`] which of them are the group's, [`settling`] what the broker is told of them,
-//! [`beginning`] when `subscribe` returns.
+//! [`beginning`] when `subscribe` returns, [`watching`] what is done where the client says nothing any more.
 
 mod assignment;
 mod beginning;
@@ -11,6 +11,7 @@ mod deciding;
 mod fetching;
 mod settling;
 mod topics;
+mod watching;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,6 +28,7 @@ use tokio::sync::oneshot;
 
 use self::deciding::Deciding;
 use self::settling::lost_settlements;
+use self::watching::Quiet;
 use super::broken;
 use super::committer::Committer;
 use super::context::{Context, Event};
@@ -87,12 +89,15 @@ pub(super) struct Driver {
     ready: Option<oneshot::Sender<Result<(), TransportError>>>,
     ready_by: Instant,
     begun_by: Instant,
+    /// When quiet partitions were looked at.
+    watched: Instant,
 }
 
 struct Held {
     epoch: u64,
     implied: Implied,
     queue: PartitionQueue<Context>,
+    quiet: Quiet,
 }
 
 /// Partitions that are being given away.
@@ -165,6 +170,7 @@ impl Driver {
             ready: Some(ready),
             ready_by: Instant::now() + if matches!(source, Source::Step(_)) { Duration::ZERO } else { BEGIN },
             begun_by: Instant::now() + BEGIN,
+            watched: Instant::now(),
             source,
         };
         driver.patterns = driver.known_patterns();
@@ -189,6 +195,7 @@ impl Driver {
             self.find_topics();
             let fetched = self.fetch();
             self.decide();
+            self.watch();
             self.commit();
             self.answer_ready();
             if fetched == 0 {

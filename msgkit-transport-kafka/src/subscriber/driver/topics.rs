@@ -7,6 +7,7 @@ use msgkit::transport::TransportError;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::watching::Quiet;
 use super::{Driver, Held, Source};
 use crate::error;
 use crate::starts::Starts;
@@ -132,7 +133,7 @@ impl Driver {
                 true,
             );
             let implied = self.cluster.names.implied(&topic);
-            self.held.insert((topic, number), Held { epoch, implied, queue });
+            self.held.insert((topic, number), Held { epoch, implied, queue, quiet: Quiet::new() });
         }
         self.ready_by = Instant::now();
         Ok(())

@@ -356,6 +356,11 @@ impl Member {
         renewed
     }
 
+    /// The offset behind the last that came of a partition.
+    pub(super) fn next(&self, epoch: u64) -> Option<u64> {
+        self.state().partitions.get(&epoch).map(Partition::next)
+    }
+
     /// How many messages wait for a decision, and how many bytes they have.
     pub(super) fn undecided(&self) -> (usize, usize) {
         let state = self.state();
