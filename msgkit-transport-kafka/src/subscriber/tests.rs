@@ -3,6 +3,7 @@ use msgkit::transport::{Outgoing, Publisher as _, Start, Transport as _, Transpo
 use msgkit::{Envelope, Group};
 use rdkafka::client::ClientContext;
 use rdkafka::mocking::MockCluster;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::*;
 use crate::KafkaConfig;
@@ -76,4 +77,50 @@ async fn who_wants_the_latest_does_not_begin_without_the_brokers() {
     assert!(error.is_temporary(), "{error}");
     mock.broker_up(1).unwrap();
     kafka.close().await.unwrap();
+}
+
+/// A member that has begun to read `a.b`, on a mock broker.
+async fn reading(mock: &MockCluster<'_, impl ClientContext>) -> (Kafka, Box<dyn Deliveries>) {
+    mock.create_topic("a.b", 1, 1).unwrap();
+    mock.create_topic("msgkit.groups", 1, 1).unwrap();
+    let kafka = kafka(mock, KafkaConfig::default());
+    let mut wanted = Subscription::group(Group::new("g").unwrap(), ["a.b".parse().unwrap()]);
+    wanted.start = Start::Earliest;
+    kafka.declare_group(&wanted).await.unwrap();
+    kafka.publish(messages(1)).await.unwrap();
+    let mut deliveries = kafka.subscribe(&wanted).await.unwrap();
+    let mut into = VecDeque::new();
+    deliveries.receive(1, &mut into).await.unwrap();
+    into.remove(0).unwrap().ack();
+    deliveries.flush().await.unwrap();
+    (kafka, deliveries)
+}
+
+/// The error of `receive` once `what` is refused from now on.
+async fn refused(what: RDKafkaApiKey) -> String {
+    let mock = MockCluster::new(1).unwrap();
+    let (kafka, mut deliveries) = reading(&mock).await;
+    mock.request_errors(what, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 1000]);
+    kafka.publish(messages(1)).await.unwrap();
+    let mut into = VecDeque::new();
+    let received = tokio::time::timeout(Duration::from_secs(60), deliveries.receive(1, &mut into)).await;
+    let error = received.expect("a refusal is told").unwrap_err();
+    assert_eq!(error.kind(), TransportErrorKind::Refused, "{error}");
+    drop(deliveries);
+    mock.clear_request_errors(what);
+    kafka.close().await.unwrap();
+    msgkit::Chain(&error).to_string()
+}
+
+/// The client says it once, and only of the partition: whoever misses that waits for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_may_not_be_read_is_refused() {
+    let said = refused(RDKafkaApiKey::Fetch).await;
+    assert!(said.contains("`a.b`"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_is_refused_is_told() {
+    let said = refused(RDKafkaApiKey::OffsetCommit).await;
+    assert!(said.contains("committing"), "{said}");
 }

@@ -25,12 +25,12 @@ impl Driver {
         let full = self.member.full();
         // One look at the clock for all that come now.
         let now = self.cluster.clock.now();
-        let mut arrived = Vec::new();
+        let (mut arrived, mut told) = (Vec::new(), Vec::new());
         let (mut undecided, mut bytes) = self.member.undecided();
         let mut more = true;
         while more && room > 0 {
             more = false;
-            for held in self.held.values().filter(|held| !full.contains(&held.epoch)) {
+            for ((topic, _), held) in self.held.iter().filter(|(_, held)| !full.contains(&held.epoch)) {
                 for _ in 0..TURN.min(room) {
                     if undecided >= MOST || bytes >= MOST_BYTES {
                         more = false;
@@ -50,7 +50,7 @@ impl Driver {
                             arrived.push(one);
                             more = true;
                         }
-                        Some(Err(error)) => tracing::debug!(%error, "a Kafka partition tells"),
+                        Some(Err(error)) => told.push((error, topic.clone())),
                         None => break,
                     }
                 }
@@ -60,6 +60,10 @@ impl Driver {
         }
         let count = arrived.len();
         tracing::trace!(count, room, "messages came");
+        for (error, topic) in told {
+            // The client says it here and nowhere else, and only once.
+            self.hear(error, &format!("reading `{topic}`"));
+        }
         let heard: BTreeSet<u64> = arrived.iter().map(|one| one.epoch).chain(full).collect();
         self.was_heard(|epoch| room == 0 || heard.contains(&epoch));
         self.take_in(arrived.into_iter());

@@ -85,6 +85,8 @@ pub(super) struct Driver {
     going: Option<Going>,
     on_its_way: Option<OnItsWay>,
     commit_after: Instant,
+    /// How many commits in a row were not taken.
+    not_taken: u32,
     flushes: Vec<(Flush, Instant)>,
     ready: Option<oneshot::Sender<Result<(), TransportError>>>,
     ready_by: Instant,
@@ -166,6 +168,7 @@ impl Driver {
             going: None,
             on_its_way: None,
             commit_after: Instant::now(),
+            not_taken: 0,
             flushes: Vec::new(),
             ready: Some(ready),
             ready_by: Instant::now() + if matches!(source, Source::Step(_)) { Duration::ZERO } else { BEGIN },
@@ -238,7 +241,7 @@ impl Driver {
                         arrivals.push(arrived);
                     }
                 }
-                Some(Err(error)) => self.hear(error),
+                Some(Err(error)) => self.hear(error, "consuming from Kafka"),
                 None if self.context.waiting() == before => break,
                 None => {}
             }
@@ -257,8 +260,9 @@ impl Driver {
         }
     }
 
-    /// An error of the client: what mends itself is left to it.
-    fn hear(&mut self, error: KafkaError) {
+    /// An error of the client, met while `doing` something: what mends itself is left to it.
+    fn hear(&mut self, error: KafkaError, doing: &str) {
+        tracing::debug!(%error, "the Kafka client tells while {doing}");
         let Some(code) = error.rdkafka_error_code() else { return };
         let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
         let (kind, _) = error::kind_of(code);
@@ -269,7 +273,7 @@ impl Driver {
             return;
         }
         if fatal || kind == TransportErrorKind::Refused {
-            let error = error::of(error, "consuming from Kafka");
+            let error = error::of(error, doing);
             tracing::warn!(error = %msgkit::Chain(&error), "a Kafka subscription is refused");
             if let Some(ready) = self.ready.take() {
                 let _ = ready.send(Err(error));
