@@ -31,9 +31,9 @@ fn kafka(mock: &MockCluster<'_, impl ClientContext>, config: KafkaConfig) -> Kaf
     Kafka::with(&url, config, Clock::system()).unwrap()
 }
 
-fn messages(count: usize) -> Vec<Outgoing> {
+fn messages(topic: &str, count: usize) -> Vec<Outgoing> {
     let one = |n| {
-        let (topic, text) = ("a.b".parse().unwrap(), bytes::Bytes::from_static(b"1"));
+        let (topic, text) = (topic.parse().unwrap(), bytes::Bytes::from_static(b"1"));
         let mut envelope = Envelope::new("tests", "t", topic, ContentType::Json, text, Timestamp::now());
         envelope.set_key(Some(format!("k{n}").into()));
         Outgoing::to_topic(envelope)
@@ -51,7 +51,7 @@ async fn a_partition_without_a_leader_stops_no_other() {
     let mut wanted = Subscription::group(Group::new("g").unwrap(), ["a.b".parse().unwrap()]);
     wanted.start = Start::Earliest;
     kafka.declare_group(&wanted).await.unwrap();
-    kafka.publish(messages(20)).await.unwrap();
+    kafka.publish(messages("a.b", 20)).await.unwrap();
     mock.partition_leader("a.b", 1, None).unwrap();
     let mut deliveries = kafka.subscribe(&wanted).await.unwrap();
     let mut into = VecDeque::new();
@@ -70,7 +70,7 @@ async fn who_wants_the_latest_does_not_begin_without_the_brokers() {
     mock.create_topic("a.b", 1, 1).unwrap();
     let config = KafkaConfig { connect_timeout: Duration::from_secs(1), ..KafkaConfig::default() };
     let kafka = kafka(&mock, config);
-    kafka.publish(messages(20)).await.unwrap();
+    kafka.publish(messages("a.b", 20)).await.unwrap();
     mock.broker_down(1).unwrap();
     let wanted = Subscription::ephemeral(["a.*".parse().unwrap()]);
     let error = kafka.subscribe(&wanted).await.err().expect("nobody knows where it begins");
@@ -87,7 +87,7 @@ async fn reading(mock: &MockCluster<'_, impl ClientContext>) -> (Kafka, Box<dyn 
     let mut wanted = Subscription::group(Group::new("g").unwrap(), ["a.b".parse().unwrap()]);
     wanted.start = Start::Earliest;
     kafka.declare_group(&wanted).await.unwrap();
-    kafka.publish(messages(1)).await.unwrap();
+    kafka.publish(messages("a.b", 1)).await.unwrap();
     let mut deliveries = kafka.subscribe(&wanted).await.unwrap();
     let mut into = VecDeque::new();
     deliveries.receive(1, &mut into).await.unwrap();
@@ -101,7 +101,7 @@ async fn refused(what: RDKafkaApiKey) -> String {
     let mock = MockCluster::new(1).unwrap();
     let (kafka, mut deliveries) = reading(&mock).await;
     mock.request_errors(what, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 1000]);
-    kafka.publish(messages(1)).await.unwrap();
+    kafka.publish(messages("a.b", 1)).await.unwrap();
     let mut into = VecDeque::new();
     let received = tokio::time::timeout(Duration::from_secs(60), deliveries.receive(1, &mut into)).await;
     let error = received.expect("a refusal is told").unwrap_err();
@@ -123,4 +123,33 @@ async fn a_topic_that_may_not_be_read_is_refused() {
 async fn a_commit_that_is_refused_is_told() {
     let said = refused(RDKafkaApiKey::OffsetCommit).await;
     assert!(said.contains("committing"), "{said}");
+}
+
+/// Whoever reads little at a time reads of every partition all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_with_much_does_not_starve_the_others() {
+    let mock = MockCluster::new(1).unwrap();
+    for topic in ["a.a", "a.b", "msgkit.groups"] {
+        mock.create_topic(topic, 1, 1).unwrap();
+    }
+    let kafka = kafka(&mock, KafkaConfig::default());
+    let mut wanted = Subscription::group(Group::new("g").unwrap(), ["a.*".parse().unwrap()]);
+    (wanted.start, wanted.prefetch) = (Start::Earliest, 16);
+    kafka.declare_group(&wanted).await.unwrap();
+    kafka.publish(messages("a.a", 2000)).await.unwrap();
+    kafka.publish(messages("a.b", 10)).await.unwrap();
+    let mut deliveries = kafka.subscribe(&wanted).await.unwrap();
+    let mut into = VecDeque::new();
+    let mut before = 0;
+    while let Ok(()) = deliveries.receive(1, &mut into).await {
+        let delivery = into.pop_front().unwrap();
+        if delivery.message().topic().as_str() == "a.b" {
+            break;
+        }
+        before += 1;
+        delivery.ack();
+    }
+    assert!(before < 1000, "{before} of the other topic came before");
+    deliveries.close().await.unwrap();
+    kafka.close().await.unwrap();
 }

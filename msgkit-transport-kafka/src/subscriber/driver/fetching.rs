@@ -1,6 +1,7 @@
 //! From the queues at the client to the member, while there is room.
 
 use std::collections::BTreeSet;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::time::Duration;
 
 use msgkit::Timestamp;
@@ -28,9 +29,13 @@ impl Driver {
         let (mut arrived, mut told) = (Vec::new(), Vec::new());
         let (mut undecided, mut bytes) = self.member.undecided();
         let mut more = true;
+        // Where there was no more room the last time: who stands first in a fixed order would take it all.
+        let mut turn = std::mem::take(&mut self.turn);
         while more && room > 0 {
             more = false;
-            for ((topic, _), held) in self.held.iter().filter(|(_, held)| !full.contains(&held.epoch)) {
+            let behind = self.held.range((Excluded(&turn), Unbounded)).chain(self.held.range(..=&turn));
+            let mut ended = None;
+            for (place, held) in behind.filter(|(_, held)| !full.contains(&held.epoch)) {
                 for _ in 0..TURN.min(room) {
                     if undecided >= MOST || bytes >= MOST_BYTES {
                         more = false;
@@ -50,14 +55,20 @@ impl Driver {
                             arrived.push(one);
                             more = true;
                         }
-                        Some(Err(error)) => told.push((error, topic.clone())),
+                        Some(Err(error)) => told.push((error, place.0.clone())),
                         None => break,
                     }
                 }
+                if room == 0 {
+                    ended = Some(place.clone());
+                    break;
+                }
             }
+            turn = ended.unwrap_or(turn);
             // What is none of ours takes no room, and must not keep the thread here.
             more &= arrived.len() < TURN * 64;
         }
+        self.turn = turn;
         let count = arrived.len();
         tracing::trace!(count, room, "messages came");
         for (error, topic) in told {

@@ -69,6 +69,8 @@ pub(super) struct Driver {
     client: Arc<Client>,
     /// By the Kafka topic and partition.
     held: BTreeMap<(String, i32), Held>,
+    /// Behind which of them the next round begins.
+    turn: (String, i32),
     /// What is handed out, as far as is known.
     patterns: Vec<Pattern>,
     deciding: Deciding,
@@ -158,6 +160,7 @@ impl Driver {
             committer,
             client,
             held: BTreeMap::new(),
+            turn: Default::default(),
             patterns: Vec::new(),
             deciding: Deciding::new(),
             topics: BTreeSet::new(),
