@@ -251,6 +251,18 @@ impl Cluster {
         wanted.iter().map(|(name, _)| Some(((*name).to_owned(), *topics.all.get(*name)?))).collect()
     }
 
+    /// Lets the next who wants the topic `name` ask whether it is there.
+    pub(crate) fn forget(&self, name: &str) {
+        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut topics.all).remove(name);
+        topics.asked = None;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn knows(&self, topic: &str) -> bool {
+        self.known(&[(topic, Kind::Topic)]).is_some()
+    }
+
     /// The partitions of the topics `wanted`, which are created where they are not there.
     pub(crate) async fn ensure(
         self: &Arc<Self>,

@@ -153,3 +153,47 @@ async fn a_partition_with_much_does_not_starve_the_others() {
     deliveries.close().await.unwrap();
     kafka.close().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_subscribes_while_the_transport_closes_is_told() {
+    let mock = MockCluster::new(1).unwrap();
+    mock.create_topic("a.b", 1, 1).unwrap();
+    let kafka = kafka(&mock, KafkaConfig::default());
+    let wanted = Subscription::ephemeral(["a.b".parse().unwrap()]);
+    // The one asks for topics when the other begins.
+    let (subscribed, closed) = tokio::join!(kafka.subscribe(&wanted), kafka.close());
+    closed.unwrap();
+    assert_eq!(subscribed.err().expect("the transport is closed").kind(), TransportErrorKind::Closed);
+}
+
+/// What was settled and never told to the brokers comes again: nobody may take that for confirmed.
+#[tokio::test]
+async fn a_flush_of_what_nobody_has_confirmed_is_an_error() {
+    use super::member::{Arrived, Begin, What};
+    for settled_first in [true, false] {
+        let url = TransportUrl::parse("kafka://127.0.0.1:1").unwrap();
+        let kafka = Kafka::with(&url, KafkaConfig::default(), Clock::system()).unwrap();
+        let member = Arc::new(Member::new(kafka.cluster(), None, 1));
+        let begin = Begin { offset: 0, again: false };
+        let epoch = member.assigned("a.b", 0, begin, crate::starts::Starts::default(), false);
+        let Outgoing { envelope, .. } = messages("a.b", 1).remove(0);
+        let what = What::Ours(msgkit::transport::Incoming::Envelope(envelope));
+        member.arrived([Arrived { epoch, offset: 0, what }].into_iter());
+        // Asked for, its start is written down.
+        member.take(1, &mut Vec::new()).unwrap();
+        member.told(member.commits(None, super::partition::Counting::Ahead));
+        let mut deliveries =
+            KafkaDeliveries { settler: member.clone(), member, handed: Vec::new(), over: None };
+        let mut into = VecDeque::new();
+        deliveries.receive(1, &mut into).await.unwrap();
+        let delivery = into.pop_front().unwrap();
+        if settled_first {
+            delivery.ack();
+            deliveries.member.gone();
+        } else {
+            deliveries.member.gone();
+            delivery.ack();
+        }
+        assert!(deliveries.flush().await.unwrap_err().is_temporary());
+    }
+}

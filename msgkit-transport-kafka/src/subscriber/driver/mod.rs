@@ -27,7 +27,7 @@ use rdkafka::{Message as _, TopicPartitionList};
 use tokio::sync::oneshot;
 
 use self::deciding::Deciding;
-use self::settling::lost_settlements;
+pub(super) use self::settling::lost_settlements;
 use self::watching::Quiet;
 use super::broken;
 use super::committer::Committer;

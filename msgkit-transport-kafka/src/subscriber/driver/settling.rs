@@ -112,9 +112,10 @@ impl Driver {
 }
 
 /// The error of settlements that went with their partitions.
-pub(super) fn lost_settlements() -> TransportError {
+pub(in crate::subscriber) fn lost_settlements() -> TransportError {
     TransportError::new(
         TransportErrorKind::Unavailable,
-        "partitions went to another member before the brokers had taken all settlements; their messages come again",
+        "partitions went to another member, or the subscription ended, before the brokers had taken all settlements; their messages \
+         come again",
     )
 }

@@ -38,6 +38,11 @@ impl Member {
         word
     }
 
+    /// Whether the thread has ended before the brokers had taken all that was settled.
+    pub(in crate::subscriber) fn is_behind(&self) -> bool {
+        self.state().behind
+    }
+
     /// The flushes that were asked for since the last call.
     pub(in crate::subscriber) fn take_flushes(&self) -> Vec<oneshot::Sender<Result<(), TransportError>>> {
         std::mem::take(&mut self.state().flushes)

@@ -50,6 +50,8 @@ pub(super) struct State {
     leaving: bool,
     ended: bool,
     gone: bool,
+    /// Something was settled that the brokers have not taken, and never will.
+    behind: bool,
     /// Why receiving fails, told once.
     error: Option<TransportError>,
     flushes: Vec<oneshot::Sender<Result<(), TransportError>>>,
@@ -255,6 +257,8 @@ impl Member {
         let mut state = self.state();
         state.ended = true;
         state.gone = true;
+        let bounds = state.bounds();
+        state.behind = state.partitions.values().any(|partition| partition.is_behind(bounds.of(partition)));
         state.waiting.clear();
         state.undecided.clear();
         state.partitions.clear();
@@ -471,6 +475,7 @@ impl Settle for Member {
             partition.settled(token.id);
             state.in_hand -= 1;
         }
+        state.behind |= late > 0 && state.gone;
         let ring = self.made_room(state);
         drop(guard);
         if late > 0
