@@ -249,9 +249,8 @@ mod tests {
         let mock = MockCluster::new(1).unwrap();
         let cluster = cluster(&mock);
         read(&cluster).await.unwrap();
-        let mut known = cluster.groups.0.lock().unwrap();
-        known.patterns.entry("g".to_owned()).or_default().insert("a.b".to_owned(), Record::default());
-        drop(known);
+        let patterns = BTreeMap::from([("a.b".to_owned(), Record::default())]);
+        cluster.groups.0.lock().unwrap().patterns.insert("g".to_owned(), patterns);
         let error = read(&cluster).await.unwrap_err();
         assert!(error.is_temporary() && error.to_string().contains("`msgkit.groups`"), "{error}");
     }

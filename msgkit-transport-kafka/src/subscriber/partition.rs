@@ -169,7 +169,8 @@ impl Partition {
         !self.free && (self.position().min(bound) > told || (self.again && self.told.is_none()))
     }
 
-    /// What is to be told, up to `bound`, where that is something new. `wanted` is the highest offset that waits to be handed out.
+    /// What is to be told, up to `bound`, where that is something new. `wanted` is the highest offset that waits to be
+    /// handed out.
     pub(super) fn commit(
         &mut self,
         epoch: u64,

@@ -73,7 +73,7 @@ async fn who_wants_the_latest_does_not_begin_without_the_brokers() {
     kafka.publish(messages("a.b", 20)).await.unwrap();
     mock.broker_down(1).unwrap();
     let wanted = Subscription::ephemeral(["a.*".parse().unwrap()]);
-    let error = kafka.subscribe(&wanted).await.err().expect("nobody knows where it begins");
+    let error = kafka.subscribe(&wanted).await.expect_err("nobody knows where it begins");
     assert!(error.is_temporary(), "{error}");
     mock.broker_up(1).unwrap();
     kafka.close().await.unwrap();
@@ -163,7 +163,7 @@ async fn who_subscribes_while_the_transport_closes_is_told() {
     // The one asks for topics when the other begins.
     let (subscribed, closed) = tokio::join!(kafka.subscribe(&wanted), kafka.close());
     closed.unwrap();
-    assert_eq!(subscribed.err().expect("the transport is closed").kind(), TransportErrorKind::Closed);
+    assert_eq!(subscribed.expect_err("the transport is closed").kind(), TransportErrorKind::Closed);
 }
 
 /// What was settled and never told to the brokers comes again: nobody may take that for confirmed.

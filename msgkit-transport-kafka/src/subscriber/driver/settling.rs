@@ -83,7 +83,11 @@ impl Driver {
             Err(error) => {
                 self.not_taken += 1;
                 if self.not_taken.is_multiple_of(WORTH_A_WORD) {
-                    tracing::warn!(%error, times = self.not_taken, "commits are not taken; nothing new is handed out until one is");
+                    tracing::warn!(
+                        %error,
+                        times = self.not_taken,
+                        "commits are not taken; nothing new is handed out until one is"
+                    );
                 } else {
                     tracing::debug!(%error, "a commit was not taken; it is sent again");
                 }
@@ -115,7 +119,7 @@ impl Driver {
 pub(in crate::subscriber) fn lost_settlements() -> TransportError {
     TransportError::new(
         TransportErrorKind::Unavailable,
-        "partitions went to another member, or the subscription ended, before the brokers had taken all settlements; their messages \
-         come again",
+        "partitions went to another member, or the subscription ended, before the brokers had taken all settlements; \
+         their messages come again",
     )
 }

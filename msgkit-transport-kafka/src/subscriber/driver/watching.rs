@@ -61,8 +61,8 @@ impl Driver {
                 Ok(true) => self.member.fail(TransportError::new(
                     TransportErrorKind::Internal,
                     format!(
-                        "the Kafka client reads nothing of `{topic}` {number} any more, which ends at {end}, not at {next}; its topic \
-                         may have been made again"
+                        "the Kafka client reads nothing of `{topic}` {number} any more, which ends at {end}, not at \
+                         {next}; its topic may have been made again"
                     ),
                 )),
                 Ok(false) => held.quiet.nothing_to = Some(end),
