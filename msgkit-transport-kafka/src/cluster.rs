@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use msgkit::envelope::Clock;
@@ -42,6 +42,7 @@ pub(crate) struct Cluster {
     pub(crate) groups: Groups,
     pub(crate) late: AtomicU64,
     topics: Mutex<Topics>,
+    fit: Mutex<BTreeSet<String>>,
     /// Counts the topics that were made here, for subscriptions to look again.
     made: AtomicU64,
     asker: Mutex<Option<Arc<BaseConsumer<Listening>>>>,
@@ -50,10 +51,12 @@ pub(crate) struct Cluster {
     pub(crate) closing: Notify,
 }
 
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Topics {
     /// Partitions by name.
     all: Arc<BTreeMap<String, usize>>,
+    /// Those of them of which a partition has no leader: they are there, and cannot be read or written in whole at the moment.
+    leaderless: Arc<BTreeSet<String>>,
     asked: Option<Instant>,
 }
 
@@ -90,6 +93,7 @@ impl Cluster {
             groups: Groups::default(),
             late: AtomicU64::new(0),
             topics: Mutex::default(),
+            fit: Mutex::default(),
             made: AtomicU64::new(0),
             asker: Mutex::default(),
             members: Mutex::default(),
@@ -145,6 +149,17 @@ impl Cluster {
         made.map_err(|error| error::of(error, "making a Kafka client"))
     }
 
+    pub(crate) fn admin(&self) -> Result<AdminClient<Listening>, TransportError> {
+        let native = client::looker(&self.address, &self.config);
+        let made = native.create_with_context(Listening(self.said.clone()));
+        made.map_err(|error| error::of(error, "making the Kafka admin client"))
+    }
+
+    /// The topics of the framework's own whose settings were seen to be right.
+    pub(crate) fn fit(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.fit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Lets go of the client for questions.
     pub(crate) fn drop_asker(&self) -> Option<Arc<BaseConsumer<Listening>>> {
         self.asker.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -152,6 +167,10 @@ impl Cluster {
 
     /// All topics with their partitions, as of now. Blocks.
     pub(crate) fn list_topics(&self) -> Result<Arc<BTreeMap<String, usize>>, TransportError> {
+        Ok(self.ask_topics()?.all)
+    }
+
+    fn ask_topics(&self) -> Result<Topics, TransportError> {
         let asker = self.asker()?;
         let doing = || format!("asking the Kafka brokers at {} for their topics", self.address.servers());
         let answer = self.metadata(&asker).map_err(|error| {
@@ -163,20 +182,21 @@ impl Cluster {
             error
         })?;
         self.said.forget();
-        let all = answer
-            .topics()
-            .iter()
-            .filter(|topic| topic.error().is_none())
-            // A partition without a leader cannot be read or written yet.
-            .filter(|topic| {
-                !topic.partitions().is_empty() && topic.partitions().iter().all(|one| one.leader() >= 0)
-            })
-            .map(|topic| (topic.name().to_owned(), topic.partitions().len()))
-            .collect();
-        let all = Arc::new(all);
+        let (mut all, mut leaderless) = (BTreeMap::new(), BTreeSet::new());
+        for topic in answer.topics().iter().filter(|topic| topic.error().is_none()) {
+            let partitions = topic.partitions();
+            if partitions.iter().any(|one| one.leader() < 0) {
+                leaderless.insert(topic.name().to_owned());
+            }
+            if !partitions.is_empty() {
+                all.insert(topic.name().to_owned(), partitions.len());
+            }
+        }
+        let asked =
+            Topics { all: Arc::new(all), leaderless: Arc::new(leaderless), asked: Some(Instant::now()) };
         let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
-        *topics = Topics { all: Arc::clone(&all), asked: Some(Instant::now()) };
-        Ok(all)
+        topics.clone_from(&asked);
+        Ok(asked)
     }
 
     /// The brokers' answer, or why there is none; soon after one of them has refused us, which the client takes for a connection that
@@ -231,12 +251,25 @@ impl Cluster {
         wanted.iter().map(|(name, _)| Some(((*name).to_owned(), *topics.all.get(*name)?))).collect()
     }
 
+    /// Lets the next who wants the topic `name` ask whether it is there.
+    pub(crate) fn forget(&self, name: &str) {
+        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut topics.all).remove(name);
+        topics.asked = None;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn knows(&self, topic: &str) -> bool {
+        self.known(&[(topic, Kind::Topic)]).is_some()
+    }
+
     /// The partitions of the topics `wanted`, which are created where they are not there.
     pub(crate) async fn ensure(
         self: &Arc<Self>,
         wanted: &[(&str, Kind)],
     ) -> Result<HashMap<String, usize>, TransportError> {
         if let Some(known) = self.known(wanted) {
+            Self::refuse_split(wanted, &known)?;
             return Ok(known);
         }
         let wanted: BTreeMap<String, Kind> =
@@ -257,7 +290,9 @@ impl Cluster {
             }
         }
         let wanted: Vec<(&str, Kind)> = wanted.iter().map(|(name, kind)| (name.as_str(), *kind)).collect();
-        self.known(&wanted).ok_or_else(|| invalid("a topic was deleted while it was used"))
+        let known = self.known(&wanted).ok_or_else(|| invalid("a topic was deleted while it was used"))?;
+        Self::refuse_split(&wanted, &known)?;
+        Ok(known)
     }
 
     /// Two topics that differ by `.` and `_` alone cannot both be there.
@@ -286,10 +321,7 @@ impl Cluster {
                 names()
             )));
         }
-        let native = client::looker(&self.address, &self.config);
-        let admin: AdminClient<Listening> = native
-            .create_with_context(Listening(self.said.clone()))
-            .map_err(|error| error::of(error, "making the Kafka admin client"))?;
+        let admin = self.admin()?;
         let default = |number: u16| if number == 0 { -1 } else { i32::from(number) };
         let limit = self.config.topic_limit().map(|limit| limit.to_string());
         let copies = self.config.max_copy().to_string();
@@ -341,8 +373,10 @@ impl Cluster {
         self.ask("waiting for new topics", move |cluster| {
             let until = Instant::now() + KNOWN_AFTER;
             loop {
-                let all = cluster.list_topics()?;
-                let Some(missing) = names.iter().find(|name| !all.contains_key(*name)) else { return Ok(()) };
+                let Topics { all, leaderless, .. } = cluster.ask_topics()?;
+                let missing =
+                    names.iter().find(|name| !all.contains_key(*name) || leaderless.contains(*name));
+                let Some(missing) = missing else { return Ok(()) };
                 if Instant::now() >= until {
                     return Err(TransportError::new(
                         TransportErrorKind::Timeout,

@@ -150,6 +150,9 @@ pub(crate) fn kind_of(code: RDKafkaErrorCode) -> (TransportErrorKind, &'static s
         Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => {
             (Kind::Unavailable, "the topic is not there (any more)")
         }
+        Code::OffsetMetadataTooLarge => {
+            (Kind::Invalid, "the brokers' `offset.metadata.max.bytes` is below its default of 4096")
+        }
         Code::QueueFull => (Kind::Full, "more is published than the broker takes; see `publish_buffer`"),
         Code::MessageTimedOut | Code::OperationTimedOut | Code::RequestTimedOut | Code::TimedOutQueue => {
             (Kind::Timeout, "the broker has not answered in time")

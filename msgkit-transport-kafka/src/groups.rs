@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use msgkit::Pattern;
-use msgkit::transport::{Group, Start, Subscription, TransportError};
+use msgkit::transport::{Group, Start, Subscription, TransportError, TransportErrorKind};
 use rdkafka::message::{Message as _, OwnedHeaders};
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +50,11 @@ impl Groups {
         known.patterns.keys().filter_map(|name| Group::new(name.clone()).ok()).collect()
     }
 
+    fn is_empty(&self) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.read_to == 0 && known.patterns.is_empty()
+    }
+
     fn knows(&self, group: &Group, pattern: &str) -> bool {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.patterns.get(group.as_str()).is_some_and(|patterns| patterns.contains_key(pattern))
@@ -57,25 +62,37 @@ impl Groups {
 }
 
 impl Cluster {
-    /// Reads what was written down since the last time. Blocks.
+    /// Reads what was written down since the last time. That nothing was is true only where the topic is not there and never
+    /// was: where it cannot be read, nobody may take what others have declared for nobody's. Blocks.
     pub(crate) fn read_groups(&self) -> Result<(), TransportError> {
         let topic = self.names.groups();
         if !self.topics_within(std::time::Duration::from_secs(3600))?.contains_key(&topic)
             && !self.list_topics()?.contains_key(&topic)
         {
-            return Ok(());
+            if self.groups.is_empty() {
+                return Ok(());
+            }
+            return Err(TransportError::new(
+                TransportErrorKind::Unavailable,
+                format!("the Kafka topic `{topic}`, which says what each group takes, is not there any more"),
+            ));
         }
         let (_, end) = self.watermarks(&topic, 0)?;
-        let from = self.groups.0.lock().unwrap_or_else(PoisonError::into_inner).read_to;
-        if from >= end {
+        let read_to = self.groups.0.lock().unwrap_or_else(PoisonError::into_inner).read_to;
+        if read_to == end {
             return Ok(());
         }
+        // One that ends before that was made again.
+        let from = if read_to > end { 0 } else { read_to };
         let mut look = Look::begin(self, &[Span { topic, partition: 0, from, to: end }])?;
-        let mut read = Vec::new();
+        let (mut read, mut behind) = (Vec::new(), from);
         while let Some(message) = look.next()? {
+            behind = message.offset() + 1;
             let key = message.key().and_then(|key| std::str::from_utf8(key).ok());
             let Some((group, pattern)) = key.and_then(|key| key.split_once(' ')) else { continue };
-            let record = message.payload().and_then(|value| serde_json::from_slice::<Record>(value).ok());
+            // What a later version may have written is a declaration all the same, of which the beginning is not known.
+            let record =
+                message.payload().map(|value| serde_json::from_slice::<Record>(value).unwrap_or_default());
             read.push((group.to_owned(), pattern.to_owned(), record));
         }
         // Two may have read the same; what is written down is the same for both.
@@ -87,7 +104,10 @@ impl Cluster {
                 None => patterns.remove(&pattern),
             };
         }
-        known.read_to = known.read_to.max(end);
+        if known.read_to == read_to {
+            // Not the end: a new leader may have shown less than the one that was asked for it.
+            known.read_to = behind;
+        }
         Ok(())
     }
 
@@ -171,5 +191,95 @@ impl Cluster {
             }
         }
         least
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use msgkit::envelope::Clock;
+    use msgkit::transport::TransportUrl;
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+    use crate::{Kafka, KafkaConfig};
+
+    fn cluster(mock: &MockCluster<'_, impl rdkafka::client::ClientContext>) -> Arc<Cluster> {
+        let url = TransportUrl::parse(&format!("kafka://{}", mock.bootstrap_servers())).unwrap();
+        let config = KafkaConfig { connect_timeout: Duration::from_secs(20), ..KafkaConfig::default() };
+        Kafka::with(&url, config, Clock::system()).unwrap().cluster().clone()
+    }
+
+    fn subscription() -> Subscription {
+        Subscription::group(Group::new("g").unwrap(), ["a.b".parse().unwrap()])
+    }
+
+    async fn read(cluster: &Arc<Cluster>) -> Result<(), TransportError> {
+        cluster
+            .ask("reading", |cluster| {
+                cluster.list_topics()?;
+                cluster.read_groups()
+            })
+            .await
+    }
+
+    async fn write(cluster: &Cluster, key: &str, value: &'static str) {
+        let (key, value) = (key.as_bytes().to_vec(), bytes::Bytes::from_static(value.as_bytes()));
+        let topic = cluster.names.groups();
+        cluster.send_raw(topic, Some(key), Some(value), OwnedHeaders::new()).await.unwrap();
+    }
+
+    /// A broker that dies leads nothing for seconds. That nobody can read the declarations does not say that there are none.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_cannot_be_read_is_not_taken_for_nothing() {
+        let mock = MockCluster::new(1).unwrap();
+        mock.create_topic("msgkit.groups", 1, 1).unwrap();
+        let (old, new) = (cluster(&mock), cluster(&mock));
+        old.register(&subscription()).await.unwrap();
+        mock.partition_leader("msgkit.groups", 0, None).unwrap();
+        for cluster in [old, new] {
+            let error = read(&cluster).await.unwrap_err();
+            assert!(error.is_temporary(), "{error}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn declarations_that_are_gone_are_no_sign_that_there_were_none() {
+        let mock = MockCluster::new(1).unwrap();
+        let cluster = cluster(&mock);
+        read(&cluster).await.unwrap();
+        let patterns = BTreeMap::from([("a.b".to_owned(), Record::default())]);
+        cluster.groups.0.lock().unwrap().patterns.insert("g".to_owned(), patterns);
+        let error = read(&cluster).await.unwrap_err();
+        assert!(error.is_temporary() && error.to_string().contains("`msgkit.groups`"), "{error}");
+    }
+
+    /// The topic was made again, and is shorter than what was read of the old one.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_topic_that_was_made_again_is_read_from_its_beginning() {
+        let mock = MockCluster::new(1).unwrap();
+        mock.create_topic("msgkit.groups", 1, 1).unwrap();
+        let cluster = cluster(&mock);
+        cluster.groups.0.lock().unwrap().read_to = 20;
+        write(&cluster, "g a.b", "{\"starts\":{}}").await;
+        read(&cluster).await.unwrap();
+        assert!(cluster.groups.knows(&Group::new("g").unwrap(), "a.b"));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_declaration_of_a_later_version_is_not_taken_for_its_removal() {
+        let mock = MockCluster::new(1).unwrap();
+        mock.create_topic("msgkit.groups", 1, 1).unwrap();
+        let cluster = cluster(&mock);
+        write(&cluster, "g a.b", "{\"starts\":[\"otherwise\"]}").await;
+        read(&cluster).await.unwrap();
+        let group = Group::new("g").unwrap();
+        assert!(cluster.groups.knows(&group, "a.b"));
+        assert_eq!(
+            cluster.declared_start(&group, "a.b", 0),
+            None,
+            "from the first message: nothing is passed"
+        );
     }
 }

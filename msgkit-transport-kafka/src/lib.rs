@@ -9,6 +9,7 @@ mod look;
 mod names;
 mod operate;
 mod publisher;
+mod settings;
 mod starts;
 mod subscriber;
 mod transport;

@@ -104,8 +104,11 @@ impl Look {
 }
 
 /// Asks again while a partition has no leader, as it is for a moment after its topic was created or a broker left. Blocks.
-pub(crate) fn patiently<T>(mut ask: impl FnMut() -> KafkaResult<T>) -> KafkaResult<T> {
-    let until = Instant::now() + ASK;
+pub(crate) fn patiently<T>(ask: impl FnMut() -> KafkaResult<T>) -> KafkaResult<T> {
+    patiently_until(Instant::now() + ASK, ask)
+}
+
+pub(crate) fn patiently_until<T>(until: Instant, mut ask: impl FnMut() -> KafkaResult<T>) -> KafkaResult<T> {
     loop {
         match ask() {
             Err(error) if Instant::now() < until && is_leaderless(&error) => {

@@ -10,7 +10,7 @@ use msgkit::transport::{
     Destination, Outgoing, PublishError, Publisher, Rejected, TransportError, TransportErrorKind,
 };
 use msgkit::{Envelope, Topic};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig, ThreadedProducer};
 use tokio::sync::Notify;
@@ -150,7 +150,7 @@ impl Cluster {
             match client.send(record) {
                 Ok(()) => return Ok(()),
                 Err((error, back)) => {
-                    let full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
+                    let full = error.rdkafka_error_code() == Some(Code::QueueFull);
                     if !full || Instant::now() >= until || self.is_closed() {
                         return Err(error);
                     }
@@ -227,6 +227,12 @@ impl Cluster {
     fn not_taken(&self, error: KafkaError, topic: &str) -> TransportError {
         if self.is_closed() {
             return error::closed();
+        }
+        if let Some(Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicOrPartition) =
+            error.rdkafka_error_code()
+        {
+            // The next to publish asks for it, and creates it where it is to be.
+            self.forget(topic);
         }
         self.said.explain(error, &format!("publishing to `{topic}`"))
     }
@@ -347,5 +353,34 @@ impl Kafka {
         let name = cluster.names.of(&to)?;
         cluster.ensure(&[(&name, crate::cluster::Kind::Topic)]).await?;
         cluster.send_raw(name, None, payload, wire::write_foreign(headers)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use msgkit::envelope::Clock;
+    use msgkit::transport::TransportUrl;
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+    use crate::cluster::Kind;
+
+    /// Who only publishes asks for topics only where one is not known: else one that was deleted would never be made again.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_topic_that_is_gone_is_asked_for_again() {
+        let mock = MockCluster::new(1).unwrap();
+        mock.create_topic("a.b", 1, 1).unwrap();
+        let url = TransportUrl::parse(&format!("kafka://{}", mock.bootstrap_servers())).unwrap();
+        let kafka = Kafka::with(&url, crate::KafkaConfig::default(), Clock::system()).unwrap();
+        let cluster = kafka.cluster();
+        cluster.ensure(&[("a.b", Kind::Topic)]).await.unwrap();
+        assert!(cluster.knows("a.b"));
+        cluster.not_taken(KafkaError::MessageProduction(Code::MessageTimedOut), "a.b");
+        assert!(cluster.knows("a.b"));
+        for code in [Code::UnknownTopic, Code::UnknownPartition, Code::UnknownTopicOrPartition] {
+            cluster.ensure(&[("a.b", Kind::Topic)]).await.unwrap();
+            cluster.not_taken(KafkaError::MessageProduction(code), "a.b");
+            assert!(!cluster.knows("a.b"), "{code:?}");
+        }
     }
 }

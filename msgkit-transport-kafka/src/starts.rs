@@ -72,6 +72,7 @@ impl Starts {
     pub(crate) fn raised(&self, from: u64, to: u64) -> Self {
         let mut raised = self.clone();
         raised.raise(from, to);
+        raised.coarsen();
         raised
     }
 
@@ -212,5 +213,14 @@ mod tests {
         assert!(text.len() < 4000, "{}", text.len());
         let read = Starts::read(&text, 0);
         assert!(offsets.iter().all(|offset| read.of(*offset) >= 1));
+    }
+
+    #[test]
+    fn what_runs_ahead_of_many_ranges_cuts_none_of_them_off() {
+        let offsets: BTreeSet<u64> = (0..60).map(|n| n * 3).collect();
+        let starts = Starts::default().raised_each(&offsets).raised(0, 200);
+        let read = Starts::read(&starts.write(0), 0);
+        assert_eq!(offsets.iter().find(|offset| read.of(**offset) < 2), None);
+        assert_eq!((0..200).find(|offset| read.of(*offset) < 1), None);
     }
 }

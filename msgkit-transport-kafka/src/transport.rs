@@ -163,6 +163,7 @@ impl Transport for Kafka {
         let wanted: Vec<(&str, Kind)> =
             kinds.iter().flat_map(|(names, kind)| names.iter().map(|name| (name.as_str(), *kind))).collect();
         self.0.ensure(&wanted).await?;
+        self.0.refuse_unfit(&wanted).await?;
         for subscription in groups {
             self.0.register(subscription).await?;
         }

@@ -16,5 +16,6 @@ mod live {
     mod statics;
     #[cfg(any(feature = "tls", feature = "tls-system"))]
     mod tls;
+    mod unfit;
 }
 mod support;

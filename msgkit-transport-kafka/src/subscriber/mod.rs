@@ -19,7 +19,7 @@ use msgkit::transport::{
 };
 use tokio::sync::oneshot;
 
-use self::driver::{Driver, Source};
+use self::driver::{Driver, Source, lost_settlements};
 pub(crate) use self::member::Member;
 use self::member::{Found, Handed};
 use crate::cluster::Kind;
@@ -55,6 +55,10 @@ impl Subscriber for Kafka {
         let group = subscription.group.clone().filter(|_| subscription.retry_step.is_none());
         let member = Arc::new(Member::new(cluster, group, subscription.prefetch));
         cluster.adopt(&member);
+        // Whoever has closed it meanwhile has not seen this member.
+        if cluster.is_closed() {
+            return Err(closed());
+        }
         let (ready, is_ready) = oneshot::channel();
         let (over, is_over) = oneshot::channel();
         // Made first: where nobody waits for the answer any more, its drop takes the member out again.
@@ -148,7 +152,8 @@ impl Deliveries for KafkaDeliveries {
     async fn flush(&mut self) -> Result<(), TransportError> {
         match self.member.flush().await {
             Ok(word) => word,
-            // The thread is over: what it had was told to the broker, or comes again.
+            // The thread is over.
+            Err(_) if self.member.is_behind() => Err(lost_settlements()),
             Err(_) => Ok(()),
         }
     }
@@ -175,27 +180,4 @@ impl Drop for KafkaDeliveries {
 }
 
 #[cfg(test)]
-mod tests {
-    use msgkit::envelope::Clock;
-    use msgkit::transport::TransportUrl;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_panic_ends_a_subscription_with_an_error() {
-        let url = TransportUrl::parse("kafka://127.0.0.1:1").unwrap();
-        let kafka = Kafka::with(&url, crate::KafkaConfig::default(), Clock::system()).unwrap();
-        let member = Arc::new(Member::new(kafka.cluster(), None, 1));
-        let running = member.clone();
-        let thread = std::thread::spawn(move || guarded(&running, || panic!("on purpose")));
-        member.is_gone().await;
-        let (settler, _) = (member.clone(), thread.join());
-        let mut deliveries = KafkaDeliveries { settler, member, handed: Vec::new(), over: None };
-        let mut into = VecDeque::new();
-        let error = deliveries.receive(1, &mut into).await.unwrap_err();
-        assert_eq!(error.kind(), TransportErrorKind::Internal, "{error}");
-        assert!(error.to_string().contains("panicked"), "{error}");
-        // And it does not wait for what nobody brings.
-        assert_eq!(deliveries.receive(1, &mut into).await.unwrap_err().kind(), TransportErrorKind::Closed);
-    }
-}
+mod tests;

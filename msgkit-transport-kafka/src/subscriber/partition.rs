@@ -41,6 +41,8 @@ pub(super) struct Partition {
     free: bool,
     /// Begun below what the broker has, which has to learn that.
     again: bool,
+    /// Another one has taken its place.
+    succeeded: bool,
 }
 
 /// How the starts are written into a commit.
@@ -90,6 +92,7 @@ impl Partition {
             leaving: false,
             free,
             again: false,
+            succeeded: false,
         }
     }
 
@@ -100,13 +103,20 @@ impl Partition {
     }
 
     /// What follows a log that was made again or cut off: another partition, which begins at `begin`. What came of this one
-    /// is handled to its end, and has no offset to commit any more.
+    /// is handled to its end, and has no offset of its own to commit any more: it only bounds that of its successor.
     pub(super) fn renewed(&mut self, begin: u64) -> Self {
         let ahead = usize::try_from(self.ahead).unwrap_or(usize::MAX);
         let next = Self::new(self.topic.clone(), self.number, begin, Starts::default(), ahead, self.free);
         self.free = true;
+        self.succeeded = true;
         self.counted_to = u64::MAX;
         next.begun_again()
+    }
+
+    /// How far its successor may be committed: not beyond what is open here, which may still be in the log where that was
+    /// only cut off.
+    pub(super) fn bound(&self) -> Option<u64> {
+        (self.succeeded && self.watermark.open() > 0).then(|| self.position())
     }
 
     /// The offset behind the last that came.
@@ -114,9 +124,9 @@ impl Partition {
         self.next
     }
 
-    /// Which partition of which topic it is.
-    pub(super) fn place(&self) -> (String, i32) {
-        (self.topic.clone(), self.number)
+    /// Whether it is this partition of this topic.
+    pub(super) fn is(&self, topic: &str, number: i32) -> bool {
+        self.number == number && self.topic == topic
     }
 
     /// Takes note of the next message; `false` where its offset is below what came, or below where it was begun.
@@ -153,18 +163,25 @@ impl Partition {
         self.watermark.mark().map_or(self.begin, |mark| mark + 1)
     }
 
-    /// Whether there is something settled that the broker does not know.
-    pub(super) fn is_behind(&self) -> bool {
+    /// Whether there is something settled, up to `bound`, that the broker does not know.
+    pub(super) fn is_behind(&self, bound: u64) -> bool {
         let told = self.told.as_ref().map_or(self.begin, |(offset, _)| *offset);
-        !self.free && (self.position() > told || (self.again && self.told.is_none()))
+        !self.free && (self.position().min(bound) > told || (self.again && self.told.is_none()))
     }
 
-    /// What is to be told, where that is something new. `wanted` is the highest offset that waits to be handed out.
-    pub(super) fn commit(&mut self, epoch: u64, counting: Counting, wanted: Option<u64>) -> Option<Commit> {
+    /// What is to be told, up to `bound`, where that is something new. `wanted` is the highest offset that waits to be
+    /// handed out.
+    pub(super) fn commit(
+        &mut self,
+        epoch: u64,
+        counting: Counting,
+        wanted: Option<u64>,
+        bound: u64,
+    ) -> Option<Commit> {
         if self.free {
             return None;
         }
-        let offset = self.position();
+        let offset = self.position().min(bound);
         let (starts, counted_to) = match counting {
             Counting::None => (self.before.clone(), 0),
             Counting::InHand => (self.before.raised_each(&self.in_hand.keys().copied().collect()), 0),
@@ -204,6 +221,10 @@ impl Partition {
 
     /// The broker has taken `commit`.
     pub(super) fn told(&mut self, commit: Commit) {
+        if self.free {
+            // Another one took its place meanwhile: nothing waits for its starts any more.
+            return;
+        }
         self.counted_to = commit.counted_to;
         self.told = Some((commit.offset, commit.metadata));
     }
@@ -234,12 +255,12 @@ mod tests {
         let mut partition = partition();
         assert!(partition.received(10));
         assert_eq!(partition.counted_to, 0);
-        let commit = partition.commit(1, Counting::Ahead, Some(10)).unwrap();
+        let commit = partition.commit(1, Counting::Ahead, Some(10), u64::MAX).unwrap();
         assert_eq!((commit.offset, commit.metadata.as_str(), commit.counted_to), (10, "msgkit1 0-5:1", 15));
         assert_eq!(partition.counted_to, 0, "the broker has not answered");
         partition.told(commit);
         assert_eq!(partition.counted_to, 15);
-        assert!(partition.commit(1, Counting::Ahead, None).is_none(), "nothing is new");
+        assert!(partition.commit(1, Counting::Ahead, None, u64::MAX).is_none(), "nothing is new");
     }
 
     #[test]
@@ -249,13 +270,13 @@ mod tests {
         for offset in [11, 13] {
             settle(&mut partition, offset);
         }
-        assert!(!partition.is_behind());
+        assert!(!partition.is_behind(u64::MAX));
         settle(&mut partition, 10);
-        let commit = partition.commit(1, Counting::InHand, None).unwrap();
+        let commit = partition.commit(1, Counting::InHand, None, u64::MAX).unwrap();
         // 12 is in hand, and 13 was settled behind it.
         assert_eq!((commit.offset, commit.metadata.as_str()), (12, "msgkit1 0-1:1"));
         partition.told(commit);
-        assert!(!partition.is_behind());
+        assert!(!partition.is_behind(u64::MAX));
     }
 
     #[test]
@@ -264,11 +285,11 @@ mod tests {
         let mut partition = Partition::new("t".to_owned(), 0, 10, before, 4, false);
         receive(&mut partition, 10..13);
         assert_eq!([10, 11, 12].map(|offset| partition.count(offset)), [4, 4, 1]);
-        let commit = partition.commit(1, Counting::Ahead, Some(12)).unwrap();
+        let commit = partition.commit(1, Counting::Ahead, Some(12), u64::MAX).unwrap();
         assert_eq!(commit.metadata, "msgkit1 0-2:4 2-7:1", "what a successor finds when this one dies");
         partition.told(commit);
         settle(&mut partition, 10);
-        let commit = partition.commit(1, Counting::None, None).unwrap();
+        let commit = partition.commit(1, Counting::None, None, u64::MAX).unwrap();
         assert_eq!((commit.offset, commit.metadata.as_str()), (11, "msgkit1 0-1:3"), "and when it leaves");
     }
 
@@ -280,14 +301,14 @@ mod tests {
         let mut next = partition.renewed(3);
         assert!(next.received(3), "what is there now was never seen");
         settle(&mut partition, 10);
-        assert!(!partition.is_behind(), "the offsets of the old one mean nothing in the new one");
-        assert!(partition.commit(1, Counting::InHand, None).is_none());
+        assert!(!partition.is_behind(u64::MAX), "the offsets of the old one mean nothing in the new one");
+        assert!(partition.commit(1, Counting::InHand, None, u64::MAX).is_none());
         // Else a successor would begin where the old one was.
-        assert!(next.is_behind());
-        let commit = next.commit(2, Counting::InHand, None).unwrap();
+        assert!(next.is_behind(u64::MAX));
+        let commit = next.commit(2, Counting::InHand, None, u64::MAX).unwrap();
         assert_eq!(commit.offset, 3);
         next.told(commit);
-        assert!(!next.is_behind());
+        assert!(!next.is_behind(u64::MAX));
     }
 
     #[test]
@@ -296,7 +317,7 @@ mod tests {
         let mut steps = Vec::new();
         let mut wanted = 10;
         for _ in 0..16 {
-            let commit = partition.commit(1, Counting::Ahead, Some(wanted)).unwrap();
+            let commit = partition.commit(1, Counting::Ahead, Some(wanted), u64::MAX).unwrap();
             steps.push(commit.counted_to - wanted - 1);
             wanted = commit.counted_to;
             partition.told(commit);

@@ -1,12 +1,16 @@
 //! Topics that were deleted and made again: an offset that was written down means another record there, or none.
 
-use msgkit::transport::{Operate as _, Publisher as _, Transport as _};
+use std::collections::{BTreeSet, VecDeque};
+
+use msgkit::transport::{Operate as _, Publisher as _, Transport as _, TransportErrorKind};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
-use super::bench::{PATIENCE, all, declaration, group, message, numbered, reader, shared};
+use msgkit_testing::brokers::Kafka;
+
+use super::bench::{PATIENCE, all, declaration, group, message, numbered, reader, shared, text, there};
 use crate::support;
 
 /// Deletes the topic `name` and makes it again, with one partition, once the broker has forgotten it.
@@ -78,5 +82,49 @@ async fn a_topic_that_is_made_again_under_a_member_is_read_from_its_first_record
     deliveries.flush().await.unwrap();
     deliveries.close().await.unwrap();
     assert_eq!(kafka.groups().await.unwrap()[0].waiting, 0);
+    kafka.close().await.unwrap();
+}
+
+/// The old topic has had another leader before, so the client takes what it is told of the new one for outdated, and reads
+/// nothing any more. Whoever holds the subscription begins it anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_is_made_again_after_its_leader_has_changed_is_not_silent() {
+    let Some(mut broker) = there(Kafka::options().start()) else { return };
+    let url = broker.url().to_owned();
+    let kafka = support::kafka(&url, config("t.")).unwrap();
+    let batch = |texts: &[String]| texts.iter().map(|text| message("a.b", Some("k"), text)).collect();
+    let wanted = group("g", "a.b");
+    kafka.declare(&declaration(&wanted)).await.unwrap();
+    let broker = tokio::task::spawn_blocking(move || broker.restart().map(|()| broker));
+    let _broker = broker.await.unwrap().unwrap();
+    let mut deliveries = reader(&kafka, &wanted).await;
+    let old = numbered("old", 20);
+    super::bench::publish(&kafka, batch(&old)).await;
+    all(&mut *deliveries, &old).await;
+    deliveries.flush().await.unwrap();
+    remake(&url, "t.a.b").await;
+    let sent = numbered("new", 10);
+    super::bench::publish(&kafka, batch(&sent)).await;
+    let mut missing: BTreeSet<String> = sent.into_iter().collect();
+    let coming = async {
+        let mut into = VecDeque::new();
+        while !missing.is_empty() {
+            match deliveries.receive(10, &mut into).await {
+                Ok(()) => {}
+                Err(error) => {
+                    let said = msgkit::Chain(&error).to_string();
+                    assert_eq!(error.kind(), TransportErrorKind::Internal, "{said}");
+                    assert!(said.contains("`t.a.b` 0"), "{said}");
+                    deliveries = reader(&kafka, &wanted).await;
+                }
+            }
+            for delivery in into.drain(..) {
+                missing.remove(&text(&delivery));
+                delivery.ack();
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, coming).await.expect("what is there is received");
+    deliveries.close().await.unwrap();
     kafka.close().await.unwrap();
 }

@@ -8,6 +8,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::beginning::HANDED_OVER;
 use super::settling::lost_settlements;
+use super::watching::Quiet;
 use super::{AGAIN, Driver, Going, Held, Source};
 use crate::cluster::ASK;
 use crate::error;
@@ -15,8 +16,10 @@ use crate::look;
 use crate::starts::Starts;
 use crate::subscriber::member::Begin;
 
-/// How long a broker that has just begun to lead a partition may take until it knows its end.
-const CATCH_UP: Duration = Duration::from_secs(1);
+/// How long it may take until the ends of partitions are known that have no leader, or one that has just begun.
+const CATCH_UP: Duration = Duration::from_secs(2);
+/// What one question has in any case.
+const LEAST: Duration = Duration::from_millis(250);
 
 impl Driver {
     /// Begins with the partitions that were assigned, where each of them was left.
@@ -59,12 +62,12 @@ impl Driver {
                         let text = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                             one.metadata().to_owned()
                         }));
-                        match self.still_there(&topic, number, offset, until)? {
+                        match self.still_there(&topic, number, offset, until) {
                             begin @ Begin { again: true, .. } => (begin, Starts::default()),
                             begin => (begin, Starts::read(&text.unwrap_or_default(), begin.offset)),
                         }
                     }
-                    _ => (self.first_of(&topic, number, until)?, Starts::default()),
+                    _ => (self.first_of(&topic, number, until), Starts::default()),
                 };
                 places.push((topic, number, place));
             }
@@ -89,13 +92,13 @@ impl Driver {
         for (topic, number, begin, before, queue) in held {
             let epoch = self.member.assigned(&topic, number, begin, before, free);
             let implied = self.cluster.names.implied(&topic);
-            self.held.insert((topic, number), Held { epoch, implied, queue });
+            self.held.insert((topic, number), Held { epoch, implied, queue, quiet: Quiet::new() });
         }
         Ok(())
     }
 
     /// Where a partition begins of which the group has committed nothing.
-    pub(super) fn first_of(&self, topic: &str, number: i32, until: Instant) -> Result<Begin, TransportError> {
+    fn first_of(&self, topic: &str, number: i32, until: Instant) -> Begin {
         let declared = match (&self.source, &self.subscription.group) {
             (Source::Group(_), Some(group)) => self.cluster.declared_start(group, topic, number),
             _ => None,
@@ -103,26 +106,22 @@ impl Driver {
         match declared {
             Some(offset) => self.still_there(topic, number, offset, until),
             None => {
-                let (first, _) = self.ends_of(topic, number)?;
-                Ok(Begin { offset: u64::try_from(first).unwrap_or(0), again: false })
+                // The client goes on with the first record by itself where that is behind the offset.
+                let first = self.ends_of(topic, number, until).map_or(0, |(first, _)| first);
+                Begin { offset: u64::try_from(first).unwrap_or(0), again: false }
             }
         }
     }
 
     /// Where to go on from an offset that was written down: there, or, where the log ends before it, with the first
-    /// record. Then the topic was made again or its log cut off, and what is there now was never seen.
-    fn still_there(
-        &self,
-        topic: &str,
-        number: i32,
-        offset: i64,
-        until: Instant,
-    ) -> Result<Begin, TransportError> {
+    /// record. Then the topic was made again or its log cut off, and what is there now was never seen. Where nobody can tell, the
+    /// client finds out when it fetches, and [`take_in`](Self::take_in) sees it go back.
+    fn still_there(&self, topic: &str, number: i32, offset: i64, until: Instant) -> Begin {
         loop {
-            let (first, end) = self.ends_of(topic, number)?;
-            if offset <= end {
-                return Ok(Begin { offset: u64::try_from(offset).unwrap_or(0), again: false });
-            }
+            let Some((first, end)) = self.ends_of(topic, number, until).filter(|(_, end)| offset > *end)
+            else {
+                return Begin { offset: u64::try_from(offset).unwrap_or(0), again: false };
+            };
             // A broker that has just begun to lead may not know yet how far the log goes.
             if Instant::now() < until {
                 std::thread::sleep(AGAIN);
@@ -137,13 +136,18 @@ impl Driver {
                 "a Kafka partition ends before the offset at which the group goes on: its topic was made again, or its log was \
                  cut off; it is read from its first record"
             );
-            return Ok(Begin { offset: u64::try_from(first).unwrap_or(0), again: true });
+            return Begin { offset: u64::try_from(first).unwrap_or(0), again: true };
         }
     }
 
-    fn ends_of(&self, topic: &str, number: i32) -> Result<(i64, i64), TransportError> {
-        look::patiently(|| self.client.fetch_watermarks(topic, number, ASK))
-            .map_err(|error| error::of(error, &format!("asking for the ends of `{topic}` {number}")))
+    /// The first offset and the one behind the last; `None` where nobody can tell.
+    fn ends_of(&self, topic: &str, number: i32, until: Instant) -> Option<(i64, i64)> {
+        let left = || until.saturating_duration_since(Instant::now()).max(LEAST);
+        let told = look::patiently_until(until, || self.client.fetch_watermarks(topic, number, left()));
+        told.inspect_err(
+            |error| tracing::debug!(topic, number, %error, "the ends of a partition are not known"),
+        )
+        .ok()
     }
 
     pub(super) fn revoked(&mut self, partitions: TopicPartitionList, lost: bool) {

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use msgkit::transport::{TransportError, TransportErrorKind};
 use rdkafka::consumer::Consumer as _;
 
-use super::{AGAIN, Driver, Source};
+use super::{AGAIN, BEGIN, Driver, Source};
 use crate::cluster::ASK;
 
 /// How long a member that begins without partitions waits for others to hand some over.
@@ -13,7 +14,14 @@ pub(super) const HANDED_OVER: Duration = Duration::from_millis(1500);
 impl Driver {
     /// Tells `subscribe` that the subscription runs, or goes on without having partitions yet.
     pub(super) fn answer_ready(&mut self) {
-        if self.ready.is_none() || self.looked.is_none() || self.ready_by > Instant::now() {
+        if self.ready.is_none() {
+            return;
+        }
+        if !self.begun {
+            self.give_up_beginning();
+            return;
+        }
+        if self.looked.is_none() || self.ready_by > Instant::now() {
             return;
         }
         if self.held.is_empty() && self.begun_by > Instant::now() && self.is_owed_some() {
@@ -22,6 +30,21 @@ impl Driver {
         }
         if let Some(ready) = self.ready.take() {
             let _ = ready.send(Ok(()));
+        }
+    }
+
+    /// Without a group nothing says where it begins but the ends that topics have now: where nobody tells them, a beginning with
+    /// nothing would take all that is there for new.
+    fn give_up_beginning(&mut self) {
+        if self.begun_by <= Instant::now()
+            && let Some(ready) = self.ready.take()
+        {
+            let _ = ready.send(Err(TransportError::new(
+                TransportErrorKind::Timeout,
+                format!(
+                    "the Kafka brokers have not told within {BEGIN:?} where the topics of a subscription end"
+                ),
+            )));
         }
     }
 

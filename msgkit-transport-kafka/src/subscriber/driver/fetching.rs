@@ -1,10 +1,13 @@
 //! From the queues at the client to the member, while there is room.
 
+use std::collections::BTreeSet;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::time::Duration;
 
 use msgkit::Timestamp;
 
 use super::deciding::{MOST, MOST_BYTES};
+use super::watching::Quiet;
 use super::{Driver, Held, Source};
 use crate::look;
 use crate::subscriber::member::{Arrived, What};
@@ -17,17 +20,22 @@ impl Driver {
     pub(super) fn fetch(&mut self) -> usize {
         let mut room = self.member.room();
         if room == 0 || self.held.is_empty() || self.has_many_undecided() {
+            self.was_heard(|_| true);
             return 0;
         }
         let full = self.member.full();
         // One look at the clock for all that come now.
         let now = self.cluster.clock.now();
-        let mut arrived = Vec::new();
+        let (mut arrived, mut told) = (Vec::new(), Vec::new());
         let (mut undecided, mut bytes) = self.member.undecided();
         let mut more = true;
+        // Where there was no more room the last time: who stands first in a fixed order would take it all.
+        let mut turn = std::mem::take(&mut self.turn);
         while more && room > 0 {
             more = false;
-            for held in self.held.values().filter(|held| !full.contains(&held.epoch)) {
+            let behind = self.held.range((Excluded(&turn), Unbounded)).chain(self.held.range(..=&turn));
+            let mut ended = None;
+            for (place, held) in behind.filter(|(_, held)| !full.contains(&held.epoch)) {
                 for _ in 0..TURN.min(room) {
                     if undecided >= MOST || bytes >= MOST_BYTES {
                         more = false;
@@ -47,18 +55,37 @@ impl Driver {
                             arrived.push(one);
                             more = true;
                         }
-                        Some(Err(error)) => tracing::debug!(%error, "a Kafka partition tells"),
+                        Some(Err(error)) => told.push((error, place.0.clone())),
                         None => break,
                     }
                 }
+                if room == 0 {
+                    ended = Some(place.clone());
+                    break;
+                }
             }
+            turn = ended.unwrap_or(turn);
             // What is none of ours takes no room, and must not keep the thread here.
             more &= arrived.len() < TURN * 64;
         }
+        self.turn = turn;
         let count = arrived.len();
         tracing::trace!(count, room, "messages came");
+        for (error, topic) in told {
+            // The client says it here and nowhere else, and only once.
+            self.hear(error, &format!("reading `{topic}`"));
+        }
+        let heard: BTreeSet<u64> = arrived.iter().map(|one| one.epoch).chain(full).collect();
+        self.was_heard(|epoch| room == 0 || heard.contains(&epoch));
         self.take_in(arrived.into_iter());
         count
+    }
+
+    /// Takes note that something came of partitions, or could not be taken.
+    fn was_heard(&mut self, of: impl Fn(u64) -> bool) {
+        for held in self.held.values_mut().filter(|held| of(held.epoch)) {
+            held.quiet = Quiet::new();
+        }
     }
 
     /// Gives messages to the member, and follows where one of its partitions is another now.

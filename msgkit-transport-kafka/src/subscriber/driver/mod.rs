@@ -3,7 +3,7 @@
 //!
 //! Here is what it has and its round; [`assignment`] is how partitions come and go, [`topics`] where its messages lie,
 //! [`fetching`] how they get to the member, [`deciding`] which of them are the group's, [`settling`] what the broker is told of them,
-//! [`beginning`] when `subscribe` returns.
+//! [`beginning`] when `subscribe` returns, [`watching`] what is done where the client says nothing any more.
 
 mod assignment;
 mod beginning;
@@ -11,6 +11,7 @@ mod deciding;
 mod fetching;
 mod settling;
 mod topics;
+mod watching;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,7 +27,8 @@ use rdkafka::{Message as _, TopicPartitionList};
 use tokio::sync::oneshot;
 
 use self::deciding::Deciding;
-use self::settling::lost_settlements;
+pub(super) use self::settling::lost_settlements;
+use self::watching::Quiet;
 use super::broken;
 use super::committer::Committer;
 use super::context::{Context, Event};
@@ -67,6 +69,8 @@ pub(super) struct Driver {
     client: Arc<Client>,
     /// By the Kafka topic and partition.
     held: BTreeMap<(String, i32), Held>,
+    /// Behind which of them the next round begins.
+    turn: (String, i32),
     /// What is handed out, as far as is known.
     patterns: Vec<Pattern>,
     deciding: Deciding,
@@ -74,6 +78,8 @@ pub(super) struct Driver {
     /// Where its messages are known to lie.
     places: BTreeSet<String>,
     looked: Option<Instant>,
+    /// Without a group: whether it is known where it begins.
+    begun: bool,
     made: u64,
     /// Assigned, and not begun yet.
     coming: Vec<TopicPartitionList>,
@@ -81,16 +87,21 @@ pub(super) struct Driver {
     going: Option<Going>,
     on_its_way: Option<OnItsWay>,
     commit_after: Instant,
+    /// How many commits in a row were not taken.
+    not_taken: u32,
     flushes: Vec<(Flush, Instant)>,
     ready: Option<oneshot::Sender<Result<(), TransportError>>>,
     ready_by: Instant,
     begun_by: Instant,
+    /// When quiet partitions were looked at.
+    watched: Instant,
 }
 
 struct Held {
     epoch: u64,
     implied: Implied,
     queue: PartitionQueue<Context>,
+    quiet: Quiet,
 }
 
 /// Partitions that are being given away.
@@ -149,19 +160,23 @@ impl Driver {
             committer,
             client,
             held: BTreeMap::new(),
+            turn: Default::default(),
             patterns: Vec::new(),
             deciding: Deciding::new(),
             topics: BTreeSet::new(),
             looked: None,
+            begun: !matches!(source, Source::Alone),
             coming: Vec::new(),
             coming_again: None,
             going: None,
             on_its_way: None,
             commit_after: Instant::now(),
+            not_taken: 0,
             flushes: Vec::new(),
             ready: Some(ready),
             ready_by: Instant::now() + if matches!(source, Source::Step(_)) { Duration::ZERO } else { BEGIN },
             begun_by: Instant::now() + BEGIN,
+            watched: Instant::now(),
             source,
         };
         driver.patterns = driver.known_patterns();
@@ -186,6 +201,7 @@ impl Driver {
             self.find_topics();
             let fetched = self.fetch();
             self.decide();
+            self.watch();
             self.commit();
             self.answer_ready();
             if fetched == 0 {
@@ -228,7 +244,7 @@ impl Driver {
                         arrivals.push(arrived);
                     }
                 }
-                Some(Err(error)) => self.hear(error),
+                Some(Err(error)) => self.hear(error, "consuming from Kafka"),
                 None if self.context.waiting() == before => break,
                 None => {}
             }
@@ -247,8 +263,9 @@ impl Driver {
         }
     }
 
-    /// An error of the client: what mends itself is left to it.
-    fn hear(&mut self, error: KafkaError) {
+    /// An error of the client, met while `doing` something: what mends itself is left to it.
+    fn hear(&mut self, error: KafkaError, doing: &str) {
+        tracing::debug!(%error, "the Kafka client tells while {doing}");
         let Some(code) = error.rdkafka_error_code() else { return };
         let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
         let (kind, _) = error::kind_of(code);
@@ -259,7 +276,7 @@ impl Driver {
             return;
         }
         if fatal || kind == TransportErrorKind::Refused {
-            let error = error::of(error, "consuming from Kafka");
+            let error = error::of(error, doing);
             tracing::warn!(error = %msgkit::Chain(&error), "a Kafka subscription is refused");
             if let Some(ready) = self.ready.take() {
                 let _ = ready.send(Err(error));

@@ -6,11 +6,15 @@ use msgkit::transport::{TransportError, TransportErrorKind};
 use rdkafka::error::KafkaError;
 
 use super::{AGAIN, Driver, OnItsWay};
+use crate::error;
 use crate::subscriber::committer::commit;
 use crate::subscriber::partition::Counting;
 
 /// How long a flush waits for the broker's word.
 const FLUSH: Duration = Duration::from_secs(30);
+
+/// After how many commits in a row that were not taken it is said.
+const WORTH_A_WORD: u32 = 20;
 
 impl Driver {
     /// Tells the broker, in place, how far these partitions are. Nothing of them is in hand any more, as far as the next
@@ -70,13 +74,28 @@ impl Driver {
         let Some(OnItsWay { commits, flushes, .. }) = self.on_its_way.take() else { return };
         match result {
             Ok(()) => {
+                self.not_taken = 0;
                 self.member.told(commits);
                 for (flush, _) in flushes {
                     let _ = flush.send(Ok(()));
                 }
             }
             Err(error) => {
-                tracing::debug!(%error, "a commit was not taken; it is sent again");
+                self.not_taken += 1;
+                if self.not_taken.is_multiple_of(WORTH_A_WORD) {
+                    tracing::warn!(
+                        %error,
+                        times = self.not_taken,
+                        "commits are not taken; nothing new is handed out until one is"
+                    );
+                } else {
+                    tracing::debug!(%error, "a commit was not taken; it is sent again");
+                }
+                let error = error::of(error, "committing what was settled");
+                if matches!(error.kind(), TransportErrorKind::Refused | TransportErrorKind::Invalid) {
+                    // Nothing would be handed out any more without its starts written down.
+                    self.member.fail(error);
+                }
                 self.member.not_told(&commits);
                 self.flushes.extend(flushes);
                 self.commit_after = Instant::now() + self.cluster.config.commit_interval + AGAIN;
@@ -97,9 +116,10 @@ impl Driver {
 }
 
 /// The error of settlements that went with their partitions.
-pub(super) fn lost_settlements() -> TransportError {
+pub(in crate::subscriber) fn lost_settlements() -> TransportError {
     TransportError::new(
         TransportErrorKind::Unavailable,
-        "partitions went to another member before the brokers had taken all settlements; their messages come again",
+        "partitions went to another member, or the subscription ended, before the brokers had taken all settlements; \
+         their messages come again",
     )
 }

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use msgkit::transport::{Start, TransportError};
+use msgkit::transport::TransportError;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::watching::Quiet;
 use super::{Driver, Held, Source};
 use crate::error;
 use crate::starts::Starts;
@@ -32,7 +33,9 @@ impl Driver {
         let all = match self.cluster.topics_within(age) {
             Ok(all) => all,
             Err(error) => {
-                self.looked = Some(Instant::now());
+                if self.begun {
+                    self.looked = Some(Instant::now());
+                }
                 if let (false, Some(ready)) = (error.is_temporary(), self.ready.take()) {
                     let _ = ready.send(Err(error));
                 }
@@ -71,8 +74,20 @@ impl Driver {
                     self.ready_by = Instant::now();
                 }
                 self.topics = found;
+                self.begun = true;
             }
-            Err(error) => tracing::warn!(error = %msgkit::Chain(&error), "new topics cannot be read yet"),
+            Err(error) if !self.begun && !error.is_temporary() => {
+                if let Some(ready) = self.ready.take() {
+                    let _ = ready.send(Err(error));
+                }
+            }
+            Err(error) => {
+                if !self.begun {
+                    // Without a pause, as long as `subscribe` waits.
+                    self.looked = None;
+                }
+                tracing::warn!(error = %msgkit::Chain(&error), "new topics cannot be read yet");
+            }
         }
     }
 
@@ -82,17 +97,19 @@ impl Driver {
         all: &BTreeMap<String, usize>,
         found: &BTreeSet<String>,
     ) -> Result<(), TransportError> {
-        let first_time = self.ready.is_some();
         let mut taken = TopicPartitionList::new();
         let mut held = Vec::new();
         for topic in found {
-            let later = !first_time;
             for number in 0..i32::try_from(all.get(topic).copied().unwrap_or(0)).unwrap_or(i32::MAX) {
                 if self.held.contains_key(&(topic.clone(), number)) {
                     continue;
                 }
-                let start = if later { Start::Earliest } else { self.subscription.start };
-                let begin = self.cluster.start_of(topic, number, start)?;
+                let begin = if self.begun {
+                    // The client goes on with the first record by itself where that is behind the offset.
+                    0
+                } else {
+                    self.cluster.start_of(topic, number, self.subscription.start)?
+                };
                 taken
                     .add_partition_offset(topic, number, Offset::Offset(begin))
                     .map_err(|error| error::of(error, "taking partitions"))?;
@@ -116,7 +133,7 @@ impl Driver {
                 true,
             );
             let implied = self.cluster.names.implied(&topic);
-            self.held.insert((topic, number), Held { epoch, implied, queue });
+            self.held.insert((topic, number), Held { epoch, implied, queue, quiet: Quiet::new() });
         }
         self.ready_by = Instant::now();
         Ok(())

@@ -1,6 +1,8 @@
 //! What a subscription has: shared by its thread, which fills it, the service, which receives from it, and deliveries,
 //! which settle from anywhere.
 
+mod commits;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -9,7 +11,7 @@ use msgkit::Pattern;
 use msgkit::transport::{Group, Incoming, Position, Settle, Token, TransportError};
 use tokio::sync::{Notify, oneshot};
 
-use super::partition::{Commit, Counting, Partition};
+use super::partition::Partition;
 use super::signal::Signal;
 use crate::cluster::Cluster;
 use crate::error::closed;
@@ -48,6 +50,8 @@ pub(super) struct State {
     leaving: bool,
     ended: bool,
     gone: bool,
+    /// Something was settled that the brokers have not taken, and never will.
+    behind: bool,
     /// Why receiving fails, told once.
     error: Option<TransportError>,
     flushes: Vec<oneshot::Sender<Result<(), TransportError>>>,
@@ -253,6 +257,8 @@ impl Member {
         let mut state = self.state();
         state.ended = true;
         state.gone = true;
+        let bounds = state.bounds();
+        state.behind = state.partitions.values().any(|partition| partition.is_behind(bounds.of(partition)));
         state.waiting.clear();
         state.undecided.clear();
         state.partitions.clear();
@@ -266,18 +272,6 @@ impl Member {
     pub(super) fn fail(&self, error: TransportError) {
         self.state().error = Some(error);
         self.arrived.notify_one();
-    }
-
-    /// Resolves with the broker's word on everything that was settled before the call.
-    pub(super) fn flush(&self) -> oneshot::Receiver<Result<(), TransportError>> {
-        let (told, word) = oneshot::channel();
-        let mut state = self.state();
-        if !state.ended {
-            state.flushes.push(told);
-        }
-        drop(state);
-        self.signal.ring();
-        word
     }
 
     /// How many messages there is room for.
@@ -366,6 +360,11 @@ impl Member {
         renewed
     }
 
+    /// The offset behind the last that came of a partition.
+    pub(super) fn next(&self, epoch: u64) -> Option<u64> {
+        self.state().partitions.get(&epoch).map(Partition::next)
+    }
+
     /// How many messages wait for a decision, and how many bytes they have.
     pub(super) fn undecided(&self) -> (usize, usize) {
         let state = self.state();
@@ -415,80 +414,28 @@ impl Member {
         let mut guard = self.state();
         let state = &mut *guard;
         let mut behind = false;
-        let places: Vec<_> =
-            epochs.iter().filter_map(|epoch| state.partitions.get(epoch)).map(Partition::place).collect();
+        let bounds = state.bounds();
+        let places: Vec<(String, i32)> = epochs
+            .iter()
+            .filter_map(|epoch| state.partitions.get(epoch))
+            .map(|partition| (partition.topic.clone(), partition.number))
+            .collect();
         // With each goes what it had taken the place of.
         let epochs: Vec<u64> = state
             .partitions
             .iter()
-            .filter(|(_, partition)| places.contains(&partition.place()))
+            .filter(|(_, partition)| places.iter().any(|(topic, number)| partition.is(topic, *number)))
             .map(|(epoch, _)| *epoch)
             .collect();
         for epoch in &epochs {
             if let Some(partition) = state.partitions.remove(epoch) {
                 state.in_hand -= partition.in_hand.len();
-                behind |= partition.is_behind();
+                behind |= partition.is_behind(bounds.of(&partition));
             }
         }
         state.waiting.retain(|waiting| !epochs.contains(&waiting.epoch));
         state.undecided.retain(|undecided| !epochs.contains(&undecided.epoch));
         behind
-    }
-
-    /// The flushes that were asked for since the last call.
-    pub(super) fn take_flushes(&self) -> Vec<oneshot::Sender<Result<(), TransportError>>> {
-        std::mem::take(&mut self.state().flushes)
-    }
-
-    /// What there is to tell the broker: of `only`, where given.
-    pub(super) fn commits(&self, only: Option<&[u64]>, counting: Counting) -> Vec<Commit> {
-        let mut guard = self.state();
-        let state = &mut *guard;
-        let demand =
-            if counting == Counting::Ahead { std::mem::take(&mut state.demand) } else { BTreeSet::new() };
-        let mut wanted: BTreeMap<u64, u64> = BTreeMap::new();
-        for waiting in state.waiting.iter().filter(|waiting| demand.contains(&waiting.epoch)) {
-            let highest = wanted.entry(waiting.epoch).or_default();
-            *highest = (*highest).max(waiting.offset);
-        }
-        let chosen =
-            state.partitions.iter_mut().filter(|(epoch, _)| only.is_none_or(|only| only.contains(epoch)));
-        chosen
-            .filter_map(|(epoch, partition)| {
-                // Where nothing was counted since a flush, nobody has asked yet.
-                let counting = match counting {
-                    Counting::Ahead if partition.counted_to == 0 && !demand.contains(epoch) => {
-                        Counting::InHand
-                    }
-                    other => other,
-                };
-                partition.commit(*epoch, counting, wanted.get(epoch).copied())
-            })
-            .collect()
-    }
-
-    /// Whether anything is to be told: starts that somebody waits for (at once), progress (soon).
-    pub(super) fn wants_commit(&self) -> (bool, bool) {
-        let state = self.state();
-        (!state.demand.is_empty(), state.partitions.values().any(Partition::is_behind))
-    }
-
-    /// The starts that were to be written down are not: whoever waits for them asks again.
-    pub(super) fn not_told(&self, commits: &[Commit]) {
-        let mut state = self.state();
-        state.demand.extend(commits.iter().filter(|commit| commit.counted_to > 0).map(|commit| commit.epoch));
-    }
-
-    /// The broker has taken `commits`.
-    pub(super) fn told(&self, commits: Vec<Commit>) {
-        let mut state = self.state();
-        for commit in commits {
-            if let Some(partition) = state.partitions.get_mut(&commit.epoch) {
-                partition.told(commit);
-            }
-        }
-        drop(state);
-        self.arrived.notify_one();
     }
 
     /// The partitions that have as much above an unsettled message as may be.
@@ -528,6 +475,7 @@ impl Settle for Member {
             partition.settled(token.id);
             state.in_hand -= 1;
         }
+        state.behind |= late > 0 && state.gone;
         let ring = self.made_room(state);
         drop(guard);
         if late > 0
@@ -559,3 +507,6 @@ impl Settle for Member {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
