@@ -61,7 +61,7 @@ pub struct TransportSettings {
     /// The transport that keeps its dead letters.
     pub dead_letters: Option<Text>,
     /// The variables of the environment that set a part of it.
-    variables: Vec<String>,
+    pub(crate) variables: Vec<String>,
 }
 
 impl TransportSettings {
@@ -237,23 +237,6 @@ impl Settings {
             if let Some(at) = &transport.dead_letters {
                 known(at, format!("`[transports.{}] dead_letters`", transport.name))?;
             }
-        }
-        let used = |name: &Text| {
-            self.routes.iter().any(|(_, to)| to == name)
-                || self.transports.iter().any(|transport| transport.dead_letters.as_ref() == Some(name))
-        };
-        if self.transports.len() > 1
-            && let Some(unused) = self.transports.iter().find(|transport| !used(&transport.name))
-        {
-            let others = names.iter().copied().filter(|name| *name != unused.name.as_str());
-            let hint = nearest(&unused.name, others).map_or_else(
-                || "add a route to it, or remove it".to_owned(),
-                |near| format!("did you mean `{near}`?"),
-            );
-            return Err(Error::config(format!(
-                "{} is used by no route and no `dead_letters`; {hint}",
-                unused.place
-            )));
         }
         Ok(())
     }

@@ -189,12 +189,9 @@ fn the_environment_wins_and_is_read_as_strictly() {
         "{message}"
     );
     // Of several, the wrong one: the option is right only beside its transport's url.
-    let several =
-        ["BACKBONE__MEMORY__CAPACITY=1", "BACKBONE__URL=memory://", "EDGE__URL=nonsense"].map(|of| {
-            of.split_once('=')
-                .map(|(key, value)| (format!("MSGKIT__TRANSPORTS__{key}"), value.into()))
-                .unwrap()
-        });
+    let several = ["A__MEMORY__CAPACITY=1", "A__URL=memory://", "EDGE__URL=nonsense"].map(|of| {
+        of.split_once('=').map(|(key, value)| (format!("MSGKIT__TRANSPORTS__{key}"), value.into())).unwrap()
+    });
     let error = Settings::parse(GOOD, "msgkit.toml", several).unwrap_err();
     let message = crate::Chain(&error).to_string();
     assert!(message.starts_with("environment variable MSGKIT__TRANSPORTS__EDGE__URL cannot"), "{message}");
@@ -303,15 +300,27 @@ fn what_a_transport_refuses_names_file_and_table() {
 
 #[test]
 fn a_transport_that_nothing_uses_is_refused() {
-    let misspelt = ("MSGKIT__TRANSPORTS__BACKBON__URL".to_owned(), "memory://".to_owned());
-    let refused = Settings::parse(GOOD, "msgkit.toml", [misspelt]).unwrap_err();
+    const TWO: &str = "[service]\nname = \"x\"\n[transports.edge]\nurl = \"memory://a\"\n[transports.backbone]\nurl = \"memory://b\"\n\
+                       [[routes]]\nmatch = \">\"\nto = \"backbone\"\n";
+    let service = |text: &str, variable: Option<&str>| {
+        let variable = variable.map(|name| (name.to_owned(), "memory://".to_owned()));
+        let settings = Settings::parse(text, "msgkit.toml", variable).unwrap();
+        crate::Service::from_settings(settings, &crate::Registry::new()).unwrap()
+    };
+    let refused = |service: crate::Service| crate::Chain(&service.check().unwrap_err()).to_string();
     assert_eq!(
-        crate::Chain(&refused).to_string(),
-        "environment variable MSGKIT__TRANSPORTS__BACKBON__URL cannot be used: msgkit.toml: [transports.backbon] is used by no \
-         route and no `dead_letters`; did you mean `backbone`?"
+        refused(service(TWO, None)),
+        "msgkit.toml: [transports.edge] is used by no route and no `dead_letters`; add a route to it, or remove it"
     );
-    let unused = format!("{GOOD}\n[transports.warehouse]\nurl = \"memory://\"");
-    assert!(error(&unused).ends_with("add a route to it, or remove it"), "{}", error(&unused));
+    // Code may use what the file names.
+    service(TWO, None).dead_letters("backbone", "edge").check().unwrap();
+    let used = TWO.replace("[transports.backbone]\n", "[transports.backbone]\ndead_letters = \"edge\"\n");
+    service(&used, None).check().unwrap();
+    assert_eq!(
+        refused(service(&used, Some("MSGKIT__TRANSPORTS__BACKBON__URL"))),
+        "environment variable MSGKIT__TRANSPORTS__BACKBON__URL cannot be used: [transports.backbon] is used by no route and no \
+         `dead_letters`; did you mean `backbone`?"
+    );
 }
 
 #[tokio::test]

@@ -147,7 +147,9 @@ impl Service {
         if let Some(deadline) = settings.drain_deadline {
             service.drain_deadline = deadline;
         }
+        let mut configured = BTreeMap::new();
         for transport in settings.transports {
+            configured.insert(transport.name.clone(), transport.variables.clone());
             let built = transport.build(registry)?;
             service.transports.push(Named { name: transport.name.clone(), transport: built, shared: false });
             if let Some(at) = transport.dead_letters {
@@ -159,6 +161,7 @@ impl Service {
         service.governed.configure(settings.catalog)?;
         service.configured = Configured {
             origin: Some(settings.origin),
+            transports: configured,
             policies: settings.policies,
             handlers: settings.handlers,
         };
@@ -452,6 +455,10 @@ impl Service {
             find(of, "`dead_letters`")?;
             dead_letters.insert(of.clone(), find(at, &format!("`[transports.{of}] dead_letters`"))?);
         }
+        self.configured.check_used(|name| {
+            routes.iter().any(|route| route.name == *name)
+                || dead_letters.values().any(|at: &Named| at.name == *name)
+        })?;
         Ok(Resolver {
             service,
             transports,

@@ -19,6 +19,8 @@ use crate::transport::Group;
 pub(super) struct Configured {
     /// The file, where there is one.
     pub(super) origin: Option<Text>,
+    /// The transports that it names, each with the variables of the environment that set a part of it.
+    pub(super) transports: BTreeMap<Text, Vec<String>>,
     pub(super) policies: BTreeMap<Text, PolicyOverrides>,
     pub(super) handlers: BTreeMap<Text, HandlerSettings>,
 }
@@ -27,6 +29,26 @@ impl Configured {
     /// Whether the handler runs.
     pub(super) fn is_enabled(&self, spec: &HandlerSpec) -> bool {
         self.handlers.get(&spec.name).and_then(|handler| handler.enabled) != Some(false)
+    }
+
+    /// Refuses a transport that nothing uses: mostly its name is misspelt.
+    pub(super) fn check_used(&self, used: impl Fn(&Text) -> bool) -> Result<(), Error> {
+        let Some((unused, variables)) = self.transports.iter().find(|(name, _)| !used(name)) else {
+            return Ok(());
+        };
+        let others = self.transports.keys().filter(|name| *name != unused).map(Text::as_str);
+        let hint = crate::config::nearest(unused, others).map_or_else(
+            || "add a route to it, or remove it".to_owned(),
+            |near| format!("did you mean `{near}`?"),
+        );
+        let error =
+            Error::config(format!("[transports.{unused}] is used by no route and no `dead_letters`; {hint}"));
+        Err(match variables.first() {
+            Some(variable) => {
+                Error::config(format!("environment variable {variable} cannot be used")).with_source(error)
+            }
+            None => self.blame(error),
+        })
     }
 
     /// An error that a key cures, told where that key stands.
