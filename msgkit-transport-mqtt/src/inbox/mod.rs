@@ -65,7 +65,8 @@ struct State {
     links: HashMap<u64, LinkState>,
     /// Why nothing comes by a link; one that does not pass stays, because its link has ended.
     failures: BTreeMap<u64, Failure>,
-    /// Whether a link that does not come back ended with settlements that the broker may not have heard of.
+    /// Whether a link that does not come back ended with settlements that the broker may not have heard of, or something was
+    /// settled that a later connection brings again.
     lost: bool,
     stopped: bool,
     closed: bool,
@@ -175,7 +176,7 @@ impl Inbox {
         known.client = Some(client);
         known.forget();
         (known.window, known.floods, known.asked) = (usize::from(window), false, false);
-        (known.acknowledged, known.heard, known.lost) = (0, 0, false);
+        (known.acknowledged, known.heard, known.settled, known.lost) = (0, 0, 0, false);
         let old: Vec<u64> = state
             .entries
             .iter()
@@ -206,7 +207,7 @@ impl Inbox {
             known.lost |= known.is_behind();
             known.client = None;
             known.forget();
-            (known.acknowledged, known.heard) = (0, 0);
+            (known.acknowledged, known.heard, known.settled) = (0, 0, 0);
             known.questions.clear();
         }
         let State { entries, ready, .. } = &mut *state;
@@ -294,17 +295,18 @@ impl Inbox {
         let mut state = self.lock();
         let Some(known) = state.links.get_mut(&link) else { return };
         match known.questions.pop_front() {
-            Some(Question::Of(asked)) => {
+            Some(Question::Of(asked, many)) => {
+                known.heard = many;
                 let _ = asked.send(());
             }
             Some(Question::Heard(many)) => {
                 (known.heard, known.asked) = (many, false);
                 known.ask_for_word(self.prefetch / 2, &self.nowhere);
-                drop(state);
-                self.arrived.notify_one();
             }
-            None => {}
+            None => return,
         }
+        drop(state);
+        self.arrived.notify_one();
     }
 
     /// For a link: asks the broker something on its connection; answered in order.
@@ -325,7 +327,7 @@ impl Inbox {
             return None;
         }
         let (sender, receiver) = oneshot::channel();
-        known.questions.push_back(Question::Of(sender));
+        known.questions.push_back(Question::Of(sender, known.acknowledged));
         Some(receiver)
     }
 
@@ -337,6 +339,11 @@ impl Inbox {
             && !state.closed
             && state.links.get(&link).is_none_or(|known| known.unacknowledged.is_empty())
             && !state.entries.iter().any(|(_, entry)| entry.link == link)
+    }
+
+    /// For a link: whether the broker is known to have heard of all that was settled on its connection.
+    pub(crate) fn is_heard(&self, link: u64) -> bool {
+        self.lock().links.get(&link).is_none_or(|known| !known.is_behind())
     }
 
     /// For a link: whether everything is settled that it brought and that was taken.
@@ -425,20 +432,17 @@ impl Inbox {
     /// Waits until the broker has answered a question that was asked behind everything that is acknowledged. An error also where
     /// a connection has ended before that, and the next one has not brought its messages again; once, where there is no next one.
     pub(crate) async fn flush(&self, nowhere: &str) -> Result<(), Unheard> {
-        let behind: Vec<(u64, u64, u64)> = {
+        let behind: Vec<(u64, u64)> = {
             let mut state = self.lock();
             if std::mem::take(&mut state.lost) || state.links.values().any(|known| known.lost) {
                 return Err(Unheard);
             }
-            let behind = state.links.iter().filter(|(_, known)| known.acknowledged > known.heard);
-            behind.map(|(link, known)| (*link, known.epoch, known.acknowledged)).collect()
+            let behind = state.links.iter().filter(|(_, known)| known.settled > known.heard);
+            behind.map(|(link, known)| (*link, known.epoch)).collect()
         };
-        for (link, epoch, acknowledged) in behind {
+        for (link, epoch) in behind {
             let asked = self.ask_where(link, nowhere, |known| known.epoch == epoch).ok_or(Unheard)?;
             asked.await.map_err(|_| Unheard)?;
-            if let Some(known) = self.lock().links.get_mut(&link).filter(|known| known.epoch == epoch) {
-                known.heard = known.heard.max(acknowledged);
-            }
         }
         Ok(())
     }
@@ -455,6 +459,8 @@ impl Settle for Inbox {
         let blocked = state.in_hand >= self.prefetch || std::mem::take(&mut state.held_back);
         for token in tokens.drain(..) {
             let Some(entry) = state.entries.get(token.id) else {
+                // Its connection has ended, and another one brings the message again, or has.
+                state.lost = true;
                 self.counters.late.fetch_add(1, Ordering::Relaxed);
                 continue;
             };
@@ -466,6 +472,7 @@ impl Settle for Inbox {
             if let Some(place) = find(&known.unacknowledged, token.id, |(at, _, _)| *at) {
                 known.unacknowledged[place].2 = true;
                 known.acknowledge();
+                known.settled = known.acknowledged;
                 known.ask_for_word(self.prefetch / 2, &self.nowhere);
             } else {
                 // Its connection has ended: the next one brings the message again.

@@ -25,6 +25,8 @@ pub(super) struct LinkState {
     /// How many were acknowledged on this connection, and how many of them the broker is known to have heard of.
     pub(super) acknowledged: u64,
     pub(super) heard: u64,
+    /// How many there were with the last that somebody had settled: what is skipped is nobody's.
+    pub(super) settled: u64,
     /// Whether it is asked.
     pub(super) asked: bool,
 }
@@ -32,7 +34,8 @@ pub(super) struct LinkState {
 /// What the broker is asked for.
 #[derive(Debug)]
 pub(super) enum Question {
-    Of(oneshot::Sender<()>),
+    /// Something that somebody waits for; asked behind so many acknowledgements.
+    Of(oneshot::Sender<()>, u64),
     /// Whether it has heard of so many acknowledgements.
     Heard(u64),
 }
@@ -40,7 +43,7 @@ pub(super) enum Question {
 impl LinkState {
     /// Whether something is settled that the broker is not known to have heard of.
     pub(super) fn is_behind(&self) -> bool {
-        self.acknowledged > self.heard || self.unacknowledged.iter().any(|(_, _, settled)| *settled)
+        self.settled > self.heard || self.unacknowledged.iter().any(|(_, _, settled)| *settled)
     }
 
     /// How many acknowledgements the broker may not have heard of, where that matters.

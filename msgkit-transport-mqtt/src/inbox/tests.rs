@@ -87,6 +87,34 @@ async fn a_flush_tells_once_of_a_link_that_does_not_come_back() {
 }
 
 #[tokio::test]
+async fn a_flush_has_nothing_to_tell_of_a_link_that_ended_in_good_order() {
+    let (inbox, (client, _connection)) = (inbox(), client());
+    inbox.connected(1, 1, true, 8, client);
+    bring(&inbox, 1, 7);
+    settle_all(&inbox);
+    // As whoever dissolves a session asks before it leaves; a copy that a keeper drops is nobody's settlement.
+    let asked = inbox.ask(1, "nowhere").unwrap();
+    inbox.answered(1);
+    asked.await.unwrap();
+    inbox.skip(1, 8);
+    inbox.ended(1);
+    inbox.flush("nowhere").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_flush_tells_of_what_was_settled_once_the_next_connection_was_there() {
+    let (inbox, (client, _connection)) = (inbox(), client());
+    inbox.connected(1, 1, true, 8, client.clone());
+    bring(&inbox, 1, 7);
+    let in_hand = take(&inbox).unwrap();
+    inbox.disconnected(1);
+    inbox.connected(1, 2, true, 8, client);
+    in_hand.into_iter().for_each(Delivery::ack);
+    inbox.flush("nowhere").await.unwrap_err();
+    inbox.flush("nowhere").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_flush_takes_no_word_of_a_later_connection() {
     let (inbox, (client, _connection)) = (inbox(), client());
     for link in [1, 2] {

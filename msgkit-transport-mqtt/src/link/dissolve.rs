@@ -29,7 +29,8 @@ impl Draining {
                     }
                     inbox.ask(link.id, &nowhere)?.await.ok()?;
                     tokio::time::sleep(SILENCE).await;
-                    Some(inbox.is_drained(link.id))
+                    // What was settled meanwhile, the broker is asked for once more.
+                    Some(inbox.is_drained(link.id) && inbox.is_heard(link.id))
                 };
                 match quiet.await {
                     Some(false) => {}
