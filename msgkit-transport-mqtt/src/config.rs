@@ -55,7 +55,7 @@ pub struct MqttConfig {
     /// How long nothing may be heard before the connection counts as broken; at least 5s.
     #[serde(with = "msgkit::config::duration")]
     pub keep_alive: Duration,
-    /// How long connecting may take.
+    /// How long connecting may take, and then the longest silence before the broker has answered the subscription and its mark.
     #[serde(with = "msgkit::config::duration")]
     pub connect_timeout: Duration,
     /// How long a publisher waits while the broker confirms nothing, before it gets a temporary error; a broker that says

@@ -1,5 +1,8 @@
 //! Declaring: a group exists once a session is subscribed for it, and misses nothing from then on.
 
+use std::collections::BTreeSet;
+
+use msgkit::Pattern;
 use msgkit::transport::{Declaration, Group, Subscription, Transport, TransportError, TransportErrorKind};
 
 use crate::driver::{self, Dial, Event, Filter};
@@ -39,6 +42,9 @@ impl Mqtt {
     ) -> Result<(), TransportError> {
         let mut lanes = self.survey(group).await?;
         let topics = Filters::of(self.names(), subscription);
+        if let Some(patterns) = missing(&lanes, &topics) {
+            slots::write_patterns(&self.dial(), self.names(), group, patterns).await?;
+        }
         self.declare_lane(group, 0, &topics, &mut lanes).await?;
         // Suspects and replays take the first step, also where nothing is ever delayed.
         for step in 1..=steps.max(1) {
@@ -120,7 +126,9 @@ impl Mqtt {
         let earlier = slots.values().flat_map(|mark| &mark.patterns);
         let patterns = earlier.chain(&filters.patterns).cloned().collect();
         let (stale, filters) = (filters.stale(sharing, known), filters.those(sharing));
-        let mark = Mark::vacant(filters).taking(patterns);
+        let mut mark = Mark::vacant(filters).taking(patterns);
+        let mut open = stale.len();
+        let place = self.names().slot(group, lane, slot);
         let client_id = slots::client_id(&self.config().client_id, group, lane, slot);
         let (client, mut connection) = driver::open(&Dial { client_id, ..self.dial() });
         let making = async {
@@ -139,14 +147,23 @@ impl Mqtt {
                         for filter in &stale {
                             client.unsubscribe(filter);
                         }
-                        let place = self.names().slot(group, lane, slot);
-                        client.publish(Parcel::own(place, mark.write(), true));
+                        if open == 0 {
+                            client.publish(Parcel::own(place.clone(), mark.write(), true));
+                        }
                     }
-                    Ok(Event::Unsubscribed(filter, Some(why))) => {
-                        return Err(driver::not_ended(&filter, &why).to_error());
+                    Ok(Event::Unsubscribed(filter, refused)) => {
+                        if let Some(why) = refused {
+                            let error = driver::not_ended(&filter, &why);
+                            tracing::warn!(%error, %group, "what is not wanted any more may come still");
+                            // For whoever takes the session over.
+                            mark.filters.push(filter);
+                        }
+                        open = open.saturating_sub(1);
+                        if open == 0 {
+                            client.publish(Parcel::own(place.clone(), mark.write(), true));
+                        }
                     }
                     Ok(Event::Confirmed(_, confirmation)) => {
-                        let place = self.names().slot(group, lane, slot);
                         confirmation.taken(&place).map_err(|failure| failure.to_error())?;
                         slots::goodbye(&client, &mut connection).await;
                         return Ok(Made::Yes);
@@ -166,6 +183,14 @@ impl Mqtt {
             )),
         }
     }
+}
+
+/// What the group takes, where that is more than is written.
+fn missing(lanes: &Lanes, topics: &Filters) -> Option<BTreeSet<Pattern>> {
+    let Some(lane) = lanes.get(&0) else { return Some(topics.patterns.clone()) };
+    let marks = lane.slots.values().flat_map(|mark| &mark.patterns);
+    let all: BTreeSet<Pattern> = marks.chain(&lane.patterns).chain(&topics.patterns).cloned().collect();
+    (all != lane.patterns).then_some(all)
 }
 
 enum Made {

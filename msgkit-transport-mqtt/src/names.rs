@@ -10,6 +10,8 @@ use msgkit::{Pattern, Text, Topic};
 
 /// What stands in the place of a slot's number in the mark of a keeper.
 pub(crate) const KEEPER: &str = "keeper";
+/// What stands there where it is written what the group takes.
+pub(crate) const PATTERNS: &str = "patterns";
 /// What stands there where the members of a lane are asked whether they are there, and where they answer.
 pub(crate) const CALL: &str = "call";
 pub(crate) const HERE: &str = "here";
@@ -78,6 +80,11 @@ impl Names {
         format!("{}msgkit/slots/{group}/{lane}/{KEEPER}", self.root)
     }
 
+    /// Where it is written what `group` takes, whichever version of it; see [`crate::slots`].
+    pub(crate) fn patterns(&self, group: &Group) -> String {
+        format!("{}msgkit/slots/{group}/0/{PATTERNS}", self.root)
+    }
+
     /// Where members of `lane` are asked whether they are there, and where they say so; see [`crate::link`].
     pub(crate) fn roll(&self, group: &Group, lane: u32, what: &str) -> String {
         format!("{}msgkit/slots/{group}/{lane}/{what}", self.root)
@@ -103,6 +110,19 @@ impl Names {
     /// A filter that nobody is subscribed to: the question that a broker answers in its order.
     pub(crate) fn nowhere(&self) -> String {
         format!("{}msgkit/nowhere", self.root)
+    }
+}
+
+/// Whether `filter` matches every topic that `wanted` matches. Neither is shared.
+pub(crate) fn covers(filter: &str, wanted: &str) -> bool {
+    let (mut levels, mut wanted) = (filter.split('/'), wanted.split('/'));
+    loop {
+        match (levels.next(), wanted.next()) {
+            (Some("#"), _) | (None, None) => return true,
+            (Some("+"), Some(level)) if level != "#" => {}
+            (Some(level), Some(other)) if level == other => {}
+            _ => return false,
+        }
     }
 }
 
@@ -210,6 +230,24 @@ mod tests {
         assert_eq!(Names::new("").filter(&">".parse().unwrap()), "+/#");
         assert_eq!(names.read("plant/7/a/b").map(|topic| topic.to_string()).as_deref(), Some("a.b"));
         assert_eq!(names.read("plant/8/a/b"), None);
+    }
+
+    #[test]
+    fn a_filter_covers_what_matches_no_more() {
+        for (wide, narrow) in [
+            ("a/b", "a/b"),
+            ("+/b", "a/b"),
+            ("+/+", "a/+"),
+            ("a/+/#", "a/b/c"),
+            ("a/#", "a"),
+            ("+/#", "+/+/#"),
+        ] {
+            assert!(covers(wide, narrow), "{wide} {narrow}");
+            assert_eq!(covers(narrow, wide), wide == narrow, "{narrow} {wide}");
+        }
+        for (one, other) in [("+/b", "a/+"), ("a", "a/b"), ("a/+", "a/#"), ("a/+/#", "a/#"), ("a/+/#", "a")] {
+            assert!(!covers(one, other), "{one} {other}");
+        }
     }
 
     #[test]

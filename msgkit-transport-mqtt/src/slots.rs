@@ -18,6 +18,10 @@
 //! way round when it is left alone. What is published in the moment between may come twice. Where sessions share, a session
 //! of its own beside them, the **keeper**, stays subscribed plainly; see [`crate::link::keeper`].
 //!
+//! What versions of the group take is written at `msgkit/slots/<group>/0/patterns` as well, like a mark of nobody, because marks
+//! go with their sessions. It only grows: who declares or joins adds what is missing, and so does a member that sees that
+//! somebody else has written less than it knows.
+//!
 //! Lane 0 is the group's topics, lane n its delay step n.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +32,7 @@ use msgkit::transport::{Group, TransportError};
 use crate::connection::unique;
 use crate::driver::{self, Client, Dial, Event, Filter};
 use crate::error::no_answer;
-use crate::names::{KEEPER, Names};
+use crate::names::{KEEPER, Names, PATTERNS, covers};
 use crate::subscriber::SHARE;
 use crate::wire::{Arrived, Parcel};
 
@@ -68,7 +72,7 @@ impl Mark {
 
     /// Whether its session gets everything that `plain` matches.
     pub(crate) fn keeps(&self, plain: &[String]) -> bool {
-        plain.iter().all(|wanted| self.filters.contains(wanted))
+        plain.iter().all(|wanted| self.filters.iter().any(|filter| covers(filter, wanted)))
     }
 
     /// One line for the owner, one for each filter; behind an empty one, one for each pattern.
@@ -108,6 +112,8 @@ pub(crate) struct Lane {
     pub(crate) slots: Slots,
     /// The mark of its keeper, where it has one.
     pub(crate) keeper: Option<Mark>,
+    /// What the group takes.
+    pub(crate) patterns: BTreeSet<Pattern>,
 }
 
 /// Every lane of a group.
@@ -160,6 +166,7 @@ pub(crate) fn note(names: &Names, group: &Group, lanes: &mut Lanes, arrived: &Ar
         (Ok(slot), Some(mark)) => drop(known.slots.insert(slot, mark)),
         (Ok(slot), None) => drop(known.slots.remove(&slot)),
         (Err(_), mark) if slot == KEEPER => known.keeper = mark,
+        (Err(_), Some(mark)) if slot == PATTERNS => known.patterns = mark.patterns,
         (Err(_), _) => {}
     }
 }
@@ -168,13 +175,7 @@ pub(crate) fn note(names: &Names, group: &Group, lanes: &mut Lanes, arrived: &Ar
 ///
 /// Behind the subscription goes a message that matches it as well: what comes before it is all that there is.
 pub(crate) async fn survey(dial: &Dial, names: &Names, group: &Group) -> Result<Lanes, TransportError> {
-    let dial = Dial {
-        client_id: format!("{}-look-{}", dial.client_id, unique()),
-        clean: true,
-        expiry: std::time::Duration::ZERO,
-        will: None,
-        ..dial.clone()
-    };
+    let dial = for_a_word(dial);
     let (client, mut connection) = driver::open(&dial);
     let last = format!("{}-{}", names.slot(group, 0, 0), unique());
     let looking = async {
@@ -210,6 +211,51 @@ pub(crate) async fn survey(dial: &Dial, names: &Names, group: &Group) -> Result<
     };
     goodbye(&client, &mut connection).await;
     Ok(lanes)
+}
+
+/// Writes what `group` takes, on a connection of its own.
+pub(crate) async fn write_patterns(
+    dial: &Dial,
+    names: &Names,
+    group: &Group,
+    patterns: BTreeSet<Pattern>,
+) -> Result<(), TransportError> {
+    let (client, mut connection) = driver::open(&for_a_word(dial));
+    let place = names.patterns(group);
+    let text = Mark::vacant(&[]).taking(patterns).write();
+    let writing = async {
+        loop {
+            match connection.next().await.map_err(|broken| broken.failure.to_error())? {
+                Event::Connected(_) => drop(client.publish(Parcel::own(place.clone(), text.clone(), true))),
+                Event::Confirmed(_, confirmation) => {
+                    return confirmation.taken(&place).map_err(|failure| failure.to_error());
+                }
+                _ => {}
+            }
+        }
+    };
+    match tokio::time::timeout(dial.broker.connect_timeout, writing).await {
+        Ok(written) => written?,
+        Err(_) => {
+            return Err(no_answer(
+                &dial.broker.address.to_string(),
+                &format!("what is written at `{place}`"),
+            ));
+        }
+    }
+    goodbye(&client, &mut connection).await;
+    Ok(())
+}
+
+/// A connection without a session.
+fn for_a_word(dial: &Dial) -> Dial {
+    Dial {
+        client_id: format!("{}-look-{}", dial.client_id, unique()),
+        clean: true,
+        expiry: std::time::Duration::ZERO,
+        will: None,
+        ..dial.clone()
+    }
 }
 
 /// Leaves in good order, so that the broker publishes no will.
@@ -270,6 +316,9 @@ mod tests {
         assert!(mark.keeps(&less) && !mark.keeps(&more));
         assert!(Mark::held("me", &more).keeps(&less));
         assert!(!Mark::held("me", &[]).keeps(&less), "it may miss something still");
+        let joined = Mark::held("me", &["+/+".to_owned()]);
+        assert!(joined.keeps(&less), "a version that takes more may do so by one filter");
+        assert!(!joined.keeps(&more) && !joined.keeps(&["a/+/#".to_owned()]));
     }
 
     #[test]

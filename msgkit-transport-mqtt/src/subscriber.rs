@@ -19,7 +19,7 @@ use crate::driver::{Broker, Dial};
 use crate::error::Failure;
 use crate::inbox::{Found, Inbox};
 use crate::link::{Link, Role};
-use crate::names::{CALL, HERE, KEEPER, Names, disjoint};
+use crate::names::{CALL, HERE, KEEPER, Names, PATTERNS, disjoint};
 use crate::slots::{self, Lane, Mark};
 use crate::transport::Mqtt;
 
@@ -116,6 +116,8 @@ pub(crate) const SHARE: &str = "$share/";
 pub(crate) enum Place {
     Slot(u32),
     Keeper,
+    /// The group's: what it takes.
+    Patterns,
     /// Somebody asks who is there.
     Call,
     /// Somebody says so.
@@ -200,6 +202,12 @@ impl Membership {
             Some(group) => self.names.keeper(group, self.lane()),
             None => self.names.nowhere(),
         }
+    }
+
+    /// Where it is written what its group takes; nowhere for a delay step, whose copies are all for it.
+    pub(crate) fn patterns_place(&self) -> Option<String> {
+        let group = self.subscription.group.as_ref().filter(|_| self.subscription.retry_step.is_none())?;
+        Some(self.names.patterns(group))
     }
 
     /// The topic on which its lane's keeper asks itself something.
@@ -301,6 +309,7 @@ impl Membership {
         Some(match slot.parse() {
             Ok(slot) => Place::Slot(slot),
             Err(_) if slot == KEEPER => Place::Keeper,
+            Err(_) if slot == PATTERNS => Place::Patterns,
             Err(_) if slot == CALL => Place::Call,
             Err(_) if slot == HERE => Place::Here,
             Err(_) => Place::Survey,
@@ -314,7 +323,8 @@ impl Membership {
             .await
             .map_err(|error| Failure::new(error.kind(), error.to_string()).with_source(error))?;
         let lane = lanes.remove(&self.lane()).unwrap_or_default();
-        lane.slots.values().for_each(|mark| self.learn(mark));
+        lane.slots.values().for_each(|mark| self.learn(&mark.patterns));
+        self.learn(&lane.patterns);
         Ok(lane)
     }
 
@@ -324,8 +334,8 @@ impl Membership {
     }
 
     /// What versions of its group have declared is for it as well.
-    pub(crate) fn learn(&self, mark: &Mark) {
-        self.patterns().extend(mark.patterns.iter().cloned());
+    pub(crate) fn learn(&self, patterns: &BTreeSet<Pattern>) {
+        self.patterns().extend(patterns.iter().cloned());
     }
 
     /// The mark of a session of its group.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use msgkit::transport::{Publisher as _, Subscription};
 use msgkit_testing::brokers::{BrokerError, FaultProxy, Mosquitto};
 use msgkit_transport_mqtt::{Mqtt, Version};
-use support::{all, group, message, mqtt, nothing, numbered, publish, reader, text, until};
+use support::{Watching, all, group, message, mqtt, nothing, numbered, publish, reader, text, until};
 
 type Tested = Result<(), Box<dyn std::error::Error>>;
 
@@ -387,44 +387,4 @@ async fn is_written(broker: &Mosquitto, publisher: &Mqtt, text: &str) -> Tested 
 async fn keeper_stands(url: &str, prefix: &str) -> Tested {
     let mut marks = Watching::begin(url, &format!("{prefix}/msgkit/slots/g/0/keeper")).await?;
     marks.until(|mark| mark.len() > 2 && !mark.starts_with("1 \n") && mark.contains('\n')).await
-}
-
-/// A client of another kind that looks at one topic.
-struct Watching(rumqttc::v5::EventLoop);
-
-impl Watching {
-    /// Subscribed when it returns.
-    async fn begin(url: &str, topic: &str) -> Result<Self, Box<dyn std::error::Error>> {
-        use rumqttc::v5::mqttbytes::{QoS, v5::Packet};
-        use rumqttc::v5::{AsyncClient, Event, MqttOptions};
-
-        let port = url.rsplit(':').next().ok_or("a port")?.parse()?;
-        let name = format!("look-{}", fastrand::u64(..));
-        let (client, mut events) = AsyncClient::new(MqttOptions::new(name, "127.0.0.1", port), 4);
-        client.subscribe(topic, QoS::AtLeastOnce).await?;
-        let subscribing = async {
-            while !matches!(events.poll().await?, Event::Incoming(Packet::SubAck(_))) {}
-            Ok::<(), rumqttc::v5::ConnectionError>(())
-        };
-        tokio::time::timeout(support::PATIENCE, subscribing).await??;
-        Ok(Self(events))
-    }
-
-    /// Waits for what `is_it` is looking for.
-    async fn until(&mut self, is_it: impl Fn(&str) -> bool) -> Tested {
-        use rumqttc::v5::Event;
-        use rumqttc::v5::mqttbytes::v5::Packet;
-
-        let waiting = async {
-            loop {
-                if let Event::Incoming(Packet::Publish(came)) = self.0.poll().await?
-                    && is_it(&String::from_utf8_lossy(&came.payload))
-                {
-                    return Ok::<(), rumqttc::v5::ConnectionError>(());
-                }
-            }
-        };
-        tokio::time::timeout(support::PATIENCE, waiting).await??;
-        Ok(())
-    }
 }

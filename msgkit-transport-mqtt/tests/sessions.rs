@@ -10,7 +10,9 @@ use msgkit::transport::{
 };
 use msgkit_testing::brokers::{BrokerError, FaultProxy, Mosquitto};
 use msgkit_transport_mqtt::{Format, OnUnrouted, Version};
-use support::{all, declaration, group, message, mqtt, nothing, numbered, publish, reader, take, text};
+use support::{
+    Watching, all, declaration, group, message, mqtt, nothing, numbered, publish, reader, take, text,
+};
 
 type Tested = Result<(), Box<dyn std::error::Error>>;
 
@@ -268,13 +270,8 @@ async fn copies_of_another_group_are_not_handed_out() -> Tested {
 async fn what_only_a_newer_version_wants_is_handed_out_by_the_older_one_too() -> Tested {
     let Some((url, prefix)) = shared("versions") else { return Ok(()) };
     let transport = mqtt(&url, &prefix, |_| {});
-    let patterns = |all: &[&str]| -> Result<Subscription, Box<dyn std::error::Error>> {
-        let mut wanted = group("g", all[0]);
-        wanted.patterns = all.iter().map(|pattern| pattern.parse()).collect::<Result<_, _>>()?;
-        Ok(wanted)
-    };
-    let mut older = reader(&transport, &patterns(&["a.*", "*.b"])?).await;
-    let mut newer = reader(&transport, &patterns(&["a.*", "*.b", "c.*"])?).await;
+    let mut older = reader(&transport, &version(&["a.*", "*.b"])?).await;
+    let mut newer = reader(&transport, &version(&["a.*", "*.b", "c.*"])?).await;
     let sent = numbered(40);
     publish(&transport, "c.d", &sent).await;
     let mut came: Vec<String> = Vec::new();
@@ -296,6 +293,53 @@ async fn what_only_a_newer_version_wants_is_handed_out_by_the_older_one_too() ->
         nothing(&mut **deliveries, "no version wants it").await;
     }
     Ok(())
+}
+
+/// What another version has declared is written where it outlives its sessions, and the death of who knew of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_newer_version_wants_is_known_when_its_sessions_are_gone() -> Tested {
+    let Some(broker) = there(Mosquitto::shared()) else { return Ok(()) };
+    let proxy = FaultProxy::start(format!("127.0.0.1:{}", broker.port().unwrap_or(1883))).await?;
+    let prefix = broker.prefix("outlives");
+    let older = version(&["a.*", "*.b"])?;
+    let dying = mqtt(&proxy.address().to_string(), &prefix, |_| {});
+    let mut first = reader(&dying, &older).await;
+    let living = mqtt(broker.url(), &prefix, |_| {});
+    let mut newer = reader(&living, &version(&["a.*", "*.b", "c.*"])?).await;
+    let slot = |number| format!("{prefix}/msgkit/slots/g/0/{number}");
+    let mut second = Watching::begin(broker.url(), &slot(1)).await?;
+    newer.close().await?;
+    second.until(str::is_empty).await?;
+    let mut own = Watching::begin(broker.url(), &slot(0)).await?;
+    proxy.refuse();
+    proxy.reset();
+    own.until(|mark| mark.starts_with("1 \n")).await?;
+    let sent = numbered(5);
+    publish(&living, "c.d", &sent).await;
+    drop(first);
+    first = reader(&living, &older).await;
+    assert_eq!(all(&mut *first, &sent).await, sent);
+    Ok(())
+}
+
+/// Who declares for a group whose members are there tells them what it takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_declared_while_an_older_version_runs_is_handed_out_by_it() -> Tested {
+    let Some((url, prefix)) = shared("declares") else { return Ok(()) };
+    let transport = mqtt(&url, &prefix, |_| {});
+    let mut older = reader(&transport, &version(&["a.*", "*.b"])?).await;
+    transport.declare(&declaration(&version(&["a.*", "*.b", "c.*"])?)).await?;
+    let sent = numbered(5);
+    publish(&transport, "c.d", &sent).await;
+    assert_eq!(all(&mut *older, &sent).await, sent);
+    Ok(())
+}
+
+/// Group `g` with these patterns.
+fn version(patterns: &[&str]) -> Result<Subscription, Box<dyn std::error::Error>> {
+    let mut wanted = group("g", patterns[0]);
+    wanted.patterns = patterns.iter().map(|pattern| pattern.parse()).collect::<Result<_, _>>()?;
+    Ok(wanted)
 }
 
 /// 3.1.1 has no headers; where it is spoken, everybody writes structured events, and reads both.

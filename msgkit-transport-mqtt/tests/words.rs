@@ -148,6 +148,42 @@ async fn a_session_that_is_subscribed_still_is_not_dissolved() -> Tested {
     Ok(())
 }
 
+/// Who stays in a session that gets more than it has to misses nothing: it goes on, and its mark says so to who comes after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_that_cannot_be_ended_stays_in_the_mark() -> Tested {
+    const PLACE: &str = "stays/msgkit/slots/g/0/0";
+    let marks: Arc<Mutex<Vec<String>>> = Arc::default();
+    let log = marks.clone();
+    let broker = Scripted::start(Box::new(move |_, packet| {
+        match packet {
+            Packet::Unsubscribe(asked) if !taken_back(packet).is_empty() => {
+                let reasons = vec![UnsubAckReason::NotAuthorized];
+                let refused = UnsubAck { pkid: asked.pkid, reasons, properties: None };
+                return vec![Do::Answer(Box::new(Packet::UnsubAck(refused)))];
+            }
+            Packet::Publish(own) if own.topic == PLACE => {
+                log.lock().unwrap().push(String::from_utf8_lossy(&own.payload).into_owned());
+            }
+            _ => {}
+        }
+        with_marks(packet, &[(PLACE, "1 \nstays/old")])
+    }))
+    .await;
+    let transport = mqtt(&broker.address, "stays", |_| {});
+    let wanted = group("g", "a.b");
+    transport.declare(&declaration(&wanted)).await?;
+    let said = |owned: bool| {
+        let marks = marks.lock().unwrap();
+        marks
+            .iter()
+            .any(|mark| mark.starts_with("1 \n") != owned && mark.lines().any(|line| line == "stays/old"))
+    };
+    assert!(said(false), "{marks:?}");
+    let _deliveries = transport.subscribe(&wanted).await?;
+    until("its own mark says so", || said(true)).await;
+    Ok(())
+}
+
 /// Who is refused once may be let in later, also where nobody publishes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_that_ends_is_noticed_by_who_asks_for_health() -> Tested {

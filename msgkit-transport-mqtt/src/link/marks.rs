@@ -1,13 +1,16 @@
 //! What a member does on the marks of its lane: shares, stops sharing, takes over what others have left.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use msgkit::Pattern;
 use tokio::time::Instant;
 
 use super::{Control, Link, Role, Said};
 use crate::driver::{Client, Filter};
 use crate::slots::{self, Mark};
+use crate::wire::Parcel;
 
 /// How long a new member waits for those that have everything to themselves to share it.
 const SHARING: Duration = Duration::from_secs(3);
@@ -15,7 +18,45 @@ const SHARING: Duration = Duration::from_secs(3);
 impl Link {
     /// Its own mark as it is to be.
     pub(super) fn held(&self, control: &Control) -> Mark {
-        self.membership.mark(&self.membership.owner, self.membership.filters.those(control.sharing))
+        let mut filters = self.membership.filters.those(control.sharing).to_vec();
+        let more = control.kept_on.iter().filter(|filter| !filters.contains(filter)).cloned();
+        filters.extend(more.collect::<Vec<_>>());
+        self.membership.mark(&self.membership.owner, &filters)
+    }
+
+    /// The broker goes on giving its session what `filter` matches.
+    pub(super) fn keeps_on(&self, filter: String, client: &Client) {
+        let mut control = self.lock();
+        if let (Role::Member, Some(slot)) = (&self.role, control.slot)
+            && control.kept_on.insert(filter)
+            && !control.leaving
+        {
+            let held = self.held(&control);
+            self.say(&mut control, client, self.membership.place(slot), &held, Said::Held);
+        }
+    }
+
+    /// Writes what the group takes, where it knows of more than is written. A mark goes with its session, and with who wrote
+    /// it: its last will is as old as the connection.
+    pub(super) fn write_patterns(&self, control: &mut Control, client: &Client) {
+        let known = self.membership.patterns().clone();
+        if let Some(place) = self.membership.patterns_place()
+            && !known.is_subset(&control.written)
+        {
+            let text = Mark::vacant(&[]).taking(known.clone()).write();
+            self.publish(control, client, Parcel::own(place, text, true), Said::Something);
+            control.written = known;
+        }
+    }
+
+    /// Somebody has written what the group takes; perhaps without what another has written at the same time.
+    pub(super) fn patterns_written(&self, written: BTreeSet<Pattern>, client: &Client) {
+        self.membership.learn(&written);
+        let mut control = self.lock();
+        control.written = written;
+        if !control.leaving {
+            self.write_patterns(&mut control, client);
+        }
     }
 
     /// Its own mark stands. It begins once nobody gets everything any more beside it.

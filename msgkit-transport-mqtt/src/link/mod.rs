@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use msgkit::Topic;
 use msgkit::transport::{TransportError, TransportErrorKind};
+use msgkit::{Pattern, Topic};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -88,9 +88,12 @@ struct Control {
     asked: VecDeque<(Said, String)>,
     named: HashMap<u16, (Said, String)>,
     leaving: bool,
-    /// What the marks of the lane say, and that of its keeper.
+    /// What the marks of the lane say, and that of its keeper; and what is written there of what the group takes.
     slots: Slots,
     kept: Option<Mark>,
+    written: BTreeSet<Pattern>,
+    /// What the broker has refused to end on this connection.
+    kept_on: BTreeSet<String>,
     /// Owners of marks that have been heard of on this connection, and so are alive.
     heard: BTreeSet<String>,
     /// For a keeper: how it takes what comes.
@@ -164,7 +167,7 @@ impl Link {
         match (&self.role, control.slot) {
             // Behind it, so that its confirmation is the broker's word on all that was acknowledged.
             (Role::Member, Some(slot)) => {
-                let mark = self.membership.mark("", self.membership.filters.those(control.sharing));
+                let mark = Mark { owner: String::new(), ..self.held(&control) };
                 self.say(&mut control, &client, self.membership.place(slot), &mark, Said::Vacant);
             }
             (Role::Heir { slot, .. }, _) => {
@@ -218,11 +221,16 @@ impl Link {
             if self.lock().leaving {
                 break;
             }
+            let heir = matches!(self.role, Role::Heir { .. });
+            if heir && self.lock().slot.is_none() {
+                // Its owner is back.
+                break;
+            }
             tracing::warn!(
                 error = %msgkit::Chain(&failure), subscription = %self.membership.title,
                 "an MQTT connection that receives is down"
             );
-            if matches!(self.role, Role::Heir { .. }) {
+            if heir {
                 break;
             }
             let temporary = failure.is_temporary();
@@ -279,6 +287,7 @@ impl Link {
             control.heard.clear();
             (control.stands, control.ready) = (false, false);
             control.left_alone = None;
+            control.kept_on.clear();
             control.stale.clear();
             control.stale.extend(self.subscribes().then(|| stale.clone()));
         }
@@ -294,7 +303,10 @@ impl Link {
             }
             let held = membership.mark(&membership.owner, &[]);
             let said = if welcome.session { Said::Held } else { Said::Dissolved };
-            self.say(&mut self.lock(), &client, membership.place(*slot), &held, said);
+            let mut control = self.lock();
+            // Before the mark goes: it may be the only one that tells of them.
+            self.write_patterns(&mut control, &client);
+            self.say(&mut control, &client, membership.place(*slot), &held, said);
         }
         let retained = matches!(self.role, Role::Alone { .. })
             && membership.config.retained
@@ -369,6 +381,7 @@ impl Link {
                             control.connection = unique();
                         }
                         self.present(&mut control, client, None);
+                        self.write_patterns(&mut control, client);
                         let held = self.held(&control);
                         self.say(&mut control, client, membership.place(slot), &held, Said::Held);
                     }
@@ -386,7 +399,17 @@ impl Link {
                     // A question, to which any answer will do.
                     && filter != membership.names.nowhere()
                 {
-                    return Err(driver::not_ended(&filter, &why));
+                    let failure = driver::not_ended(&filter, &why);
+                    if matches!(self.role, Role::Heir { .. }) {
+                        // Its session would go on getting a share, and nobody would know of it.
+                        return Err(failure);
+                    }
+                    // It gets more than it has to, and its mark says so to whoever takes it over.
+                    tracing::warn!(
+                        error = %failure, subscription = %membership.title,
+                        "what is not wanted any more may come still"
+                    );
+                    self.keeps_on(filter, client);
                 }
             }
             Event::Arrived(arrived) => self.arrived(arrived, client, course),
@@ -440,11 +463,15 @@ impl Link {
                 Place::Slot(slot) => {
                     let mark = mark();
                     if let Some(mark) = &mark {
-                        membership.learn(mark);
+                        membership.learn(&mark.patterns);
                     }
                     self.marked(slot, mark, client);
                 }
                 Place::Keeper => self.keeper_marked(mark(), client),
+                Place::Patterns => {
+                    let mark = Mark::read(&arrived.payload);
+                    self.patterns_written(mark.map(|mark| mark.patterns).unwrap_or_default(), client);
+                }
                 Place::Call => self.present(&mut self.lock(), client, Some(&arrived.payload)),
                 Place::Here => {
                     if let Some(present) = Present::read(&arrived.payload) {

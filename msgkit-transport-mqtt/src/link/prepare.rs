@@ -23,7 +23,7 @@ impl Link {
             }
             Role::Member => {
                 let before = self.lock().slot;
-                let Lane { slots, keeper } = membership.survey().await?;
+                let Lane { slots, keeper, patterns } = membership.survey().await?;
                 let slot = slots::choose(&slots, &membership.owner, before);
                 if before.is_some_and(|before| before != slot) {
                     membership.inbox.gone(self.id);
@@ -44,6 +44,7 @@ impl Link {
                     control.slot = Some(slot);
                     control.slots = slots;
                     control.kept = keeper;
+                    control.written = patterns;
                     control.sharing = sharing;
                 }
                 membership.hold(self.id, slot);
@@ -72,11 +73,14 @@ impl Link {
                 )))
             }
             Role::Heir { slot, mark } => {
-                let Lane { slots, .. } = membership.survey().await?;
+                let Lane { slots, patterns, .. } = membership.survey().await?;
                 if slots.get(slot).is_none_or(|now| !membership.is_free(now)) {
                     return Ok(None);
                 }
-                self.lock().slot = Some(*slot);
+                {
+                    let mut control = self.lock();
+                    (control.slot, control.written) = (Some(*slot), patterns);
+                }
                 membership.hold(self.id, *slot);
                 let left = membership.mark("", &mark.filters);
                 let will = LastWill::mark(membership.place(*slot), left.write());
@@ -96,16 +100,14 @@ impl Link {
     /// Takes back what the session is not to be subscribed to, once the broker has granted what it is to be. In between a
     /// message comes twice rather than not at all, and what is refused leaves the session what it had.
     pub(super) fn take_back(&self) {
-        let stale = {
-            let mut control = self.lock();
-            let mut stale = control.stale.pop_front().unwrap_or_default();
-            if matches!(self.role, Role::Member) {
-                // It may have been asked for again meanwhile.
-                let wanted = self.membership.filters.those(control.sharing);
-                stale.retain(|filter| !wanted.contains(filter));
-            }
-            stale
-        };
+        // Held until all is asked for: what is wanted changes, and is subscribed to, under it as well.
+        let mut control = self.lock();
+        let mut stale = control.stale.pop_front().unwrap_or_default();
+        if matches!(self.role, Role::Member) {
+            // It may have been asked for again meanwhile.
+            let wanted = self.membership.filters.those(control.sharing);
+            stale.retain(|filter| !wanted.contains(filter));
+        }
         for filter in stale {
             drop(self.membership.inbox.ask(self.id, &filter));
         }

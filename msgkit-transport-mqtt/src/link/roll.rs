@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::{Control, Link, Said};
 use crate::connection::LONGEST_PAUSE;
 use crate::driver::Client;
+use crate::names;
 use crate::slots::Mark;
 use crate::subscriber::SHARE;
 use crate::wire::Parcel;
@@ -59,11 +60,11 @@ impl Present {
 
     /// Whether its session gets, or shares, everything that `plain` matches.
     pub(super) fn covers(&self, plain: &[String]) -> bool {
-        let names = |filter: &str, wanted: &str| match filter.strip_prefix(SHARE) {
-            Some(shared) => shared.split_once('/').is_some_and(|(_, name)| name == wanted),
-            None => filter == wanted,
+        let covers = |filter: &str, wanted: &str| match filter.strip_prefix(SHARE) {
+            Some(shared) => shared.split_once('/').is_some_and(|(_, name)| names::covers(name, wanted)),
+            None => names::covers(filter, wanted),
         };
-        plain.iter().all(|wanted| self.filters.iter().any(|filter| names(filter, wanted)))
+        plain.iter().all(|wanted| self.filters.iter().any(|filter| covers(filter, wanted)))
     }
 }
 

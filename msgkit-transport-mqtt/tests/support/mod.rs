@@ -138,3 +138,46 @@ pub(crate) async fn reader(mqtt: &Mqtt, subscription: &Subscription) -> Box<dyn 
     };
     tokio::time::timeout(PATIENCE, trying).await.unwrap()
 }
+
+/// A client of another kind that looks at one topic.
+pub(crate) struct Watching(rumqttc::v5::EventLoop);
+
+impl Watching {
+    /// Subscribed when it returns.
+    pub(crate) async fn begin(url: &str, topic: &str) -> Result<Self, Box<dyn std::error::Error>> {
+        use rumqttc::v5::mqttbytes::{QoS, v5::Packet};
+        use rumqttc::v5::{AsyncClient, Event, MqttOptions};
+
+        let port = url.rsplit(':').next().ok_or("a port")?.parse()?;
+        let name = format!("look-{}", fastrand::u64(..));
+        let (client, mut events) = AsyncClient::new(MqttOptions::new(name, "127.0.0.1", port), 4);
+        client.subscribe(topic, QoS::AtLeastOnce).await?;
+        let subscribing = async {
+            while !matches!(events.poll().await?, Event::Incoming(Packet::SubAck(_))) {}
+            Ok::<(), rumqttc::v5::ConnectionError>(())
+        };
+        tokio::time::timeout(PATIENCE, subscribing).await??;
+        Ok(Self(events))
+    }
+
+    /// Waits for what `is_it` is looking for.
+    pub(crate) async fn until(
+        &mut self,
+        is_it: impl Fn(&str) -> bool,
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        use rumqttc::v5::Event;
+        use rumqttc::v5::mqttbytes::v5::Packet;
+
+        let waiting = async {
+            loop {
+                if let Event::Incoming(Packet::Publish(came)) = self.0.poll().await?
+                    && is_it(&String::from_utf8_lossy(&came.payload))
+                {
+                    return Ok::<(), rumqttc::v5::ConnectionError>(());
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting).await??;
+        Ok(())
+    }
+}
