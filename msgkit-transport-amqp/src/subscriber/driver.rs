@@ -247,12 +247,16 @@ impl Driver {
             self.session.acknowledge(&work.settled).await?;
             if asked { self.session.barrier().await } else { Ok(()) }
         };
-        let patience = self.broker.config.confirm_timeout;
+        let config = &self.broker.config;
+        // Who wants a short word on what is published does not want the session to end with the first slow answer.
+        let patience = config.confirm_timeout.max(config.connect_timeout);
         let told = match tokio::time::timeout(patience, told).await {
             Ok(told) => told.map_err(|error| error::of(error, "settling")),
             Err(_) => Err(TransportError::new(
                 TransportErrorKind::Timeout,
-                format!("settling took longer than the {patience:?} of `confirm_timeout`"),
+                format!(
+                    "settling took longer than {patience:?}, the longer of `confirm_timeout` and `connect_timeout`"
+                ),
             )),
         };
         if asked && (told.is_ok() || !work.flushes.is_empty()) {
