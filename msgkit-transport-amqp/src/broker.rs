@@ -35,6 +35,8 @@ pub(crate) struct Broker {
     put_aside: watch::Sender<u64>,
     known: Mutex<Known>,
     drivers: Mutex<Vec<(JoinHandle<()>, Weak<Member>)>>,
+    /// What writes down groups for those who consume.
+    writing: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What is counted since the transport was made.
@@ -99,6 +101,7 @@ impl Broker {
             put_aside: watch::Sender::new(0),
             known: Mutex::default(),
             drivers: Mutex::default(),
+            writing: Mutex::default(),
             clock,
             config,
         }
@@ -154,12 +157,16 @@ impl Broker {
         Ok(())
     }
 
-    /// From now on everything is declared again before it is used: the broker may have lost it.
+    /// From now on everything is declared again before it is used: the broker may have lost it. What was written down stays so
+    /// until something is found missing: all services share the list.
     pub(crate) fn forget(&self) {
         self.counters.exchanges.store(false, Ordering::Release);
-        let mut known = self.lock();
-        known.queues.clear();
-        known.registered.clear();
+        self.lock().queues.clear();
+    }
+
+    /// Something that was there is gone: then the list may be gone too, or begun anew by others who do not know these groups.
+    pub(crate) fn unregister(&self) {
+        self.lock().registered.clear();
     }
 
     /// Whether `queue` was declared already.
@@ -217,6 +224,16 @@ impl Broker {
         drivers.push((driver, Arc::downgrade(member)));
     }
 
+    /// Writes down what is new, in a task that those who consume do not wait for: dropped half way, a list could still go out,
+    /// and settlements cannot wait for a slow one. One at a time; what comes meanwhile is for the next look.
+    pub(crate) fn write_down_aside(self: &Arc<Self>) {
+        let mut writing = self.writing();
+        if writing.as_ref().is_none_or(JoinHandle::is_finished) {
+            let broker = self.clone();
+            *writing = Some(tokio::spawn(async move { broker.write_down().await }));
+        }
+    }
+
     /// Why a subscription gets nothing although the connection may be there.
     pub(crate) fn trouble(&self) -> Option<String> {
         self.drivers().iter().find_map(|(_, member)| member.upgrade()?.trouble())
@@ -232,6 +249,10 @@ impl Broker {
             // A task that broke has nothing more to tell.
             let _ = tokio::time::timeout(self.config.connect_timeout, driver).await;
         }
+        let writing = self.writing().take();
+        if let Some(writing) = writing {
+            let _ = tokio::time::timeout(self.config.connect_timeout, writing).await;
+        }
         self.publishing.close().await;
         self.consuming.close().await;
         Ok(())
@@ -239,6 +260,10 @@ impl Broker {
 
     fn drivers(&self) -> MutexGuard<'_, Vec<(JoinHandle<()>, Weak<Member>)>> {
         self.drivers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writing(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {

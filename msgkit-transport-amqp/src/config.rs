@@ -29,7 +29,8 @@ pub struct AmqpConfig {
     /// How long a publisher waits in front of a full queue before it gets a temporary error.
     #[serde(with = "msgkit::config::duration")]
     pub publish_timeout: Duration,
-    /// How long the broker may take for its confirmation, of settlements too, as when an alarm blocks publishers.
+    /// How long the broker may take for its confirmation, as when an alarm blocks publishers. Of settlements too, which have
+    /// `connect_timeout` where that is longer.
     #[serde(with = "msgkit::config::duration")]
     pub confirm_timeout: Duration,
     /// The largest payload in bytes; at most what the broker's `max_message_size` allows.

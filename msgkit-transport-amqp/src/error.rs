@@ -7,6 +7,8 @@ use std::sync::Arc;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use msgkit::transport::{TransportError, TransportErrorKind};
 
+use crate::registry::is_missing;
+
 /// What the transport calls itself.
 pub(crate) const SYSTEM: &str = "amqp";
 
@@ -42,6 +44,11 @@ impl Error for Cause {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.0.source()?.source()
     }
+}
+
+/// Whether the broker has said that something is not there.
+pub(crate) fn says_missing(error: &TransportError) -> bool {
+    error.source().and_then(|cause| cause.downcast_ref::<lapin::Error>()).is_some_and(is_missing)
 }
 
 /// The kind of an error, and what to do about it.

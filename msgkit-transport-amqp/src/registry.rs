@@ -40,7 +40,14 @@ impl Record {
             self.groups.entry(name).or_default().learn(known);
         }
         for (name, looked_at) in other.looked_at {
-            self.looked_at.entry(name).or_default().extend(looked_at);
+            let all = self.looked_at.entry(name).or_default();
+            for (print, times) in looked_at {
+                match all.iter_mut().find(|(known, _)| *known == print) {
+                    // One of the lists is an older state of the other: a list may come late, when an alarm ends.
+                    Some((_, known)) => *known = times.max(*known),
+                    None => all.push((print, times)),
+                }
+            }
         }
     }
 }
@@ -56,7 +63,7 @@ impl Broker {
     /// Writes down every group that this transport knows, where one is not there yet.
     pub(crate) async fn register(&self) -> Result<(), TransportError> {
         let known = self.known_groups();
-        if self.is_registered(&known) {
+        if known.is_empty() || (self.is_registered(&known) && self.has_list().await?) {
             return Ok(());
         }
         let mut held = self.hold().await?;
@@ -79,9 +86,27 @@ impl Broker {
         Ok(())
     }
 
-    /// As [`Broker::register`], for those who do not stop for it: the list is for operators.
+    /// Whether the list has its queue still, which is asked without taking it into the hand.
+    async fn has_list(&self) -> Result<bool, TransportError> {
+        let queue = &self.names.registry;
+        if !self.has_queue(queue) {
+            if self.depth_of(queue).await?.is_none() {
+                return Ok(false);
+            }
+            self.know_queue(queue.clone());
+        }
+        Ok(true)
+    }
+
+    /// As [`Broker::register`], for those who do not stop for it: the list is for operators. While an alarm is on it cannot be
+    /// written, so nobody takes it into the hand.
     pub(crate) async fn write_down(&self) {
-        if let Err(error) = self.register().await {
+        if self.publishing.blocked() {
+            return;
+        }
+        if let Err(error) = self.register().await
+            && error.kind() != TransportErrorKind::Closed
+        {
             tracing::warn!(error = %msgkit::Chain(&error), "a group cannot be written down now, so operators may not see it");
         }
     }
@@ -117,6 +142,7 @@ impl Broker {
         let mut patience = PATIENCE;
         if !self.has_queue(queue) {
             if self.depth_of(queue).await?.is_none() {
+                self.unregister();
                 // Nobody has written anything, so nobody has it in hand.
                 patience = Duration::ZERO;
             }
@@ -266,4 +292,26 @@ pub(crate) fn is_missing(error: &lapin::Error) -> bool {
     use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
     matches!(error.kind(), lapin::ErrorKind::ProtocolError(said)
         if *said.kind() == AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_comes_late_counts_no_look_twice() {
+        let record = |looks: &[(&str, u32)]| Record {
+            looked_at: [("g".to_owned(), looks.iter().map(|(print, n)| ((*print).to_owned(), *n)).collect())]
+                .into(),
+            ..Record::default()
+        };
+        let (older, newer) = ([("a", 1), ("b", 1)], [("a", 2), ("c", 1)]);
+        for (first, second) in [(&older, &newer), (&newer, &older)] {
+            let mut all = record(first);
+            all.learn(record(second));
+            let mut looks = all.looked_at.remove("g").unwrap_or_default();
+            looks.sort();
+            assert_eq!(looks, [("a".to_owned(), 2), ("b".to_owned(), 1), ("c".to_owned(), 1)]);
+        }
+    }
 }

@@ -122,6 +122,7 @@ impl Broker {
             if !homeless.is_empty() {
                 // Somebody has deleted their queues: they are made again, once.
                 self.forget();
+                self.unregister();
                 declared_again = true;
                 homeless.append(&mut full);
                 parcels = homeless;

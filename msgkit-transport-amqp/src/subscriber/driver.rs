@@ -18,7 +18,7 @@ use crate::wire::{self, Topics};
 /// The shortest and the longest pause between two tries to get a channel.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
-/// How long messages wait for the registry, as before those that came again are handed over.
+/// How long messages that came again wait for the registry before they are handed over.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often to look for suspects that others have put aside, and whether the queue still knows its consumer.
 const LOOK: Duration = Duration::from_secs(10);
@@ -136,7 +136,7 @@ impl Driver {
                         return Ended::Cancelled;
                     }
                     self.look_for_suspects().await;
-                    self.write_down().await;
+                    self.write_down();
                     continue;
                 }
                 came = came => match self.hand_over(came).await {
@@ -247,12 +247,16 @@ impl Driver {
             self.session.acknowledge(&work.settled).await?;
             if asked { self.session.barrier().await } else { Ok(()) }
         };
-        let patience = self.broker.config.confirm_timeout;
+        let config = &self.broker.config;
+        // Who wants a short word on what is published does not want the session to end with the first slow answer.
+        let patience = config.confirm_timeout.max(config.connect_timeout);
         let told = match tokio::time::timeout(patience, told).await {
             Ok(told) => told.map_err(|error| error::of(error, "settling")),
             Err(_) => Err(TransportError::new(
                 TransportErrorKind::Timeout,
-                format!("settling took longer than the {patience:?} of `confirm_timeout`"),
+                format!(
+                    "settling took longer than {patience:?}, the longer of `confirm_timeout` and `connect_timeout`"
+                ),
             )),
         };
         if asked && (told.is_ok() || !work.flushes.is_empty()) {
@@ -266,15 +270,20 @@ impl Driver {
     }
 
     async fn open(&self) -> Result<Session, TransportError> {
+        if let Some(group) = &self.subscription.group
+            && self.broker.depth_of(&self.broker.names.group(group.as_str())).await?.is_none()
+        {
+            self.broker.unregister();
+        }
         let queues = Session::declare(&self.broker, &self.subscription).await?;
-        self.write_down().await;
+        self.write_down();
         Session::open(&self.broker, &self.subscription, queues).await
     }
 
-    /// Writes its group down again where the broker may have lost the list. Where that cannot be now, the next look does it.
-    async fn write_down(&self) {
+    /// Writes its group down again where the broker has lost the list. Where that cannot be now, the next look does it.
+    fn write_down(&self) {
         if self.subscription.group.is_some() {
-            let _ = tokio::time::timeout(PATIENCE, self.broker.write_down()).await;
+            self.broker.write_down_aside();
         }
     }
 
@@ -282,13 +291,14 @@ impl Driver {
     async fn open_again(&mut self) -> Result<bool, TransportError> {
         let mut closing = self.broker.closing();
         let mut pause = PAUSE.0;
+        // The broker may have lost anything meanwhile, exchanges too: a service that publishes nothing finds out only here. Not at
+        // every try, for what others have made since is there.
+        self.broker.forget();
         loop {
             for flush in self.member.work().flushes {
                 // The next channel has handed out nothing yet. What the one before has lost, the member tells.
                 let _ = flush.send(Ok(()));
             }
-            // The broker may have lost anything meanwhile, exchanges too: a service that publishes nothing finds out only here.
-            self.broker.forget();
             let opened = tokio::select! {
                 biased;
                 () = closing.begun() => return Ok(false),
@@ -307,6 +317,9 @@ impl Driver {
                 Err(error) if error.kind() == TransportErrorKind::Closed => return Ok(false),
                 Err(error) if !error.is_temporary() => return Err(error),
                 Err(error) => {
+                    if error::says_missing(&error) {
+                        self.broker.forget();
+                    }
                     let why = msgkit::Chain(&error);
                     tracing::warn!(error = %why, "no channel yet; trying again in {pause:?}");
                     let queue = &self.session.queue;

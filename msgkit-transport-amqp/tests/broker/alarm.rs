@@ -3,11 +3,14 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use lapin::options::{BasicGetOptions, BasicNackOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Connection, ConnectionProperties};
 use msgkit::Group;
 use msgkit::transport::{Delivery, Health, Publisher as _, Subscriber as _, Transport as _};
 use msgkit_testing::brokers::RabbitMq;
 
-use super::bench::{PATIENCE, Tested, amqp, declare, message, text_of, there};
+use super::bench::{PATIENCE, Tested, amqp, declare, message, text_of, there, until};
 
 /// What settles goes on where only draining ends the alarm, also after somebody wanted something written down: a look, a new
 /// group. Those are told why it cannot be.
@@ -26,7 +29,7 @@ async fn an_alarm_stops_no_settlements() -> Tested {
         told.replace("disk_free_limit.absolute = 50MB", "disk_free_limit.absolute = 900000GB"),
     )?;
     rabbit.restart()?;
-    let transport = amqp(rabbit.url(), |config| config.confirm_timeout = Duration::from_secs(1));
+    let transport = amqp(rabbit.url(), |config| config.confirm_timeout = Duration::from_secs(5));
     let mut deliveries = transport.subscribe(&wanted).await?;
     let mut held = VecDeque::new();
     while held.len() < 2 {
@@ -49,5 +52,37 @@ async fn an_alarm_stops_no_settlements() -> Tested {
     assert!(matches!(transport.health().await, Health::Down(why) if why.contains("alarm")));
     held.drain(..).for_each(Delivery::ack);
     deliveries.flush().await?;
+    // The new group is still to be written down, and cannot be: nobody takes the list into the hand for that.
+    let operator = Connection::connect(rabbit.url(), ConnectionProperties::default()).await?;
+    let channel = operator.create_channel().await?;
+    let before = starts_of_the_list(&channel).await?;
+    channel.queue_delete("msgkit.group.g".into(), QueueDeleteOptions::default()).await?;
+    until("its member notices", || transport.cancelled() == 1).await;
+    let consuming = async {
+        loop {
+            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let asking = operator.create_channel().await?;
+            let queue = asking.queue_declare("msgkit.group.g".into(), options, FieldTable::default()).await;
+            if queue.is_ok_and(|queue| queue.consumer_count() > 0) {
+                return Ok::<(), lapin::Error>(());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, consuming).await??;
+    transport.close().await?;
+    assert_eq!(starts_of_the_list(&channel).await?, before + 1, "this look at it is the only one");
     Ok(())
+}
+
+/// How often the list of groups was taken into a hand and given back, this time not counted.
+async fn starts_of_the_list(channel: &Channel) -> Result<i64, Box<dyn std::error::Error>> {
+    let list = channel.basic_get("msgkit.registry".into(), BasicGetOptions::default()).await?;
+    let list = list.ok_or("the list")?.delivery;
+    let count =
+        list.properties.headers().as_ref().and_then(|headers| headers.inner().get("x-delivery-count"));
+    let count = count.and_then(AMQPValue::as_long_long_int);
+    let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+    channel.basic_nack(list.delivery_tag, options).await?;
+    Ok(count.unwrap_or(0))
 }

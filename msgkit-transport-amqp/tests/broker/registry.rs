@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 
-use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions};
+use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, QueueDeleteOptions};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
-use msgkit::transport::{Delivery, Subscriber as _, Transport as _};
+use msgkit::transport::{Delivery, Operate, Subscriber as _, Transport as _};
 use msgkit_testing::brokers::RabbitMq;
 
-use super::bench::{PATIENCE, Tested, amqp, declare, publish_until_taken, there, until};
+use super::bench::{PATIENCE, Tested, amqp, counted, declare, handle, publish_until_taken, there, until};
 
 /// What lies in the registry, taken out of it.
 async fn take(channel: &Channel) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
@@ -65,6 +65,8 @@ async fn members_go_on_without_the_list() -> Tested {
     let channel = operator.create_channel().await?;
     take(&channel).await?;
     spoil(&channel).await?;
+    // So there is something to write down.
+    assert!(declare(&transport, "new").await.is_err(), "the list cannot be read");
     until("the connections break", || vhost.close_connections().is_ok_and(|broken| broken >= 2)).await;
     publish_until_taken(&transport, "after").await;
     let mut came = VecDeque::new();
@@ -76,4 +78,68 @@ async fn members_go_on_without_the_list() -> Tested {
     deliveries.close().await?;
     transport.close().await?;
     Ok(())
+}
+
+/// All services share the list, and whoever has it in hand keeps it from the others: where a connection breaks and nothing is
+/// new, nobody takes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_breaks_leaves_the_list_alone() -> Tested {
+    let Some(rabbit) = there(RabbitMq::shared()) else { return Ok(()) };
+    let vhost = rabbit.vhost("alone")?;
+    let transport = amqp(vhost.url(), |_| {});
+    let wanted = declare(&transport, "g").await?;
+    let (handled, task) = handle(transport.subscribe(&wanted).await?);
+    until("the connections break", || vhost.close_connections().is_ok_and(|broken| broken >= 2)).await;
+    publish_until_taken(&transport, "after").await;
+    until("it is handled", || counted(&handled).contains_key("after")).await;
+    transport.close().await?;
+    task.await?;
+    let operator = Connection::connect(vhost.url(), ConnectionProperties::default()).await?;
+    let channel = operator.create_channel().await?;
+    let list = channel.basic_get("msgkit.registry".into(), BasicGetOptions::default()).await?;
+    assert!(!list.ok_or("the list")?.delivery.redelivered, "somebody had it in hand");
+    Ok(())
+}
+
+/// A broker that has lost its queues has lost the list as well. Whoever comes back first begins a new one, and the others add to it
+/// though it is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_that_the_broker_has_lost_are_written_down_again() -> Tested {
+    let Some(rabbit) = there(RabbitMq::shared()) else { return Ok(()) };
+    let vhost = rabbit.vhost("lost")?;
+    let (one, two) = (amqp(vhost.url(), |_| {}), amqp(vhost.url(), |_| {}));
+    let (_, first) = handle(one.subscribe(&declare(&one, "g").await?).await?);
+    let (_, second) = handle(two.subscribe(&declare(&two, "h").await?).await?);
+    let operator = Connection::connect(vhost.url(), ConnectionProperties::default()).await?;
+    let channel = operator.create_channel().await?;
+    let third = amqp(vhost.url(), |_| {});
+    let operate = third.operate().ok_or("RabbitMQ can be asked")?;
+    // The list first, and then one group after the other.
+    for (queue, member) in [
+        ("msgkit.registry", None),
+        ("msgkit.group.g", Some((&one, "g"))),
+        ("msgkit.group.h", Some((&two, "h"))),
+    ] {
+        channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await?;
+        let Some((member, group)) = member else { continue };
+        until("its member notices", || member.cancelled() == 1).await;
+        let waiting = async {
+            while !listed(operate).await?.contains(&group.to_owned()) {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+            Ok::<(), Box<dyn std::error::Error>>(())
+        };
+        tokio::time::timeout(PATIENCE, waiting).await??;
+    }
+    one.close().await?;
+    two.close().await?;
+    third.close().await?;
+    first.await?;
+    second.await?;
+    Ok(())
+}
+
+/// The groups that are written down and have a queue.
+async fn listed(operate: &dyn Operate) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+    Ok(operate.groups().await?.iter().map(|status| status.group.as_str().to_owned()).collect())
 }

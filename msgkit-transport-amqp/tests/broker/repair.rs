@@ -314,7 +314,8 @@ async fn a_broker_that_falls_silent_holds_up_nobody() -> Tested {
     let transport = amqp(&vhost.url().replace(host(vhost.url()), &proxy.address().to_string()), |config| {
         // Nothing but the answers tells.
         config.heartbeat = Duration::ZERO;
-        config.confirm_timeout = Duration::from_secs(1);
+        config.confirm_timeout = Duration::from_secs(5);
+        config.connect_timeout = Duration::from_secs(5);
     });
     let wanted = declare(&transport, "g").await?;
     let mut deliveries = transport.subscribe(&wanted).await?;
