@@ -267,19 +267,19 @@ async fn health_knows_a_subscription_without_its_queue() -> Tested {
     let (handled, task) = handle(transport.subscribe(&wanted).await?);
     assert!(matches!(transport.health().await, Health::Up));
     let operator = Connection::connect(vhost.url(), ConnectionProperties::default()).await?;
+    let take = async || {
+        let channel = operator.create_channel().await?;
+        channel.queue_delete("msgkit.group.g".into(), QueueDeleteOptions::default()).await?;
+        let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare("msgkit.group.g".into(), options, FieldTable::default()).await
+    };
     let taking = async {
-        loop {
-            let channel = operator.create_channel().await?;
-            channel.queue_delete("msgkit.group.g".into(), QueueDeleteOptions::default()).await?;
-            let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-            // The member may have been the first.
-            let taken = channel.queue_declare("msgkit.group.g".into(), options, FieldTable::default()).await;
-            if taken.is_ok() {
-                return Ok::<(), lapin::Error>(());
-            }
+        // The member may have been the first, and a channel that was refused something may be closing still.
+        while take().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, taking).await??;
+    tokio::time::timeout(PATIENCE, taking).await?;
     let waiting = async {
         loop {
             match transport.health().await {
