@@ -118,14 +118,14 @@ impl Core {
         }
         for (name, (group, step)) in copies {
             let subscription = self.names.only_subscription(&name)?;
-            if self.is_there(&name) && self.is_kept(&subscription, &name).await? {
+            // By what a reader has made sure of as well: that may be days ago.
+            if self.is_there(&subscription) && self.is_kept(&subscription, &name).await? {
                 continue;
             }
             match step {
                 Some(step) => self.ensure_copies(group, step).await?,
                 None => self.ensure_letters(group).await?,
             };
-            self.know(&name);
         }
         self.ensure_topics(topics, None).await
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use google_cloud_auth::credentials::anonymous;
 use google_cloud_pubsub::client::{SubscriptionAdmin, TopicAdmin};
-use msgkit::envelope::{DeadLetter, DeadLetterKind};
+use msgkit::envelope::{DeadLetter, DeadLetterKind, Retry};
 use msgkit::transport::{
     Deliveries, Delivery, Destination, Operate as _, Outgoing, Publisher as _, Subscriber as _, Subscription,
     Transport as _,
@@ -99,6 +99,34 @@ async fn a_copy_is_not_confirmed_where_nothing_keeps_it() {
     let error = pubsub.dead_letters(&g, None, 10).await.unwrap_err();
     assert!(error.is_temporary(), "{}", msgkit::Chain(&error));
     assert_eq!(pubsub.dead_letters(&g, None, 10).await.unwrap().len(), 0, "it was made again");
+    pubsub.close().await.unwrap();
+}
+
+/// Readers know the subscriptions that keep copies, because they made sure of them when they began. That is no word on them when
+/// the first copy is published, which may be days later.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_copy_of_all_is_not_confirmed_where_nothing_keeps_it() {
+    let Some(stand_in) = stand_in() else { return };
+    let pubsub = pubsub("first", support::config(stand_in.address()));
+    let mut reader = pubsub.subscribe(&group()).await.unwrap();
+    let copy = |last_start| {
+        let mut envelope = message("a.b", "k", "1").envelope;
+        envelope.set_retry(Some(Retry { round: 1, first: Timestamp::now(), last_start }));
+        let group = "g".parse().unwrap();
+        Outgoing::new(Destination::Retry { group, step: 1, delay: Duration::from_secs(60) }, envelope)
+    };
+    let admin = subscriptions(&stand_in).await;
+    for (name, copy) in
+        [("dead_letter.g", letter("g", "1")), ("retry.g.1", copy(false)), ("suspect.g", copy(true))]
+    {
+        let name = format!("projects/first/subscriptions/app.msgkit.{name}");
+        delete(&stand_in, &name).await;
+        pubsub.publish(vec![copy]).await.unwrap();
+        let kept = admin.get_subscription().set_subscription(&name).send().await;
+        assert!(kept.is_ok(), "what was confirmed is kept by nothing: {name}");
+    }
+    assert_eq!(pubsub.dead_letters(&"g".parse().unwrap(), None, 10).await.unwrap().len(), 1);
+    reader.close().await.unwrap();
     pubsub.close().await.unwrap();
 }
 
