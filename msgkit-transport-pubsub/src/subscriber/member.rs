@@ -207,8 +207,11 @@ impl Member {
     /// For the supervising task: a suspect that nobody can have started.
     pub(crate) fn unstarted(&self) -> Option<(Token, Envelope)> {
         let state = self.lock();
-        let id = state.suspect()?;
-        let held = state.held.get(&id).filter(|held| !held.handed)?;
+        let suspects = state.suspects?;
+        let all = state.buffer.keys().filter_map(|id| Some((*id, state.held.get(id)?)));
+        // One that has come before may have been started by who had it then.
+        let is_new = |held: &Held| held.source == suspects && !held.handed && held.count <= 1;
+        let (id, held) = all.into_iter().find(|(_, held)| is_new(held))?;
         let envelope = state.buffer.get(&id)?.envelope()?.clone();
         Some((Token { id, epoch: held.epoch }, envelope))
     }
@@ -266,6 +269,7 @@ impl Member {
         let ids: Vec<u64> = all.map(|(id, _)| *id).collect();
         for id in ids {
             if let Some(held) = state.take(id).or_else(|| state.parked.remove(&id)) {
+                state.ids.remove(&(source, held.message.clone()));
                 state.leaves_key(held.source, &held.key, id);
                 state.keep_stale(held.handler);
             }
