@@ -17,7 +17,7 @@ use msgkit::{Envelope, Topic};
 use tokio::sync::{Notify, watch};
 
 use self::state::{Held, State, Withheld};
-use crate::core::Core;
+use crate::core::{Core, Refusal};
 use crate::error::closed;
 
 /// What the two sides share. Everything in it is bounded by what the service lets a stream have outstanding: so many messages
@@ -402,11 +402,14 @@ impl Member {
     }
 
     /// The receiver is told of what is tried again, and goes on with the rest: to begin anew would give that back, and each time
-    /// the service would count a start of it.
-    pub(crate) fn trouble(&self, refused: &TransportError) {
+    /// the service would count a start of it. Health is told as well, as long as the answer is kept.
+    pub(crate) fn trouble(&self, refused: &TransportError) -> Refusal {
         let text = format!("{}; it is tried again", msgkit::Chain(refused));
-        self.lock().failure = Some(TransportError::new(TransportErrorKind::Unavailable, text));
+        // The first is kept: it may be the end, and what is tried again is told again.
+        let failure = || TransportError::new(TransportErrorKind::Unavailable, text);
+        self.lock().failure.get_or_insert_with(failure);
         self.arrived.notify_one();
+        Refusal::new(&self.core, refused)
     }
 
     /// The receiver is told, once; nothing more is fetched for it.
