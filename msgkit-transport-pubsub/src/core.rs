@@ -1,6 +1,6 @@
 //! What everything of one transport shares.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +27,9 @@ const PULSE: Duration = Duration::from_secs(30);
 
 /// For how long a subscription that keeps copies is trusted to be there still.
 const SEEN: Duration = Duration::from_secs(5);
+
+/// The most refusals that health tells in full.
+const REFUSED: usize = 5;
 
 pub(crate) struct Core {
     pub(crate) clients: Clients,
@@ -58,6 +61,33 @@ struct Known {
     seen: HashMap<String, Instant>,
     /// How often the subscription of a group was gone and had to be made again.
     broken_off: HashMap<Group, u64>,
+    /// What is refused for good, by the number of its [`Refusal`].
+    refused: BTreeMap<u64, String>,
+    refusals: u64,
+}
+
+/// Something that is refused for good and tried again: as long as this is kept, health is down and names it.
+#[must_use]
+pub(crate) struct Refusal {
+    core: Arc<Core>,
+    number: u64,
+}
+
+impl Refusal {
+    pub(crate) fn new(core: &Arc<Core>, why: &TransportError) -> Self {
+        let mut known = core.known();
+        known.refusals += 1;
+        let number = known.refusals;
+        known.refused.insert(number, msgkit::Chain(why).to_string());
+        drop(known);
+        Self { core: core.clone(), number }
+    }
+}
+
+impl Drop for Refusal {
+    fn drop(&mut self) {
+        self.core.known().refused.remove(&self.number);
+    }
 }
 
 impl Core {
@@ -134,6 +164,22 @@ impl Core {
 
     pub(crate) fn broken_off(&self, group: &Group) -> u64 {
         self.known().broken_off.get(group).copied().unwrap_or(0)
+    }
+
+    /// Why not all is read that should be; `None` where it is.
+    pub(crate) fn refused(&self) -> Option<String> {
+        let known = self.known();
+        let mut told: Vec<&str> = known.refused.values().map(String::as_str).collect();
+        told.sort_unstable();
+        told.dedup();
+        let more = told.len().saturating_sub(REFUSED);
+        told.truncate(REFUSED);
+        let told = told.join("; ");
+        match more {
+            _ if told.is_empty() => None,
+            0 => Some(told),
+            more => Some(format!("{told}; and {more} more")),
+        }
     }
 
     pub(crate) fn count_late(&self, late: u64) {

@@ -33,12 +33,15 @@ const BETWEEN: Duration = Duration::from_secs(1);
 /// What each reader takes.
 pub(crate) type Entries = BTreeMap<Reader, Vec<Pattern>>;
 
+/// The subscriptions that a reader reads, with the topic of each.
+pub(crate) type Reads = BTreeMap<String, String>;
+
 impl Core {
-    /// The topic `name`, of which `subscriptions` may be.
-    async fn ensure_topic(&self, name: &str, subscriptions: &[String]) -> Result<(), TransportError> {
+    /// The topic `name`, of which `subscriptions` may be; answers whether it was made here.
+    async fn ensure_topic(&self, name: &str, subscriptions: &[String]) -> Result<bool, TransportError> {
         let client = self.clients.topics().await?;
         match client.get_topic().set_topic(name).send().await {
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(false),
             Err(error) if code(&error) != Some(Code::NotFound) => {
                 return Err(error::of(error, &format!("looking for topic `{name}`")));
             }
@@ -49,8 +52,8 @@ impl Core {
         let looks = subscriptions.iter().map(|subscription| self.check_topic(subscription, name).boxed());
         together(looks.collect()).await?;
         match client.create_topic().set_name(name).send().await {
-            Ok(_) => Ok(()),
-            Err(error) if code(&error) == Some(Code::AlreadyExists) => Ok(()),
+            Ok(_) => Ok(true),
+            Err(error) if code(&error) == Some(Code::AlreadyExists) => Ok(false),
             Err(error) => Err(error::of(error, &format!("creating topic `{name}`"))),
         }
     }
@@ -71,7 +74,7 @@ impl Core {
             }
         }
         let checks = all.iter().map(|(name, topic)| self.check_topic(name, topic).boxed());
-        together(checks.collect()).await
+        together(checks.collect()).await.map(drop)
     }
 
     /// The topic and the subscription of a group's dead letters.
@@ -118,14 +121,14 @@ impl Core {
         }
         for (name, (group, step)) in copies {
             let subscription = self.names.only_subscription(&name)?;
-            if self.is_there(&name) && self.is_kept(&subscription, &name).await? {
+            // By what a reader has made sure of as well: that may be days ago.
+            if self.is_there(&subscription) && self.is_kept(&subscription, &name).await? {
                 continue;
             }
             match step {
                 Some(step) => self.ensure_copies(group, step).await?,
                 None => self.ensure_letters(group).await?,
             };
-            self.know(&name);
         }
         self.ensure_topics(topics, None).await
     }
@@ -149,7 +152,7 @@ impl Core {
                 takes.map(|(reader, _)| self.names.reads(reader, topic)).collect::<Result<Vec<_>, _>>()?;
             self.ensure_topic(topic, &left).await
         });
-        together(making.map(FutureExt::boxed).collect()).await?;
+        let made = together(making.map(FutureExt::boxed).collect()).await?;
         // Once more: who has come meanwhile may not have seen the topics.
         let entries = entries().await?;
         let mut wanted = Vec::new();
@@ -173,7 +176,9 @@ impl Core {
         for topic in &missing {
             self.know(topic);
         }
-        self.made.send_modify(|made| *made += 1);
+        if made.contains(&true) {
+            self.made.send_modify(|made| *made += 1);
+        }
         Ok(())
     }
 
@@ -239,7 +244,19 @@ impl Core {
         &self,
         reader: &Reader,
         subscription: &Subscription,
-    ) -> Result<BTreeMap<String, String>, TransportError> {
+    ) -> Result<Reads, TransportError> {
+        match self.try_reader(reader, subscription).await? {
+            (_, Some(refused)) => Err(refused),
+            (reads, None) => Ok(reads),
+        }
+    }
+
+    /// The same; where some of what it reads is refused, the rest and that, as [`Core::ensure_reads`].
+    pub(crate) async fn try_reader(
+        &self,
+        reader: &Reader,
+        subscription: &Subscription,
+    ) -> Result<(Reads, Option<TransportError>), TransportError> {
         // Before the entries: who finds those makes subscriptions that name the first retry topic.
         if let Some(group) = reader.as_group() {
             self.ensure_copies(&group, 1).await?;
@@ -277,7 +294,7 @@ impl Core {
         }
         let kind = Kind::Entry(reader.clone());
         let making = names.iter().map(|name| self.ensure_subscription(name, &entries, &kind).boxed());
-        together(making.collect()).await
+        together(making.collect()).await.map(drop)
     }
 
     /// The same once more for one that expires: an entry that nobody asks for is removed by the service.
@@ -292,14 +309,15 @@ impl Core {
         self.ensure_entries(reader, patterns).await
     }
 
-    /// The subscriptions of `reader` to `topics`, and to all others that are there and may hold what it takes.
+    /// The subscriptions of `reader` to `topics`, and to all others that are there and may hold what it takes: those that can be
+    /// read, and why another one cannot. One that is refused keeps nobody from the others.
     pub(crate) async fn ensure_reads(
         &self,
         reader: &Reader,
         patterns: &[Pattern],
         topics: BTreeSet<String>,
-    ) -> Result<BTreeMap<String, String>, TransportError> {
-        let mut all = BTreeMap::new();
+    ) -> Result<(Reads, Option<TransportError>), TransportError> {
+        let mut all = Reads::new();
         for topic in topics.into_iter().chain(self.topics_of(patterns).await?) {
             all.insert(self.names.reads(reader, &topic)?, topic);
         }
@@ -308,10 +326,26 @@ impl Core {
             // Of an older version perhaps; what they take must pass as well.
             beside = self.entries().await?.remove(reader).unwrap_or_default();
         }
-        let kind = Kind::Reads { reader: reader.clone(), patterns: patterns.to_vec(), beside, own: true };
-        let making = all.iter().map(|(name, topic)| self.ensure_subscription(name, topic, &kind).boxed());
-        together(making.collect()).await?;
-        Ok(all)
+        let kind = &Kind::Reads { reader: reader.clone(), patterns: patterns.to_vec(), beside, own: true };
+        let making = all.into_iter().map(|(name, topic)| {
+            async move { (self.ensure_subscription(&name, &topic, kind).await, name, topic) }.boxed()
+        });
+        let making: Vec<BoxFuture<'_, _>> = making.collect();
+        let mut making = futures_util::stream::iter(making).buffer_unordered(AT_ONCE);
+        let (mut there, mut refused) = (Reads::new(), None::<TransportError>);
+        while let Some((made, name, topic)) = making.next().await {
+            match made {
+                Ok(()) => drop(there.insert(name, topic)),
+                // Before what ends by itself, what does not.
+                Err(error)
+                    if refused.as_ref().is_none_or(|first| first.is_temporary() && !error.is_temporary()) =>
+                {
+                    refused = Some(error);
+                }
+                Err(_) => {}
+            }
+        }
+        Ok((there, refused))
     }
 
     /// Removes what a reader without a group has left.
@@ -325,11 +359,10 @@ impl Core {
 }
 
 /// Asks several things, a few at once.
-async fn together<T>(asking: Vec<BoxFuture<'_, Result<T, TransportError>>>) -> Result<(), TransportError> {
-    futures_util::stream::iter(asking)
-        .buffer_unordered(AT_ONCE)
-        .try_for_each(|_| std::future::ready(Ok(())))
-        .await
+async fn together<T>(
+    asking: Vec<BoxFuture<'_, Result<T, TransportError>>>,
+) -> Result<Vec<T>, TransportError> {
+    futures_util::stream::iter(asking).buffer_unordered(AT_ONCE).try_collect().await
 }
 
 fn missing(what: &str, name: &str) -> TransportError {

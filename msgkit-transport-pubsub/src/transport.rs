@@ -158,7 +158,7 @@ impl Transport for Pubsub {
             listing.set_page_size(1).send().await.map_err(|error| error::of(error, "asking for the topics"))
         };
         match asked.await {
-            Ok(_) => Health::Up,
+            Ok(_) => self.0.refused().map_or(Health::Up, Health::Down),
             Err(error) => Health::Down(msgkit::Chain(&error).to_string()),
         }
     }

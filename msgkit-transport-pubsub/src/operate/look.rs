@@ -55,20 +55,36 @@ pub(super) struct Look {
     /// Of letters that have come again since: dropped, it would tell the service to hand them out again.
     stale: Vec<Handler>,
     /// Marks that are done with: that of this look, and what was left by those that broke off.
-    done: Vec<Handler>,
+    done: Done,
     /// Those of others, and when they were published.
     others: Vec<(Published, Handler)>,
+}
+
+/// A mark that is left behind keeps other processes from looking for a while. So it is settled also where nobody waits for the look
+/// any more.
+#[derive(Default)]
+struct Done(Vec<Handler>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(Handler::ack);
+    }
 }
 
 impl Look {
     /// Gives everything back.
     pub(super) async fn end(self, pubsub: &Pubsub) {
-        let ended = self.stream.shutdown_token();
-        drop(self.stream);
+        let Self { stream, seat: _seat, letters, stale, mut done, others, .. } = self;
+        let ended = stream.shutdown_token();
+        drop(stream);
         pubsub.core().round_trip().await;
-        drop((self.letters, self.stale, self.others));
+        drop(stale);
+        let letters = letters.into_iter().map(|letter| letter.handler);
+        let back: Vec<Handler> = letters.chain(others.into_iter().map(|(_, mark)| mark)).collect();
         let settling = async {
-            join_all(self.done.into_iter().map(|mark| pubsub.confirm(mark))).await;
+            // Before the marks: whoever gets the next one finds all letters there.
+            join_all(back.into_iter().map(give_back)).await;
+            join_all(std::mem::take(&mut done.0).into_iter().map(|mark| pubsub.confirm(mark))).await;
             ended.shutdown().await;
         };
         if timeout(END, settling).await.is_err() {
@@ -86,6 +102,14 @@ impl Look {
             self.bytes += bytes;
             self.letters.push(letter);
         }
+    }
+}
+
+/// Gives one message back; returns when the service has it, where it says so.
+async fn give_back(handler: Handler) {
+    match handler {
+        Handler::ExactlyOnce(handler) => drop(handler.confirmed_nack().await),
+        other => other.nack(),
     }
 }
 
@@ -119,7 +143,7 @@ impl Pubsub {
             .set_max_outstanding_bytes(i64::try_from(core.config.fetch_buffer).unwrap_or(i64::MAX))
             .set_max_lease_extension(core.config.lease)
             .set_shutdown_behavior(ShutdownBehavior::WaitForProcessing);
-        let (letters, stale, done, others) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (letters, stale, done, others) = (Vec::new(), Vec::new(), Done::default(), Vec::new());
         let mut look = Look { stream: reads.build(), seat, letters, bytes: 0, stale, done, others };
         let mut marked: Option<Published> = None;
         let failed = loop {
@@ -138,10 +162,10 @@ impl Pubsub {
                     match message.attributes.get(MARK) {
                         Some(found) if *found == mark => {
                             marked = Some(published);
-                            look.done.push(handler);
+                            look.done.0.push(handler);
                         }
                         // Another call of this process broke off.
-                        Some(found) if found.starts_with(&ours) => look.done.push(handler),
+                        Some(found) if found.starts_with(&ours) => look.done.0.push(handler),
                         Some(_) => look.others.push((published, handler)),
                         None => {
                             let bytes = wire::bytes(&message);
@@ -179,7 +203,7 @@ impl Pubsub {
         let (now, _) = marked.unwrap_or_default();
         let (left, looking): (Vec<_>, Vec<_>) =
             std::mem::take(&mut look.others).into_iter().partition(|((at, _), _)| now - at > 2 * lease);
-        look.done.extend(left.into_iter().map(|(_, handler)| handler));
+        look.done.0.extend(left.into_iter().map(|(_, handler)| handler));
         look.others = looking;
         let failed = failed.or_else(|| {
             let text = format!("`{name}` is being read by somebody else; try again");

@@ -1,6 +1,5 @@
 //! The task of one subscription: owns those that read for it, looks for new topics, hears the service's word on settlements.
 
-use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
@@ -16,9 +15,9 @@ use super::LEAVE;
 use super::known::Known;
 use super::member::{Answer, Member, Phase};
 use super::source::Source;
-use crate::core::{Core, closing};
+use crate::core::{Core, Refusal, closing};
 use crate::names::Reader;
-use crate::places::Entries;
+use crate::places::{Entries, Reads};
 use crate::wire;
 
 /// The most copies of a delay step that are fetched beyond those in hand.
@@ -27,10 +26,18 @@ const COPIES_AHEAD: u32 = 100;
 /// Of so many looks for new topics one asks whether what is read still belongs to the topics that are there.
 const CHECK: u32 = 10;
 
-type Reads = BTreeMap<String, String>;
 type Acks = FuturesUnordered<BoxFuture<'static, Vec<Answer>>>;
 /// What the entries say, and the number before which all had come when they were asked for.
 type Told = (u64, Result<Arc<Entries>, TransportError>);
+
+/// What a look for new topics has found.
+struct Looked {
+    reads: Reads,
+    /// Why one of them cannot be read.
+    refused: Option<TransportError>,
+    /// Whether what was read before belongs to the topics that are there; `None` where that was not asked.
+    checked: Option<Result<(), TransportError>>,
+}
 
 /// The task of one subscription.
 pub(super) struct Driver {
@@ -49,6 +56,9 @@ pub(super) struct Driver {
     looks: u32,
     /// When its entries are to be asked for again, where they expire.
     renew_at: Instant,
+    /// Of what cannot be read, and of what is read and belongs to another topic.
+    refused: Option<Refusal>,
+    strange: Option<Refusal>,
 }
 
 impl Driver {
@@ -71,6 +81,8 @@ impl Driver {
             sources: 0,
             looks: 0,
             renew_at: Instant::now() + core.config.ephemeral_expiry / 4,
+            refused: None,
+            strange: None,
         };
         driver.read_also(reads);
         driver
@@ -119,7 +131,7 @@ impl Driver {
 
     /// Looks for topics that have come since. Whatever it takes may be in one of them: where topics share a place, its name is
     /// not that of the topic.
-    fn look(&mut self) -> Option<BoxFuture<'static, Result<Reads, TransportError>>> {
+    fn look(&mut self) -> Option<BoxFuture<'static, Result<Looked, TransportError>>> {
         let reader = self.reader.clone()?;
         let (core, subscription) = (self.core.clone(), self.subscription.clone());
         self.looks += 1;
@@ -133,13 +145,40 @@ impl Driver {
                 if expires {
                     core.renew_entries(&reader, &subscription.patterns).await?;
                 }
-                if let Some(reads) = reads {
-                    core.check_reads(&reader, &subscription.patterns, &reads).await?;
-                }
-                core.ensure_reads(&reader, &subscription.patterns, [].into()).await
+                let checked = match reads {
+                    Some(reads) => match core.check_reads(&reader, &subscription.patterns, &reads).await {
+                        Err(error) if error.is_temporary() => return Err(error),
+                        checked => Some(checked),
+                    },
+                    None => None,
+                };
+                let (reads, refused) = core.ensure_reads(&reader, &subscription.patterns, [].into()).await?;
+                Ok(Looked { reads, refused, checked })
             }
             .boxed(),
         )
+    }
+
+    /// What a look has found: that is read, and what cannot be is told.
+    fn found(&mut self, found: Result<Looked, TransportError>) {
+        let (refused, checked) = match found {
+            Ok(Looked { reads, refused, checked }) => {
+                if self.member.phase() == Phase::Reads {
+                    self.read_also(reads);
+                }
+                (refused, checked)
+            }
+            Err(error) => (Some(error), None),
+        };
+        if let Some(checked) = checked {
+            self.strange = checked.err().map(|error| self.member.trouble(&error));
+        }
+        match refused {
+            Some(error) if error.is_temporary() => {
+                tracing::warn!(error = %msgkit::Chain(&error), "looking for new topics failed; they are looked for again");
+            }
+            refused => self.refused = refused.map(|error| self.member.trouble(&error)),
+        }
     }
 
     /// Asks what the group takes, where something came of which nobody here knows.
@@ -169,7 +208,9 @@ impl Driver {
         let refresh = self.core.config.topic_refresh;
         let mut looks = interval_at(Instant::now() + refresh, refresh);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut looking: Option<BoxFuture<'static, Result<Reads, TransportError>>> = None;
+        let mut looking: Option<BoxFuture<'static, Result<Looked, TransportError>>> = None;
+        // A topic has come while one looks: that look may not see it.
+        let mut again = false;
         let mut asking: Option<BoxFuture<'static, Told>> = None;
         let (core, member) = (self.core.clone(), self.member.clone());
         let mut closed = pin!(closing(&core));
@@ -188,15 +229,8 @@ impl Driver {
                     asking = self.ask();
                 }
                 found = answer(&mut looking) => {
-                    looking = None;
-                    match found {
-                        Ok(found) if self.member.phase() == Phase::Reads => self.read_also(found),
-                        Ok(_) => {}
-                        Err(error) if !error.is_temporary() => self.member.trouble(&error),
-                        Err(error) => {
-                            tracing::warn!(error = %msgkit::Chain(&error), "looking for new topics failed; they are looked for again");
-                        }
-                    }
+                    self.found(found);
+                    looking = if std::mem::take(&mut again) { self.look() } else { None };
                 }
                 Some(ended) = self.tasks.join_next() => {
                     match ended {
@@ -206,7 +240,10 @@ impl Driver {
                         Err(_) => self.member.fail(broken_off()),
                     }
                 }
-                Ok(()) = made.changed() => looking = self.look(),
+                Ok(()) = made.changed() => match looking {
+                    Some(_) => again = true,
+                    None => looking = self.look(),
+                },
                 _ = looks.tick(), if looking.is_none() => looking = self.look(),
             }
         }

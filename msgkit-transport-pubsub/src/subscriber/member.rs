@@ -17,7 +17,7 @@ use msgkit::{Envelope, Topic};
 use tokio::sync::{Notify, watch};
 
 use self::state::{Held, State, Withheld};
-use crate::core::Core;
+use crate::core::{Core, Refusal};
 use crate::error::closed;
 
 /// What the two sides share. Everything in it is bounded by what the service lets a stream have outstanding: so many messages
@@ -207,8 +207,11 @@ impl Member {
     /// For the supervising task: a suspect that nobody can have started.
     pub(crate) fn unstarted(&self) -> Option<(Token, Envelope)> {
         let state = self.lock();
-        let id = state.suspect()?;
-        let held = state.held.get(&id).filter(|held| !held.handed)?;
+        let suspects = state.suspects?;
+        let all = state.buffer.keys().filter_map(|id| Some((*id, state.held.get(id)?)));
+        // One that has come before may have been started by who had it then.
+        let is_new = |held: &Held| held.source == suspects && !held.handed && held.count <= 1;
+        let (id, held) = all.into_iter().find(|(_, held)| is_new(held))?;
         let envelope = state.buffer.get(&id)?.envelope()?.clone();
         Some((Token { id, epoch: held.epoch }, envelope))
     }
@@ -266,6 +269,7 @@ impl Member {
         let ids: Vec<u64> = all.map(|(id, _)| *id).collect();
         for id in ids {
             if let Some(held) = state.take(id).or_else(|| state.parked.remove(&id)) {
+                state.ids.remove(&(source, held.message.clone()));
                 state.leaves_key(held.source, &held.key, id);
                 state.keep_stale(held.handler);
             }
@@ -398,11 +402,14 @@ impl Member {
     }
 
     /// The receiver is told of what is tried again, and goes on with the rest: to begin anew would give that back, and each time
-    /// the service would count a start of it.
-    pub(crate) fn trouble(&self, refused: &TransportError) {
+    /// the service would count a start of it. Health is told as well, as long as the answer is kept.
+    pub(crate) fn trouble(&self, refused: &TransportError) -> Refusal {
         let text = format!("{}; it is tried again", msgkit::Chain(refused));
-        self.lock().failure = Some(TransportError::new(TransportErrorKind::Unavailable, text));
+        // The first is kept: it may be the end, and what is tried again is told again.
+        let failure = || TransportError::new(TransportErrorKind::Unavailable, text);
+        self.lock().failure.get_or_insert_with(failure);
         self.arrived.notify_one();
+        Refusal::new(&self.core, refused)
     }
 
     /// The receiver is told, once; nothing more is fetched for it.

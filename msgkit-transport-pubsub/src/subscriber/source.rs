@@ -18,7 +18,7 @@ use msgkit::transport::{Subscription, TransportError, TransportErrorKind};
 use super::known::{Known, Whose};
 use super::member::{Came, Member, Phase};
 use crate::connections::Seat;
-use crate::core::Core;
+use crate::core::{Core, Refusal};
 use crate::error::{self, code};
 use crate::names::Reader;
 use crate::wire::{self, Raw};
@@ -46,15 +46,18 @@ impl Source {
     /// Until the subscription is left, or there is nothing to read any more; answers which one is gone.
     pub(super) async fn run(self) -> Option<String> {
         let mut pause = PAUSE.0;
+        let mut refused = None;
         while self.member.phase() == Phase::Reads {
             // Asked for first: of a client that is exchanged meanwhile the stream is silent at once.
             let seat = self.core.clients.seat();
             let generation = seat.client().generation();
             let error = match self.open(&seat).await {
-                Ok(Some(stream)) => match self.read(stream, &seat, generation, &mut pause).await {
-                    None => return None,
-                    Some(error) => error,
-                },
+                Ok(Some(stream)) => {
+                    match self.read(stream, &seat, generation, &mut pause, &mut refused).await {
+                        None => return None,
+                        Some(error) => error,
+                    }
+                }
                 Ok(None) => {
                     tracing::warn!(subscription = %self.name, "its topic is gone as well; it is read again when that is there again");
                     return Some(self.name);
@@ -66,7 +69,7 @@ impl Source {
                 let longer = (pause * 2).min(PAUSE.1);
                 std::mem::replace(&mut pause, longer)
             } else {
-                self.member.trouble(&error);
+                refused = Some(self.member.trouble(&error));
                 self.core.config.topic_refresh
             };
             tokio::select! {
@@ -79,11 +82,8 @@ impl Source {
 
     /// `None` where it was gone, and was not made again because its topic is gone.
     async fn open(&self, seat: &Seat) -> Result<Option<MessageStream>, TransportError> {
-        if !self.core.is_there(&self.name) {
-            self.make_again().await?;
-            if self.reader.is_some() && !self.core.is_there(&self.name) {
-                return Ok(None);
-            }
+        if !self.core.is_there(&self.name) && !self.make_again().await? {
+            return Ok(None);
         }
         let config = &self.core.config;
         let most = u32::try_from(self.subscription.prefetch).unwrap_or(u32::MAX).saturating_add(self.ahead);
@@ -109,10 +109,13 @@ impl Source {
         seat: &Seat,
         generation: u64,
         pause: &mut Duration,
+        refused: &mut Option<Refusal>,
     ) -> Option<TransportError> {
         let ended = stream.shutdown_token();
         let mut stopped = pin!(self.member.reached(Phase::Stopped));
         let mut renewed = pin!(seat.client().renewed(generation));
+        // A stream that has nothing to tell is not told from one that is about to be refused, but by time.
+        let mut lasts = pin!(tokio::time::sleep(self.core.config.connect_timeout));
         let error = loop {
             // Never dropped for anything but the end: the client opens another stream where it is.
             let next = tokio::select! {
@@ -120,7 +123,12 @@ impl Source {
                 () = &mut stopped => break None,
                 next = stream.next() => next,
                 // Asked where nothing more is there: one word for all that came at once.
-                never = poll_fn(|_| self.tell()) => match never {},
+                never = poll_fn(|context| {
+                    if refused.is_some() && lasts.as_mut().poll(context).is_ready() {
+                        *refused = None;
+                    }
+                    self.tell()
+                }) => match never {},
                 () = &mut renewed => {
                     // What it has read already is handed out; no lease is lost unless the silence was longer.
                     while let Some(Some(Ok((message, handler)))) = stream.next().now_or_never() {
@@ -134,6 +142,7 @@ impl Source {
             match next {
                 Some(Ok((message, handler))) => {
                     *pause = PAUSE.0;
+                    *refused = None;
                     seat.heard();
                     self.give(message, handler);
                 }
@@ -201,11 +210,17 @@ impl Source {
         error::of(error, &format!("reading subscription `{}`", self.name))
     }
 
-    async fn make_again(&self) -> Result<(), TransportError> {
+    /// Answers whether it is there now.
+    async fn make_again(&self) -> Result<bool, TransportError> {
         match (&self.reader, &self.subscription.group, self.subscription.retry_step) {
-            (None, Some(group), Some(step)) => self.core.ensure_copies(group, step).await.map(drop),
-            (Some(reader), _, _) => self.core.ensure_reader(reader, &self.subscription).await.map(drop),
-            _ => Ok(()),
+            (None, Some(group), Some(step)) => self.core.ensure_copies(group, step).await.map(|_| true),
+            (Some(reader), _, _) => match self.core.try_reader(reader, &self.subscription).await? {
+                // By this answer alone: what is known others may forget meanwhile.
+                (reads, _) if reads.contains_key(&self.name) => Ok(true),
+                (_, Some(refused)) => Err(refused),
+                (_, None) => Ok(false),
+            },
+            _ => Ok(true),
         }
     }
 }

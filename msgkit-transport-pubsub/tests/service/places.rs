@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use google_cloud_auth::credentials::anonymous;
 use google_cloud_pubsub::client::{SubscriptionAdmin, TopicAdmin};
-use msgkit::envelope::{DeadLetter, DeadLetterKind};
+use msgkit::envelope::{DeadLetter, DeadLetterKind, Retry};
 use msgkit::transport::{
-    Deliveries, Delivery, Destination, Operate as _, Outgoing, Publisher as _, Subscriber as _, Subscription,
-    Transport as _,
+    Deliveries, Delivery, Destination, Health, Operate as _, Outgoing, Publisher as _, Subscriber as _,
+    Subscription, Transport as _,
 };
 use msgkit::{Group, Timestamp};
 use msgkit_testing::brokers::Pubsub as StandIn;
@@ -100,6 +100,66 @@ async fn a_copy_is_not_confirmed_where_nothing_keeps_it() {
     assert!(error.is_temporary(), "{}", msgkit::Chain(&error));
     assert_eq!(pubsub.dead_letters(&g, None, 10).await.unwrap().len(), 0, "it was made again");
     pubsub.close().await.unwrap();
+}
+
+/// Readers know the subscriptions that keep copies, because they made sure of them when they began. That is no word on them when
+/// the first copy is published, which may be days later.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_copy_of_all_is_not_confirmed_where_nothing_keeps_it() {
+    let Some(stand_in) = stand_in() else { return };
+    let pubsub = pubsub("first", support::config(stand_in.address()));
+    let mut reader = pubsub.subscribe(&group()).await.unwrap();
+    let copy = |last_start| {
+        let mut envelope = message("a.b", "k", "1").envelope;
+        envelope.set_retry(Some(Retry { round: 1, first: Timestamp::now(), last_start }));
+        let group = "g".parse().unwrap();
+        Outgoing::new(Destination::Retry { group, step: 1, delay: Duration::from_secs(60) }, envelope)
+    };
+    let admin = subscriptions(&stand_in).await;
+    for (name, copy) in
+        [("dead_letter.g", letter("g", "1")), ("retry.g.1", copy(false)), ("suspect.g", copy(true))]
+    {
+        let name = format!("projects/first/subscriptions/app.msgkit.{name}");
+        delete(&stand_in, &name).await;
+        pubsub.publish(vec![copy]).await.unwrap();
+        let kept = admin.get_subscription().set_subscription(&name).send().await;
+        assert!(kept.is_ok(), "what was confirmed is kept by nothing: {name}");
+    }
+    assert_eq!(pubsub.dead_letters(&"g".parse().unwrap(), None, 10).await.unwrap().len(), 1);
+    reader.close().await.unwrap();
+    pubsub.close().await.unwrap();
+}
+
+/// One of them that cannot be read is told, by `receive` and by health, until it can.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_cannot_be_read_keeps_nobody_from_those_that_come_later() {
+    let Some(stand_in) = stand_in() else { return };
+    let open = || pubsub("beside", support::config(stand_in.address()));
+    let (pubsub, publishing) = (open(), open());
+    let mut reader = pubsub.subscribe(&group()).await.unwrap();
+    let (topics, admin) = (topics(&stand_in).await, subscriptions(&stand_in).await);
+    let bad = "projects/beside/subscriptions/app.g~a.bad";
+    let elsewhere = "projects/beside/topics/elsewhere";
+    topics.create_topic().set_name(elsewhere).send().await.unwrap();
+    admin.create_subscription().set_name(bad).set_topic(elsewhere).send().await.unwrap();
+    topics.create_topic().set_name("projects/beside/topics/app.a.bad").send().await.unwrap();
+    told(&mut *reader, "app.g~a.bad").await;
+    publishing.publish(vec![message("a.good", "k", "1")]).await.unwrap();
+    let came = take(&mut *reader, 1).await.remove(0);
+    assert_eq!(text(&came), "1");
+    came.ack();
+    let Health::Down(why) = pubsub.health().await else { panic!("not all of it is read") };
+    assert!(why.contains("app.g~a.bad"), "{why}");
+    delete(&stand_in, bad).await;
+    within("all is read", async {
+        while pubsub.health().await != Health::Up {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    for pubsub in [pubsub, publishing] {
+        pubsub.close().await.unwrap();
+    }
 }
 
 /// A topic that is made again is another one: its old subscriptions get nothing, and nobody may publish to it as if they did.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use msgkit::transport::{Delivery, Publisher as _, Subscriber as _, Transport as _};
+use msgkit::transport::{Delivery, Health, Publisher as _, Subscriber as _, Transport as _};
 use msgkit_testing::brokers::Pubsub as StandIn;
 
 use super::{PATIENCE, group, message, pubsub, stand_in, support, take, text};
@@ -46,6 +46,8 @@ async fn one_subscription_that_is_denied_does_not_disturb_the_others() {
     };
     let error = tokio::time::timeout(PATIENCE, told).await.expect("it is told");
     assert!(error.is_temporary(), "it is tried again: {error}");
+    let Health::Down(why) = pubsub.health().await else { panic!("it is read no more") };
+    assert!(why.contains("app.g~a.bad"), "{why}");
     held.ack();
     let next = take(&mut *reader, 1).await.remove(0);
     assert_eq!((text(&next), next.count()), ("2".to_owned(), 1));
@@ -55,6 +57,7 @@ async fn one_subscription_that_is_denied_does_not_disturb_the_others() {
     let last = take(&mut *reader, 1).await.remove(0);
     assert_eq!((text(&last), last.count()), ("3".to_owned(), 1));
     last.ack();
+    assert_eq!(pubsub.health().await, Health::Up);
     pubsub.close().await.unwrap();
     assert_eq!(pubsub.lost_leases(), 0);
 }

@@ -220,7 +220,7 @@ async fn what_comes_again_keeps_its_place_in_its_key() {
     let pubsub = Pubsub::with(&url, config, Clock::system()).unwrap();
     let core = pubsub.core();
     let member = Member::new(core, 10);
-    let mut handles = handles(core, &pubsub, 4).await.into_iter();
+    let mut handles = handles(core, &pubsub, 8).await.into_iter();
     let mut comes = |id: &str| {
         let message = Incoming::Envelope(message((OURS, "k", "text")).envelope);
         let handler = handles.next().unwrap();
@@ -240,6 +240,40 @@ async fn what_comes_again_keeps_its_place_in_its_key() {
     member.done(&mut in_hand);
     assert_eq!(pubsub.lost_leases(), 1);
     assert_eq!(taken().0, ["1"]);
+    // So does what was settled behind it: it is not handed out again, and not behind a later one.
+    ["3", "1", "2", "3"].into_iter().for_each(&mut comes);
+    let (positions, mut in_hand) = taken();
+    assert_eq!(positions, ["1", "3"]);
+    member.done(&mut in_hand);
+    assert!(member.acks().is_some());
+    member.give_back();
+    assert_eq!(pubsub.lost_leases(), 1, "all was told that was settled");
+    pubsub.close().await.unwrap();
+}
+
+/// Whoever leaves sends on as new what nobody can have started: a suspect that was is none of these, however often it comes again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_that_comes_again_while_it_runs_was_started() {
+    let Some(stand_in) = stand_in() else { return };
+    let endpoint = Some(format!("http://{}", stand_in.address()));
+    let config = PubsubConfig { endpoint, ..PubsubConfig::default() };
+    let url = TransportUrl::parse("pubsub://running/app").unwrap();
+    let pubsub = Pubsub::with(&url, config, Clock::system()).unwrap();
+    let core = pubsub.core();
+    let member = Member::new(core, 1);
+    member.suspects(0);
+    let mut handles = handles(core, &pubsub, 2).await.into_iter();
+    let mut comes = || {
+        let message = Incoming::Envelope(message((OURS, "k", "text")).envelope);
+        let handler = handles.next().unwrap();
+        member.put(Came { source: 0, id: "1".into(), key: "k".to_owned(), message, handler });
+    };
+    comes();
+    assert!(member.unstarted().is_some(), "it is fetched only");
+    let mut handed = Vec::new();
+    member.take(1, &mut handed).unwrap();
+    comes();
+    assert!(member.unstarted().is_none(), "it runs");
     pubsub.close().await.unwrap();
 }
 

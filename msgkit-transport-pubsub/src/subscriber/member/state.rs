@@ -20,6 +20,7 @@ pub(super) struct State {
     pub(super) held: HashMap<u64, Held>,
     /// What was settled, while an earlier message of its key is not: the service takes settlements of a key in order.
     pub(super) parked: HashMap<u64, Held>,
+    /// Those of all that are held or parked.
     pub(super) ids: HashMap<(usize, Arc<str>), u64>,
     /// The unsettled and parked messages of each key, by topic.
     pub(super) keys: HashMap<(usize, String), BTreeSet<u64>>,
@@ -62,8 +63,8 @@ impl State {
         self.buffer.keys().find(is_one).copied()
     }
 
-    /// What is to be handed out next. A suspect waits behind no copy that is not due: each time that a process leaves with it the
-    /// service counts a start.
+    /// What is to be handed out next. A suspect waits behind no copy that is not due, only behind another suspect: each time that
+    /// a process leaves with it the service counts a start.
     pub(super) fn next_out(&mut self) -> Option<(u64, Incoming)> {
         match self.suspect() {
             Some(id) => self.buffer.remove_entry(&id),
@@ -71,10 +72,9 @@ impl State {
         }
     }
 
-    /// A message is nobody's any more.
+    /// A message is nobody's any more; until the service is told it keeps its number.
     pub(super) fn take(&mut self, id: u64) -> Option<Held> {
         let held = self.held.remove(&id)?;
-        self.ids.remove(&(held.source, held.message.clone()));
         if self.buffer.remove(&id).is_none() && self.withheld.remove(&id).is_none() {
             self.in_hand = self.in_hand.saturating_sub(1);
         }
@@ -128,13 +128,16 @@ impl State {
     }
 
     /// A message comes again while it is held here: its lease was lost, or the service hands it out twice. It keeps its place,
-    /// before those of its key that came after it.
+    /// before those of its key that came after it; one that is settled already, its settlement.
     pub(super) fn supersede(&mut self, id: u64, again: Withheld, count: u32, handler: Handler) {
+        if let Some(parked) = self.parked.get_mut(&id) {
+            let stale = std::mem::replace(&mut parked.handler, handler);
+            return self.keep_stale(stale);
+        }
         let Some(held) = self.held.get_mut(&id) else { return };
         let stale = std::mem::replace(&mut held.handler, handler);
         held.count = count;
         held.epoch += 1;
-        held.handed = false;
         self.keep_stale(stale);
         if let Some(withheld) = self.withheld.get_mut(&id) {
             withheld.message = again.message;
@@ -160,6 +163,7 @@ impl State {
     }
 
     pub(super) fn tell(&mut self, held: Held) {
+        self.ids.remove(&(held.source, held.message));
         self.told += 1;
         self.unconfirmed.insert(self.told);
         self.acks.push((self.told, held.handler));
