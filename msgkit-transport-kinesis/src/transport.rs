@@ -1,6 +1,5 @@
 //! The transport itself: what it is made from, what it can do.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -97,7 +96,7 @@ impl Kinesis {
             config,
             clock,
             store,
-            streams: Mutex::new(HashSet::new()),
+            streams: Mutex::default(),
             members: Mutex::default(),
             late: AtomicU64::new(0),
             expired: AtomicU64::new(0),

@@ -186,6 +186,40 @@ async fn dead_letters_are_kept_as_long_as_wished_in_a_stream_that_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_being_changed_is_raised_afterwards() {
+    let Some(local) = local() else { return };
+    let faults = KinesisFaults::start(local.address()).unwrap();
+    let account = local.account();
+    let client = support::client(local.endpoint(), &account);
+    let kept = async |stream: &str| {
+        let told = client.describe_stream_summary().stream_name(stream).send().await;
+        told.unwrap().stream_description_summary.unwrap().retention_period_hours
+    };
+    let transport = kinesis(&faults.endpoint(), &account, &memory(), |config| {
+        config.retention = Duration::from_secs(48 * 3600);
+        config.discover = Duration::from_secs(1);
+    });
+    // As while another process raises it. Copies wait for it.
+    faults.fail("IncreaseStreamRetentionPeriod", "ResourceInUseException", 2);
+    let letters = Declaration::DeadLetters(Group::new("g").unwrap());
+    within("the declaration", transport.declare(&[letters])).await.unwrap();
+    assert_eq!(kept("app.msgkit.dead_letter.g").await, 168);
+    // Others do not; the stream is raised when it is used again.
+    faults.fail("IncreaseStreamRetentionPeriod", "ResourceInUseException", 1);
+    within("the publish", transport.publish(vec![message("k", "x")])).await.unwrap();
+    assert_eq!(kept("app.a").await, 24);
+    tokio::time::timeout(SOON, async {
+        while kept("app.a").await < 48 {
+            transport.publish(vec![message("k", "x")]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    })
+    .await
+    .expect("it was never raised");
+    transport.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_of_leases_is_for_one_region() {
     let Some(local) = local() else { return };
     let (account, leases) = (local.account(), memory());
