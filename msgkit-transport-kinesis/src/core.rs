@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use msgkit::envelope::Clock;
 use msgkit::transport::{Group, TransportError};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
 use tokio::time::Instant;
 
 use crate::client::Account;
@@ -25,6 +25,8 @@ pub(crate) struct Core {
     pub(crate) store: Arc<dyn LeaseStore>,
     /// Streams that are known to be there, and when they are to be looked at again, where something could not be done.
     pub(crate) streams: Mutex<HashMap<String, Option<Instant>>>,
+    /// Done once the table of leases is known to be that of these streams.
+    pub(crate) placed: OnceCell<()>,
     pub(crate) members: Mutex<Vec<Weak<Member>>>,
     /// Settlements that came after their lease was lost.
     pub(crate) late: AtomicU64,

@@ -14,7 +14,7 @@ use msgkit::transport::{
     Subscription, Transport, TransportError, TransportUrl,
 };
 use msgkit::{Error, ErrorKind};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
 
 use crate::client::Account;
 use crate::config::{KinesisConfig, place};
@@ -97,6 +97,7 @@ impl Kinesis {
             clock,
             store,
             streams: Mutex::default(),
+            placed: OnceCell::new(),
             members: Mutex::default(),
             late: AtomicU64::new(0),
             expired: AtomicU64::new(0),
@@ -121,7 +122,8 @@ impl Kinesis {
     }
 
     /// How many streams were deleted and made again since a group had read them: it reads the new ones from their beginning,
-    /// and what it had not read of the old ones is gone.
+    /// and what it had not read of the old ones is gone. Also how many shards were read from their beginning because the service
+    /// did not take the place where the group was.
     #[must_use]
     pub fn remade_streams(&self) -> u64 {
         self.0.remade.load(Ordering::Relaxed)
