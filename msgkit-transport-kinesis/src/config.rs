@@ -57,7 +57,8 @@ pub struct KinesisConfig {
     pub create: bool,
     /// How many shards a stream has that is created; 0 = an on-demand stream. Those of retries and dead letters have one.
     pub shards: u32,
-    /// How long the streams keep a record; 24 h to 8760 h. One that keeps less is raised to it, unless `create = false`.
+    /// How long the streams keep a record; 24 h to 8760 h. One that keeps less is raised to it, unless `create = false`; one of a
+    /// delay step that cannot be raised is an error.
     #[serde(with = "msgkit::config::duration")]
     pub retention: Duration,
     /// How long dead letters are kept; 24 h to 8760 h. A stream of theirs that keeps less, and cannot be raised, is an error.
@@ -75,7 +76,7 @@ pub struct KinesisConfig {
     /// How long a publish goes on, throttling included, while the service takes nothing; then it gives back what is left.
     #[serde(with = "msgkit::config::duration")]
     pub publish_timeout: Duration,
-    /// How long a member may give no sign of life before others take its shards.
+    /// How long a member may give no sign of life before others take its shards; where theirs differs, the larger of both.
     #[serde(with = "msgkit::config::duration")]
     pub lease: Duration,
     /// How often a member gives one, and looks at the others; at most a third of `lease`.

@@ -1,12 +1,13 @@
 //! What everything of one transport shares.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use msgkit::envelope::Clock;
 use msgkit::transport::{Group, TransportError};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
+use tokio::time::Instant;
 
 use crate::client::Account;
 use crate::config::KinesisConfig;
@@ -22,8 +23,10 @@ pub(crate) struct Core {
     pub(crate) config: KinesisConfig,
     pub(crate) clock: Clock,
     pub(crate) store: Arc<dyn LeaseStore>,
-    /// Streams that are known to be there.
-    pub(crate) streams: Mutex<HashSet<String>>,
+    /// Streams that are known to be there, and when they are to be looked at again, where something could not be done.
+    pub(crate) streams: Mutex<HashMap<String, Option<Instant>>>,
+    /// Done once the table of leases is known to be that of these streams.
+    pub(crate) placed: OnceCell<()>,
     pub(crate) members: Mutex<Vec<Weak<Member>>>,
     /// Settlements that came after their lease was lost.
     pub(crate) late: AtomicU64,

@@ -10,7 +10,7 @@ use crate::core::Core;
 use crate::error::{Cause, Failure};
 use crate::lease::{Change, GroupRow, Lease, LeaseRow, LeaseStore, json, key_of};
 use crate::making::Made;
-use crate::marker::Known;
+use crate::marker::{Known, is_dated, is_marked};
 use crate::names::Wanted;
 use crate::position::Position;
 use crate::streams::Shard;
@@ -108,9 +108,19 @@ impl Core {
             }
             failure.error
         };
-        let told = self.patiently(|| self.described(stream)).await.map_err(gone)?;
+        self.same_place(store, stream).await.map_err(gone)?;
         let rows = store.load(space).await?;
-        if self.known(store, space, &told, &rows).await? != Known::Not {
+        // Whether it was made again is seen by whoever reads it: the service is asked what a stream is 20 times a second at most,
+        // by all of the account.
+        if is_dated(&rows, stream) {
+            return Ok(());
+        }
+        let told = self.described_if_allowed(stream).await.map_err(gone)?;
+        let known = match &told {
+            Some(told) => self.known(store, space, told, &rows).await? != Known::Not,
+            None => is_marked(&rows, stream),
+        };
+        if known {
             return Ok(());
         }
         let shards = self.shards(stream).await.map_err(gone)?;
@@ -128,22 +138,33 @@ impl Core {
             store.swap(space, Change::write(&lease.key(), 0, &lease.to_json())).await?;
         }
         // Last: whoever dies before it does all of it again, and finds his rows.
-        self.mark(store, space, &told).await?;
+        self.mark(store, space, stream, told.as_ref()).await?;
         Ok(())
     }
 
     /// Puts the shards into the table that have come since: those of a resharding, those of a stream that is new. All of them
-    /// are younger than the group, so it reads them from their beginning.
+    /// are younger than the group, so it reads them from their beginning. Looks whether it is still the same stream where `ask`
+    /// says so.
     pub(crate) async fn add_shards(
         &self,
         store: &dyn LeaseStore,
         space: &str,
         stream: &str,
         rows: &[LeaseRow],
+        ask: bool,
     ) -> Result<bool, Failure> {
+        self.same_place(store, stream).await?;
         // Before its shards are listed, which may be those of a younger one, so that it is asked again.
-        let told = self.patiently(|| self.described(stream)).await?;
-        let marked = self.known(store, space, &told, rows).await?;
+        let (told, marked) = match is_marked(rows, stream) {
+            true if !ask => (None, Known::Yes),
+            // What cannot be told now is asked again later.
+            true => (self.described(stream).await.ok(), Known::Yes),
+            false => (self.described_if_allowed(stream).await?, Known::Not),
+        };
+        let marked = match &told {
+            Some(told) => self.known(store, space, told, rows).await?,
+            None => marked,
+        };
         if marked == Known::Anew {
             return Ok(true);
         }
@@ -160,7 +181,7 @@ impl Core {
             changed |= store.swap(space, Change::write(&lease.key(), 0, &lease.to_json())).await?;
         }
         if marked == Known::Not {
-            changed |= self.mark(store, space, &told).await?;
+            changed |= self.mark(store, space, stream, told.as_ref()).await?;
         }
         // What is read to its end, and kept no longer, need not be known any more.
         let kept: HashSet<&str> = shards.iter().map(|shard| shard.id.as_str()).collect();

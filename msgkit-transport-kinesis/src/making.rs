@@ -69,11 +69,13 @@ impl Core {
     /// Sees to it that `stream` is there, made so where it is missing, and keeps what it is to keep. Answers whether it was
     /// missing.
     pub(crate) async fn ensure(&self, stream: &str, wanted: Made) -> Result<bool, TransportError> {
-        if self.streams.lock().unwrap_or_else(PoisonError::into_inner).contains(stream) {
-            return Ok(false);
-        }
+        let Some(known) = self.is_to_be_ensured(stream) else { return Ok(false) };
         let mut made = false;
-        let told = match self.patiently(|| self.described(stream)).await {
+        let asked = match known {
+            true => self.described(stream).await,
+            false => self.patiently(|| self.described(stream)).await,
+        };
+        let told = match asked {
             Ok(told) if is_usable(&told) => told,
             Ok(_) => self.made(stream).await?,
             Err(failure) if failure.cause == Cause::NotFound && self.config.create => {
@@ -84,13 +86,30 @@ impl Core {
             Err(failure) if failure.cause == Cause::NotFound => {
                 return Err(self.missing(stream, failure.error));
             }
+            // It was there before, so that it can be used; what is left to do is tried again later.
+            Err(_) if known => return Ok(false),
             Err(failure) => return Err(failure.error),
         };
         // Also where it was made just now: whoever makes a stream may die before it keeps what it is to keep.
         self.raise(stream, wanted, &told).await;
-        self.keep(stream, wanted, &told).await?;
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner).insert(stream.to_owned());
+        let kept = self.keep(stream, wanted, &told).await?;
+        let again = (!kept).then(|| Instant::now() + self.config.discover);
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).insert(stream.to_owned(), again);
         Ok(made)
+    }
+
+    /// Whether a stream was known to be there before, where it is to be looked at (again); of many who ask, one does then. `None` =
+    /// nothing is left to do.
+    fn is_to_be_ensured(&self, stream: &str) -> Option<bool> {
+        let now = Instant::now();
+        match self.streams.lock().unwrap_or_else(PoisonError::into_inner).get_mut(stream) {
+            Some(Some(again)) if now >= *again => {
+                *again = now + self.config.discover;
+                Some(true)
+            }
+            Some(_) => None,
+            None => Some(false),
+        }
     }
 
     fn missing(&self, stream: &str, error: TransportError) -> TransportError {
@@ -132,24 +151,26 @@ impl Core {
     }
 
     /// Sees to it that a stream keeps its records as long as is wished. Where that cannot be, copies are refused, since nobody
-    /// else has them; of other streams it is told.
+    /// else has them; of other streams it is told. Answers whether no more is to be done: what fails for a moment is tried again
+    /// later.
     async fn keep(
         &self,
         stream: &str,
         wanted: Made,
         told: &StreamDescriptionSummary,
-    ) -> Result<(), TransportError> {
+    ) -> Result<bool, TransportError> {
         let (hours, keeps) = (wanted.hours(), told.retention_period_hours);
         if keeps >= hours {
-            return Ok(());
+            return Ok(true);
         }
-        let raised = if self.config.create { self.raise_retention(stream, hours).await } else { Ok(false) };
-        let error = match raised {
-            Ok(true) => return Ok(()),
-            Ok(false) => None,
-            Err(failure) if failure.error.is_temporary() && wanted.copies => return Err(failure.error),
-            Err(failure) => Some(failure.error),
+        let error = match self.config.create {
+            true => match self.raise_retention(stream, wanted).await {
+                Ok(()) => return Ok(true),
+                Err(failure) => Some(failure.error),
+            },
+            false => None,
         };
+        let passes = error.as_ref().is_some_and(TransportError::is_temporary);
         let text = format!(
             "stream `{stream}` keeps its records for {keeps} h, and shall keep them for {hours} h: raise its retention, or lower \
              `retention` and `dead_letter_retention`"
@@ -157,28 +178,44 @@ impl Core {
         if !wanted.copies {
             let error = error.map(|error| msgkit::Chain(&error).to_string());
             tracing::warn!(error, "{text}");
-            return Ok(());
+            return Ok(!passes);
         }
-        let refused = invalid(text);
         Err(match error {
-            Some(error) => refused.with_source(error),
-            None => refused,
+            Some(error) if passes => error,
+            Some(error) => invalid(text).with_source(error),
+            None => invalid(text),
         })
     }
 
-    /// Raises the retention; answers whether the stream has it now.
-    async fn raise_retention(&self, stream: &str, hours: i32) -> Result<bool, Failure> {
+    /// Raises the retention. For streams of copies it waits while they are changed; who publishes to others does not wait for it.
+    async fn raise_retention(&self, stream: &str, wanted: Made) -> Result<(), Failure> {
         let client = self.account.client().await?;
-        let raised = self
-            .patiently(|| async {
+        let (hours, end) = (wanted.hours(), Instant::now() + MAKING);
+        let mut wait = Duration::from_millis(100);
+        loop {
+            let raise = || async {
                 let asked = client.increase_stream_retention_period().stream_name(stream);
                 let asked = asked.retention_period_hours(hours).send().await.map(drop);
                 asked.map_err(|error| error::of(error, &format!("raising the retention of `{stream}`")))
-            })
-            .await;
-        // Somebody else may have raised it at this moment.
-        let now = self.made(stream).await?;
-        if now.retention_period_hours >= hours { Ok(true) } else { raised.map(|()| false) }
+            };
+            let raised = if wanted.copies { self.patiently(raise).await } else { raise().await };
+            // What the service has taken it does, though it tells the old hours for a while.
+            let Err(failure) = raised else { return Ok(()) };
+            // Somebody else may have raised it, or does so at this moment.
+            let now = match wanted.copies {
+                true => self.becomes(stream, is_active).await?,
+                false => self.described(stream).await?,
+            };
+            if now.retention_period_hours >= hours {
+                return Ok(());
+            }
+            if !wanted.copies || failure.cause != Cause::InUse || Instant::now() >= end {
+                return Err(failure);
+            }
+            self.open()?;
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(Duration::from_secs(2));
+        }
     }
 
     /// What the service says of a stream.
@@ -219,24 +256,37 @@ impl Core {
 
     /// Waits until the stream can be used.
     async fn made(&self, stream: &str) -> Result<StreamDescriptionSummary, TransportError> {
+        self.becomes(stream, is_usable).await
+    }
+
+    /// Waits until the stream is as `is` says.
+    async fn becomes(
+        &self,
+        stream: &str,
+        is: fn(&StreamDescriptionSummary) -> bool,
+    ) -> Result<StreamDescriptionSummary, TransportError> {
         let end = Instant::now() + MAKING;
         let mut wait = Duration::from_millis(20);
         loop {
             match self.described(stream).await {
-                Ok(told) if is_usable(&told) => return Ok(told),
+                Ok(told) if is(&told) => return Ok(told),
                 Ok(_) => {}
                 Err(failure) if matches!(failure.cause, Cause::NotFound | Cause::Throttled) => {}
                 Err(failure) => return Err(failure.error),
             }
             self.open()?;
             if Instant::now() >= end {
-                let text = format!("stream `{stream}` is still being made after {MAKING:?}");
+                let text = format!("stream `{stream}` is still being made, or changed, after {MAKING:?}");
                 return Err(TransportError::new(TransportErrorKind::Timeout, text));
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(Duration::from_secs(2));
         }
     }
+}
+
+fn is_active(told: &StreamDescriptionSummary) -> bool {
+    told.stream_status == StreamStatus::Active
 }
 
 fn is_usable(told: &StreamDescriptionSummary) -> bool {

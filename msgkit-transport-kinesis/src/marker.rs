@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use aws_sdk_kinesis::types::StreamDescriptionSummary;
-use msgkit::transport::TransportError;
+use msgkit::transport::{TransportError, TransportErrorKind};
 use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
@@ -45,6 +45,25 @@ pub(crate) fn marked(rows: &[LeaseRow]) -> impl Iterator<Item = &str> {
     rows.iter().filter_map(|row| row.key.strip_prefix(STREAM))
 }
 
+fn marker<'a>(rows: &'a [LeaseRow], stream: &str) -> Option<&'a LeaseRow> {
+    let key = key_of(stream);
+    rows.iter().find(|row| row.key == key)
+}
+
+/// Whether the shards of a stream are in the table.
+pub(crate) fn is_marked(rows: &[LeaseRow], stream: &str) -> bool {
+    marker(rows, stream).is_some()
+}
+
+/// Whether the table says when the stream was made.
+pub(crate) fn is_dated(rows: &[LeaseRow], stream: &str) -> bool {
+    marker(rows, stream).is_some_and(|row| created_of(row).is_some())
+}
+
+fn created_of(row: &LeaseRow) -> Option<i64> {
+    serde_json::from_str::<Marker>(&row.value).unwrap_or_default().created
+}
+
 fn created(told: &StreamDescriptionSummary) -> Option<i64> {
     told.stream_creation_timestamp.to_millis().ok()
 }
@@ -55,10 +74,24 @@ impl Core {
         &self,
         store: &dyn LeaseStore,
         space: &str,
-        told: &StreamDescriptionSummary,
+        stream: &str,
+        told: Option<&StreamDescriptionSummary>,
     ) -> Result<bool, Failure> {
-        let marker = json(&Marker { created: created(told) });
-        Ok(store.swap(space, Change::write(&key_of(&told.stream_name), 0, &marker)).await?)
+        let marker = json(&Marker { created: told.and_then(created) });
+        Ok(store.swap(space, Change::write(&key_of(stream), 0, &marker)).await?)
+    }
+
+    /// What the service says of a stream that a wildcard has found; `None` where these credentials may not ask, which is no
+    /// reason not to read it.
+    pub(crate) async fn described_if_allowed(
+        &self,
+        stream: &str,
+    ) -> Result<Option<StreamDescriptionSummary>, Failure> {
+        match self.patiently(|| self.described(stream)).await {
+            Ok(told) => Ok(Some(told)),
+            Err(failure) if failure.error.kind() == TransportErrorKind::Refused => Ok(None),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Whether the shards of the stream that `told` describes are in the table. Where they are those of an older stream of its
@@ -71,17 +104,14 @@ impl Core {
         told: &StreamDescriptionSummary,
         rows: &[LeaseRow],
     ) -> Result<Known, Failure> {
-        self.same_place(store, told).await?;
         let stream = &told.stream_name;
-        let key = key_of(stream);
-        let Some(row) = rows.iter().find(|row| row.key == key) else { return Ok(Known::Not) };
-        let before = serde_json::from_str::<Marker>(&row.value).unwrap_or_default().created;
+        let Some(row) = marker(rows, stream) else { return Ok(Known::Not) };
         let (Some(now), marker) = (created(told), json(&Marker { created: created(told) })) else {
             return Ok(Known::Yes);
         };
-        match before {
+        match created_of(row) {
             None => {
-                store.swap(space, Change::write(&key, row.version, &marker)).await?;
+                store.swap(space, Change::write(&row.key, row.version, &marker)).await?;
                 return Ok(Known::Yes);
             }
             // Who asked before it was made again is not to be believed.
@@ -90,7 +120,7 @@ impl Core {
         }
         self.begin_anew(store, space, stream, row).await?;
         // Last: whoever dies before it does all of it again.
-        if store.swap(space, Change::write(&key, row.version, &marker)).await? {
+        if store.swap(space, Change::write(&row.key, row.version, &marker)).await? {
             self.remade.fetch_add(1, Ordering::Relaxed);
             tracing::error!(
                 stream,
@@ -103,11 +133,25 @@ impl Core {
 
     /// Streams of another region or account have the same names, and would share their leases: half of each would be read by
     /// nobody.
-    async fn same_place(
-        &self,
-        store: &dyn LeaseStore,
-        told: &StreamDescriptionSummary,
-    ) -> Result<(), TransportError> {
+    /// It is asked once, of the first stream: all of them are of one account.
+    pub(crate) async fn same_place(&self, store: &dyn LeaseStore, stream: &str) -> Result<(), Failure> {
+        // A table of one's own is shared with nobody.
+        if !std::ptr::addr_eq(store, &raw const *self.store) {
+            return Ok(());
+        }
+        let placed = self.placed.get_or_try_init(|| async {
+            let told = self.patiently(|| self.described(stream)).await?;
+            Ok::<_, Failure>(self.take_place(&told).await?)
+        });
+        match placed.await {
+            // The next one may be one of which these credentials may ask.
+            Err(failure) if failure.error.kind() == TransportErrorKind::Refused => Ok(()),
+            placed => placed.map(drop),
+        }
+    }
+
+    async fn take_place(&self, told: &StreamDescriptionSummary) -> Result<(), TransportError> {
+        let store = &self.store;
         // `arn:aws:kinesis:eu-west-1:123456789012:stream/name`, by whatever address the service was reached.
         let Some((place, _)) = told.stream_arn.split_once(":stream/") else { return Ok(()) };
         let space = self.place_space();

@@ -144,12 +144,12 @@ impl Core {
         let ordered = self.config.ordered;
         let mut queue = Queue::of(items, ordered);
         let mut refused = Vec::new();
-        // Of a request that was refused as a whole: each goes by itself, before anything else.
-        let mut suspects: VecDeque<Item> = VecDeque::new();
+        // Of a request that was refused as a whole: its halves go before anything else, until those are found that it is about.
+        let mut suspects: VecDeque<Vec<Item>> = VecDeque::new();
         let mut end = Instant::now() + self.config.publish_timeout;
         let mut wait = AGAIN.0;
         while !(queue.is_empty() && suspects.is_empty()) {
-            let request = suspects.pop_front().map_or_else(|| queue.next(), |item| vec![item]);
+            let request = suspects.pop_front().unwrap_or_else(|| queue.next());
             if request.is_empty() {
                 break;
             }
@@ -209,7 +209,11 @@ impl Core {
                         let (kind, text) = (why.error.kind(), why.error.to_string());
                         refuse(&mut refused, std::iter::once(item).chain(behind), kind, &text, why.error);
                     }
-                    Err(back) => suspects.extend(back),
+                    Err(mut back) => {
+                        let half = back.split_off(back.len() / 2);
+                        suspects.push_front(half);
+                        suspects.push_front(back);
+                    }
                 }
                 continue;
             }
@@ -227,7 +231,13 @@ impl Core {
                         overdue(stream, self.config.publish_timeout, Some(&why.error)).to_string(),
                     ),
                 };
-                refuse(&mut refused, suspects.into_iter().chain(queue.rest()), kind, &text, why.error);
+                refuse(
+                    &mut refused,
+                    suspects.into_iter().flatten().chain(queue.rest()),
+                    kind,
+                    &text,
+                    why.error,
+                );
                 return refused;
             }
             tokio::select! {

@@ -1,6 +1,5 @@
 //! The transport itself: what it is made from, what it can do.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +14,7 @@ use msgkit::transport::{
     Subscription, Transport, TransportError, TransportUrl,
 };
 use msgkit::{Error, ErrorKind};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
 
 use crate::client::Account;
 use crate::config::{KinesisConfig, place};
@@ -97,7 +96,8 @@ impl Kinesis {
             config,
             clock,
             store,
-            streams: Mutex::new(HashSet::new()),
+            streams: Mutex::default(),
+            placed: OnceCell::new(),
             members: Mutex::default(),
             late: AtomicU64::new(0),
             expired: AtomicU64::new(0),
@@ -122,7 +122,8 @@ impl Kinesis {
     }
 
     /// How many streams were deleted and made again since a group had read them: it reads the new ones from their beginning,
-    /// and what it had not read of the old ones is gone.
+    /// and what it had not read of the old ones is gone. Also how many shards were read from their beginning because the service
+    /// did not take the place where the group was.
     #[must_use]
     pub fn remade_streams(&self) -> u64 {
         self.0.remade.load(Ordering::Relaxed)

@@ -32,7 +32,7 @@ use crate::error::{Cause, classify, invalid};
 const MAKING: Duration = Duration::from_secs(120);
 /// How often a call is tried that got no answer, or was too much at once.
 const TRIES: u32 = 5;
-/// How long one try may take at least, whatever the `heartbeat` is.
+/// How long a connection may take at least to be made, or to answer, whatever the `heartbeat` is.
 const LEAST: Duration = Duration::from_secs(2);
 
 type Item = HashMap<String, AttributeValue>;
@@ -48,7 +48,7 @@ pub struct DynamoDbLeases {
 /// Where the client comes from.
 enum Source {
     Given(Client),
-    /// And how long one try may take.
+    /// And how long a connection may take to be made, and to answer.
     Account(Arc<Account>, Duration),
 }
 
@@ -254,7 +254,12 @@ async fn client(account: &Account, patience: Duration) -> Result<Client, Transpo
         // Every write has its condition, so that trying again changes nothing twice.
         .retry_config(RetryConfig::standard().with_max_attempts(TRIES))
         .timeout_config(
-            TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(patience).build(),
+            // The short time is that of the connection: a try begins with finding the credentials, which may take longer.
+            TimeoutConfig::builder()
+                .connect_timeout(CONNECT.min(patience))
+                .read_timeout(patience)
+                .operation_attempt_timeout(CALL)
+                .build(),
         );
     let builder = match account.leases_endpoint() {
         Some(endpoint) => builder.endpoint_url(endpoint),

@@ -57,7 +57,7 @@ impl Member {
             return;
         }
         let mut state = self.lock();
-        state.give_up_all();
+        state.lose_all();
         state.gone = true;
         drop(state);
         let text = "the task that keeps the leases has panicked: a bug; others take its shards when its leases have expired";

@@ -186,7 +186,8 @@ impl Member {
                         return state.flush_error.take();
                     }
                     if state.gone {
-                        return state.unflushed.take();
+                        // It has left by itself: what it could not write then is told now.
+                        return state.flush_error.take().or_else(|| state.unflushed.take());
                     }
                 }
                 kept.await;
@@ -227,7 +228,7 @@ impl Member {
                 {
                     let mut state = self.lock();
                     if state.gone {
-                        return state.flush_error.take();
+                        return state.flush_error.take().or_else(|| state.unflushed.take());
                     }
                 }
                 kept.await;

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::Member;
 use super::state::Ready;
 use crate::error::{Cause, Failure};
+use crate::lease::{Change, Lease};
 use crate::marker::Known;
 use crate::position::{Position, Sequence};
 use crate::streams::Page;
@@ -196,7 +197,7 @@ impl Member {
             }
             // The subscription of whoever had the shard before is not over yet.
             Cause::InUse => {}
-            Cause::NotFound if self.is_expired(place).await => {
+            Cause::NotFound if self.is_expired(place).await && self.is_same_stream(generation).await => {
                 self.expired(generation, place);
                 return true;
             }
@@ -210,7 +211,12 @@ impl Member {
                 }
             }
         }
-        if failure.error.kind() == TransportErrorKind::Refused || trouble.misplaced == MISPLACED {
+        let misplaced = trouble.misplaced >= MISPLACED;
+        let begins = if misplaced { self.begin_again(generation).await } else { None };
+        if begins == Some(true) {
+            return true;
+        }
+        if failure.error.kind() == TransportErrorKind::Refused || (misplaced && begins.is_none()) {
             let text = msgkit::Chain(&failure.error).to_string();
             self.fail(failure.error.kind(), text);
             return true;
@@ -220,20 +226,57 @@ impl Member {
         false
     }
 
-    /// Whether a place that the service does not take is none: its stream is the one that it was, and it is not one that comes. A
-    /// stream that was made again begins anew, for which the keeper looks at the table.
+    /// Whether a place that the service does not take is none: its stream is the one that it was, and it is not one that comes.
     async fn is_misplaced(&self, generation: u64) -> bool {
-        let Some((stream, _, at)) = self.place(generation) else { return false };
+        let Some((_, _, at)) = self.place(generation) else { return false };
+        let comes = matches!(at, Position::Time(millis) if millis > self.core.clock.now().as_millis());
+        self.is_same_stream(generation).await && !comes
+    }
+
+    /// Whether the stream is the one that it was, as far as these credentials may ask. One that was made again begins anew, for
+    /// which the keeper looks at the table.
+    async fn is_same_stream(&self, generation: u64) -> bool {
+        let Some((stream, _, _)) = self.place(generation) else { return false };
         let looked = async {
-            let told = self.core.described(&stream).await?;
+            let Some(told) = self.core.described_if_allowed(&stream).await? else { return Ok(Known::Yes) };
             let rows = self.store.load(&self.space).await?;
             self.core.known(&*self.store, &self.space, &told, &rows).await
         };
-        let known = looked.await;
+        let known: Result<Known, Failure> = looked.await;
         self.lock().round_asked = true;
         self.due.notify_one();
-        let comes = matches!(at, Position::Time(millis) if millis > self.core.clock.now().as_millis());
-        matches!(known, Ok(Known::Yes)) && !comes
+        matches!(known, Ok(Known::Yes))
+    }
+
+    /// A shard that was read before, and whose place the service does not take any more, begins again: rather twice than never,
+    /// and the other shards go on. `None` = it was not read before; otherwise whether the table says so now, by which the lease is
+    /// lost to this member too.
+    async fn begin_again(&self, generation: u64) -> Option<bool> {
+        let (lease, version) = {
+            let state = self.lock();
+            let held = state.held.get(&generation)?;
+            let Lease { stream, shard, parents, at, .. } = &held.lease;
+            if !matches!(at, Position::After(_)) {
+                return None;
+            }
+            (Lease::new(stream, shard, parents.clone(), Position::Oldest), held.version)
+        };
+        let change = &lease.to_json();
+        let swapped = self.store.swap(&self.space, Change::write(&lease.key(), version, change)).await;
+        // Where the keeper has written at this moment, or the table does not answer, the next try does it.
+        if !matches!(swapped, Ok(true)) {
+            return Some(false);
+        }
+        self.core.remade.fetch_add(1, Ordering::Relaxed);
+        let (stream, shard) = (&lease.stream, &lease.shard);
+        tracing::error!(
+            %stream,
+            %shard,
+            "the service does not take the place where the group was: the shard is read from its beginning, messages come again"
+        );
+        self.lock().round_asked = true;
+        self.due.notify_one();
+        Some(true)
     }
 
     /// Whether the service has dropped a shard: its stream is there, and does not list it any more.

@@ -25,6 +25,18 @@ fn every_b() -> Subscription {
     Subscription::group(Group::new("g").unwrap(), ["*.b".parse().unwrap()]).with_start(Start::Latest)
 }
 
+/// Deletes the stream of topic `a.b`.
+async fn delete(endpoint: &str, account: &str) {
+    let client = support::client(endpoint, account);
+    client.delete_stream().stream_name("app.a").send().await.unwrap();
+    within("it is gone", async {
+        while client.describe_stream_summary().stream_name("app.a").send().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
 async fn next(reader: &mut dyn Deliveries) -> String {
     let came = tokio::time::timeout(SOON, take(reader, 1)).await.expect("the message never came");
     let delivery = came.into_iter().next().unwrap();
@@ -65,9 +77,8 @@ async fn who_declares_a_group_takes_no_new_stream_from_its_members() {
 async fn a_stream_that_was_made_again_is_read_from_its_beginning() {
     let Some(local) = local() else { return };
     let (account, leases) = (local.account(), memory());
-    let transport = kinesis(local.endpoint(), &account, &leases, |config| {
-        config.discover = Duration::from_secs(1);
-    });
+    // Who reads finds it; a look at what streams are comes much later.
+    let transport = kinesis(local.endpoint(), &account, &leases, |config| config.discover = PATIENCE);
     let mut reader = within("the subscription", transport.subscribe(&subscription())).await.unwrap();
     // The shards of the beginning are read to their end, others have followed.
     let publish = async |text: &str| {
@@ -88,19 +99,35 @@ async fn a_stream_that_was_made_again_is_read_from_its_beginning() {
         }
     })
     .await;
-    let client = support::client(local.endpoint(), &account);
-    client.delete_stream().stream_name("app.a").send().await.unwrap();
-    within("it is gone", async {
-        while client.describe_stream_summary().stream_name("app.a").send().await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    delete(local.endpoint(), &account).await;
     publish("after").await;
     let came = tokio::time::timeout(SOON, by_key(&mut *reader, 20)).await.expect("the messages never came");
     assert!(came.len() == 20 && came.values().all(|texts| texts == &["after"]), "{came:?}");
     assert_eq!(transport.remade_streams(), 1);
     within("the flush", reader.flush()).await.unwrap();
+    transport.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_was_made_again_is_found_though_nobody_reads_it() {
+    let Some(local) = local() else { return };
+    let (account, leases) = (local.account(), memory());
+    let transport = kinesis(local.endpoint(), &account, &leases, |config| {
+        config.discover = Duration::from_millis(200);
+    });
+    within("the declaration", transport.declare(&[declaration(subscription())])).await.unwrap();
+    // As where all shards of the old one were read to their end.
+    for row in leases.load("app/group/g").await.unwrap() {
+        if row.key.starts_with("lease/") {
+            let done = row.value.replace("\"done\":false", "\"done\":true");
+            assert!(leases.swap("app/group/g", Change::write(&row.key, row.version, &done)).await.unwrap());
+        }
+    }
+    delete(local.endpoint(), &account).await;
+    within("the publish", transport.publish(vec![message("k", "after")])).await.unwrap();
+    let mut reader = within("the subscription", transport.subscribe(&subscription())).await.unwrap();
+    assert_eq!(next(&mut *reader).await, "after");
+    assert_eq!(transport.remade_streams(), 1);
     transport.close().await.unwrap();
 }
 
@@ -183,6 +210,112 @@ async fn dead_letters_are_kept_as_long_as_wished_in_a_stream_that_is_there() {
     assert_eq!(kept().await, 168);
     transport.close().await.unwrap();
     careful.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_being_changed_is_raised_afterwards() {
+    let Some(local) = local() else { return };
+    let faults = KinesisFaults::start(local.address()).unwrap();
+    let account = local.account();
+    let client = support::client(local.endpoint(), &account);
+    let kept = async |stream: &str| {
+        let told = client.describe_stream_summary().stream_name(stream).send().await;
+        told.unwrap().stream_description_summary.unwrap().retention_period_hours
+    };
+    let transport = kinesis(&faults.endpoint(), &account, &memory(), |config| {
+        config.retention = Duration::from_secs(48 * 3600);
+        config.discover = Duration::from_secs(1);
+    });
+    // As while another process raises it. Copies wait for it.
+    faults.fail("IncreaseStreamRetentionPeriod", "ResourceInUseException", 2);
+    let letters = Declaration::DeadLetters(Group::new("g").unwrap());
+    within("the declaration", transport.declare(&[letters])).await.unwrap();
+    assert_eq!(kept("app.msgkit.dead_letter.g").await, 168);
+    // Others do not; the stream is raised when it is used again.
+    faults.fail("IncreaseStreamRetentionPeriod", "ResourceInUseException", 1);
+    within("the publish", transport.publish(vec![message("k", "x")])).await.unwrap();
+    assert_eq!(kept("app.a").await, 24);
+    tokio::time::timeout(SOON, async {
+        while kept("app.a").await < 48 {
+            transport.publish(vec![message("k", "x")]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    })
+    .await
+    .expect("it was never raised");
+    transport.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_service_is_not_asked_what_a_stream_is_with_every_look() {
+    let Some(local) = local() else { return };
+    let faults = KinesisFaults::start(local.address()).unwrap();
+    let (account, leases) = (local.account(), memory());
+    let open = || {
+        kinesis(&faults.endpoint(), &account, &leases, |config| config.discover = Duration::from_millis(200))
+    };
+    let first = open();
+    within("the declaration", first.declare(&[declaration(subscription())])).await.unwrap();
+    first.close().await.unwrap();
+    let transport = open();
+    let _ = faults.calls();
+    let _reader = within("the subscription", transport.subscribe(&subscription())).await.unwrap();
+    let (mut looks, mut asked) = (0, 0);
+    within("looks for new shards", async {
+        while looks < 12 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let calls = faults.calls();
+            let count = |operation: &str| calls.iter().filter(|call| call.operation == operation).count();
+            looks += count("ListShards");
+            asked += count("DescribeStreamSummary");
+        }
+    })
+    .await;
+    // Once to see that it is there, once to see where it is, and now and then to see whether it was made again.
+    assert!(asked <= 4, "{asked} times in {looks} looks");
+    transport.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_of_a_wildcard_reads_streams_that_it_may_not_ask_for() {
+    let Some(local) = local() else { return };
+    let faults = KinesisFaults::start(local.address()).unwrap();
+    let (account, leases) = (local.account(), memory());
+    let other = kinesis(local.endpoint(), &account, &leases, |_| {});
+    within("an older stream", other.publish(vec![of_topic("a.b", "k", "before")])).await.unwrap();
+    faults.fail("DescribeStreamSummary", "AccessDeniedException", 10_000);
+    let transport = kinesis(&faults.endpoint(), &account, &leases, |config| {
+        config.discover = Duration::from_secs(1);
+    });
+    let mut reader = within("the subscription", transport.subscribe(&every_b())).await.unwrap();
+    within("an older stream", other.publish(vec![of_topic("a.b", "k", "of an older stream")])).await.unwrap();
+    assert_eq!(next(&mut *reader).await, "of an older stream");
+    within("a new stream", other.publish(vec![of_topic("x.b", "k", "of a new stream")])).await.unwrap();
+    assert_eq!(next(&mut *reader).await, "of a new stream");
+    transport.close().await.unwrap();
+    other.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_whose_place_the_service_never_takes_is_read_from_its_beginning() {
+    let Some(local) = local() else { return };
+    let faults = KinesisFaults::start(local.address()).unwrap();
+    let (account, leases) = (local.account(), memory());
+    let open = |endpoint: &str| kinesis(endpoint, &account, &leases, |config| config.shards = 1);
+    let first = open(local.endpoint());
+    let mut reader = within("the subscription", first.subscribe(&subscription())).await.unwrap();
+    within("the publish", first.publish(vec![message("k", "before")])).await.unwrap();
+    assert_eq!(next(&mut *reader).await, "before");
+    within("the flush", reader.flush()).await.unwrap();
+    first.close().await.unwrap();
+    let transport = open(&faults.endpoint());
+    faults.fail("GetShardIterator", "InvalidArgumentException", 5);
+    let mut reader = within("the subscription", transport.subscribe(&subscription())).await.unwrap();
+    within("the publish", transport.publish(vec![message("k", "after")])).await.unwrap();
+    assert_eq!(next(&mut *reader).await, "before", "from its beginning");
+    assert_eq!(next(&mut *reader).await, "after");
+    assert_eq!(transport.remade_streams(), 1);
+    transport.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
