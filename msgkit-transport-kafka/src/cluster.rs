@@ -339,6 +339,7 @@ impl Cluster {
                     (Kind::Topic, Some(limit)) => topic.set("max.message.bytes", limit),
                     // Whatever came has room there, with what is added to it.
                     (Kind::Retry, _) => topic
+                        .set("cleanup.policy", "delete")
                         .set("retention.ms", "-1")
                         .set("retention.bytes", "-1")
                         .set("max.message.bytes", &copies),
@@ -358,7 +359,11 @@ impl Cluster {
         drop(tokio::task::spawn_blocking(move || drop(admin)));
         for answer in answers {
             match answer {
-                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Ok(name) => {
+                    // Made as it has to be. A broker that has not heard of it yet would say that it is not there.
+                    self.fit().insert(name);
+                }
+                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((name, code)) => {
                     let error = rdkafka::error::KafkaError::AdminOp(code);
                     return Err(error::of(error, &format!("creating the Kafka topic `{name}`")));

@@ -185,7 +185,7 @@ impl Cluster {
                     let handed = self.hand(&client, &mut parcel, &waiting, index, until).await;
                     let handed = handed.map_err(|error| {
                         waiting.state.lock().unwrap_or_else(PoisonError::into_inner).open -= 1;
-                        self.said.explain(error, &format!("publishing to `{}`", parcel.topic))
+                        self.not_taken(error, &parcel.topic)
                     });
                     topics.push(parcel.topic);
                     handed
@@ -359,7 +359,7 @@ impl Kafka {
 #[cfg(test)]
 mod tests {
     use msgkit::envelope::Clock;
-    use msgkit::transport::TransportUrl;
+    use msgkit::transport::{Transport as _, TransportUrl};
     use rdkafka::mocking::MockCluster;
 
     use super::*;
@@ -382,5 +382,27 @@ mod tests {
             cluster.not_taken(KafkaError::MessageProduction(code), "a.b");
             assert!(!cluster.knows("a.b"), "{code:?}");
         }
+    }
+
+    /// Once the client knows how many partitions there are it refuses a message for another one before it is sent.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_topic_that_has_fewer_partitions_now_is_asked_for_again() {
+        let mock = MockCluster::new(1).unwrap();
+        mock.create_topic("a.b", 1, 1).unwrap();
+        let url = TransportUrl::parse(&format!("kafka://{}", mock.bootstrap_servers())).unwrap();
+        let kafka = Kafka::with(&url, crate::KafkaConfig::default(), Clock::system()).unwrap();
+        let cluster = kafka.cluster();
+        cluster.ensure(&[("a.b", Kind::Topic)]).await.unwrap();
+        let to = async |partition| {
+            let value = Some(bytes::Bytes::from_static(b"1"));
+            let topic = "a.b".to_owned();
+            let parcel = Parcel { topic, partition: Some(partition), key: None, headers: None, value };
+            cluster.send(vec![Ok(parcel)]).await.len()
+        };
+        assert_eq!(to(0).await, 0);
+        assert!(cluster.knows("a.b"));
+        assert_eq!(to(7).await, 1);
+        assert!(!cluster.knows("a.b"), "its partitions are not those that were known");
+        kafka.close().await.unwrap();
     }
 }

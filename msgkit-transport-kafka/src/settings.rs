@@ -19,7 +19,8 @@ impl Cluster {
         for (name, _) in wanted.iter().filter(|(_, kind)| *kind == Kind::Kept) {
             if let Some(partitions) = known.get(*name).filter(|partitions| **partitions != 1) {
                 return Err(invalid(format!(
-                    "the Kafka topic `{name}` has {partitions} partitions, of which only the first would be read; make it again with one"
+                    "the Kafka topic `{name}` has {partitions} partitions, of which only the first would be read; copy what it \
+                     holds to a topic with one partition first, then make it again with one"
                 )));
             }
         }
@@ -39,6 +40,7 @@ impl Cluster {
         if asked.is_empty() {
             return Ok(());
         }
+        const UNKNOWN: &str = "nobody knows whether it keeps what it is for";
         let admin = self.admin()?;
         let doing = "asking for the settings of Kafka topics";
         let topics: Vec<_> = asked.keys().map(|name| ResourceSpecifier::Topic(name)).collect();
@@ -46,7 +48,13 @@ impl Cluster {
         let answers = admin.describe_configs(&topics, &options).await;
         // Its drop waits for its thread.
         drop(tokio::task::spawn_blocking(move || drop(admin)));
-        for (name, answer) in asked.keys().zip(answers.map_err(|error| self.said.explain(error, doing))?) {
+        let answers = match answers {
+            Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnsupportedFeature) => {
+                asked.keys().map(|_| Err(RDKafkaErrorCode::UnsupportedFeature)).collect()
+            }
+            answers => answers.map_err(|error| self.said.explain(error, doing))?,
+        };
+        for (name, answer) in asked.keys().zip(answers) {
             match answer {
                 Ok(settings) => {
                     let of = |key: &str| settings.get(key).and_then(|entry| entry.value.as_deref());
@@ -58,7 +66,11 @@ impl Cluster {
                 }
                 Err(RDKafkaErrorCode::TopicAuthorizationFailed) => tracing::warn!(
                     topic = name,
-                    "the user may not see the settings of a Kafka topic, so nobody knows whether it keeps what it is for"
+                    "the user may not see the settings of a Kafka topic, so {UNKNOWN}"
+                ),
+                Err(RDKafkaErrorCode::UnsupportedFeature) => tracing::warn!(
+                    topic = name,
+                    "the brokers do not show the settings of a Kafka topic, so {UNKNOWN}"
                 ),
                 Err(code) => {
                     return Err(error::of(rdkafka::error::KafkaError::AdminOp(code), doing));
