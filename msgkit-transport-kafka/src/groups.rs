@@ -2,7 +2,7 @@
 //! each pattern of a group is written down, once, in a compacted topic, with the offsets at which the group begins in the
 //! Kafka topics that were there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use msgkit::Pattern;
@@ -22,6 +22,20 @@ pub(crate) struct Groups(Mutex<Known>);
 struct Known {
     read_to: i64,
     patterns: BTreeMap<String, BTreeMap<String, Record>>,
+    /// The keys of what was known before the topic was deleted, or made again, and has not been seen in it since.
+    gone: BTreeSet<String>,
+}
+
+impl Known {
+    /// The topic is not there any more, or another one: what is known counts, until it is written again.
+    fn is_gone(&mut self) {
+        let keys = self
+            .patterns
+            .iter()
+            .flat_map(|(group, patterns)| patterns.keys().map(move |pattern| format!("{group} {pattern}")));
+        self.gone = keys.collect();
+        self.read_to = 0;
+    }
 }
 
 /// What is known of one pattern of a group: where it begins in each Kafka topic that was there when it was declared, by
@@ -55,6 +69,19 @@ impl Groups {
         known.read_to == 0 && known.patterns.is_empty()
     }
 
+    /// Whether it is known, and written down.
+    fn holds(&self, group: &Group, pattern: &str) -> bool {
+        self.knows(group, pattern) && {
+            let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            !known.gone.contains(&key(group, pattern))
+        }
+    }
+
+    fn record(&self, group: &Group, pattern: &str) -> Option<Record> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.patterns.get(group.as_str())?.get(pattern).cloned()
+    }
+
     fn knows(&self, group: &Group, pattern: &str) -> bool {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.patterns.get(group.as_str()).is_some_and(|patterns| patterns.contains_key(pattern))
@@ -72,9 +99,12 @@ impl Cluster {
             if self.groups.is_empty() {
                 return Ok(());
             }
+            self.groups.0.lock().unwrap_or_else(PoisonError::into_inner).is_gone();
             return Err(TransportError::new(
                 TransportErrorKind::Unavailable,
-                format!("the Kafka topic `{topic}`, which says what each group takes, is not there any more"),
+                format!(
+                    "the Kafka topic `{topic}`, which says what each group takes, is not there any more; start every service                      again, which declares what it takes anew"
+                ),
             ));
         }
         let (_, end) = self.watermarks(&topic, 0)?;
@@ -83,7 +113,12 @@ impl Cluster {
             return Ok(());
         }
         // One that ends before that was made again.
-        let from = if read_to > end { 0 } else { read_to };
+        let (from, read_to) = if read_to > end {
+            self.groups.0.lock().unwrap_or_else(PoisonError::into_inner).is_gone();
+            (0, 0)
+        } else {
+            (read_to, read_to)
+        };
         let mut look = Look::begin(self, &[Span { topic, partition: 0, from, to: end }])?;
         let (mut read, mut behind) = (Vec::new(), from);
         while let Some(message) = look.next()? {
@@ -98,6 +133,7 @@ impl Cluster {
         // Two may have read the same; what is written down is the same for both.
         let mut known = self.groups.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (group, pattern, record) in read {
+            known.gone.remove(&format!("{group} {pattern}"));
             let patterns = known.patterns.entry(group).or_default();
             match record {
                 Some(record) => patterns.insert(pattern, record),
@@ -117,7 +153,7 @@ impl Cluster {
         subscription: &Subscription,
     ) -> Result<(), TransportError> {
         let Some(group) = subscription.group.clone() else { return Ok(()) };
-        if subscription.patterns.iter().all(|pattern| self.groups.knows(&group, pattern.as_str())) {
+        if subscription.patterns.iter().all(|pattern| self.groups.holds(&group, pattern.as_str())) {
             return Ok(());
         }
         let topic = self.names.groups();
@@ -131,8 +167,13 @@ impl Cluster {
                 let mut records = Vec::new();
                 let topics = cluster.list_topics()?;
                 for pattern in &patterns {
-                    if !cluster.groups.knows(&asked, pattern.as_str()) {
-                        records.push((pattern.clone(), cluster.starts(&topics, pattern, start)?));
+                    if !cluster.groups.holds(&asked, pattern.as_str()) {
+                        // What was written down in a topic that is gone began where it began.
+                        let record = match cluster.groups.record(&asked, pattern.as_str()) {
+                            Some(record) => record,
+                            None => cluster.starts(&topics, pattern, start)?,
+                        };
+                        records.push((pattern.clone(), record));
                     }
                 }
                 cluster.read_groups()?;
@@ -140,7 +181,7 @@ impl Cluster {
             })
             .await?;
         for (pattern, record) in records {
-            if self.groups.knows(&group, pattern.as_str()) {
+            if self.groups.holds(&group, pattern.as_str()) {
                 continue;
             }
             let value = serde_json::to_vec(&record).map_err(|error| {
@@ -149,6 +190,7 @@ impl Cluster {
             let key = key(&group, pattern.as_str()).into_bytes();
             self.send_raw(topic.clone(), Some(key), Some(value.into()), OwnedHeaders::new()).await?;
             let mut known = self.groups.0.lock().unwrap_or_else(PoisonError::into_inner);
+            known.gone.remove(&format!("{group} {pattern}"));
             known
                 .patterns
                 .entry(group.as_str().to_owned())
@@ -280,6 +322,27 @@ mod tests {
             cluster.declared_start(&group, "a.b", 0),
             None,
             "from the first message: nothing is passed"
+        );
+    }
+
+    /// Somebody has deleted the topic: who declares again writes down what it knows, for others to read.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn declarations_that_are_gone_are_written_again() {
+        let mock = MockCluster::new(1).unwrap();
+        let (old, new) = (cluster(&mock), cluster(&mock));
+        let (group, starts) = (Group::new("g").unwrap(), BTreeMap::from([(0, 5)]));
+        let record = Record { starts: BTreeMap::from([("a.b".to_owned(), starts)]) };
+        let patterns = BTreeMap::from([("a.b".to_owned(), record)]);
+        old.groups.0.lock().unwrap().patterns.insert("g".to_owned(), patterns);
+        read(&old).await.unwrap_err();
+        mock.create_topic("msgkit.groups", 1, 1).unwrap();
+        old.register(&subscription()).await.unwrap();
+        read(&new).await.unwrap();
+        assert!(new.groups.knows(&group, "a.b"));
+        assert_eq!(
+            new.declared_start(&group, "a.b", 0),
+            Some(5),
+            "where it began, not where it would begin now"
         );
     }
 }

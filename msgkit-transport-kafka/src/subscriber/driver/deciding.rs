@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use msgkit::Pattern;
 
+use super::settling::WORTH_A_WORD;
 use super::{AGAIN, Driver, Source};
 
 /// How often the declarations are read again while such records come.
@@ -18,13 +19,13 @@ pub(super) const MOST_BYTES: usize = 8 << 20;
 /// When to read the declarations again.
 pub(super) struct Deciding {
     next: Instant,
-    /// The last time it did not work: nobody asks sooner because many wait.
-    failed: bool,
+    /// How often in a row it did not work: then nobody asks sooner because many wait.
+    failed: u32,
 }
 
 impl Deciding {
     pub(super) fn new() -> Self {
-        Self { next: Instant::now(), failed: false }
+        Self { next: Instant::now(), failed: 0 }
     }
 }
 
@@ -49,12 +50,22 @@ impl Driver {
         match self.cluster.read_groups() {
             Ok(()) => {
                 self.patterns = self.known_patterns();
-                self.deciding = Deciding { next: now + EVERY, failed: false };
+                self.deciding = Deciding { next: now + EVERY, failed: 0 };
                 self.member.decide(&self.patterns);
             }
             Err(error) => {
-                tracing::debug!(error = %msgkit::Chain(&error), "the declarations of groups cannot be read yet");
-                self.deciding = Deciding { next: Instant::now() + AGAIN, failed: true };
+                let failed = self.deciding.failed.saturating_add(1);
+                if failed.is_multiple_of(WORTH_A_WORD) {
+                    tracing::warn!(
+                        error = %msgkit::Chain(&error),
+                        times = failed,
+                        undecided = self.member.undecided().0,
+                        "messages wait because the declarations of groups cannot be read"
+                    );
+                } else {
+                    tracing::debug!(error = %msgkit::Chain(&error), "the declarations of groups cannot be read yet");
+                }
+                self.deciding = Deciding { next: Instant::now() + AGAIN, failed };
             }
         }
     }
@@ -62,7 +73,7 @@ impl Driver {
     /// When there is something to decide on.
     pub(super) fn next_decision(&self) -> Option<Instant> {
         let (count, _) = self.member.undecided();
-        let at_once = self.has_many_undecided() && !self.deciding.failed;
+        let at_once = self.has_many_undecided() && self.deciding.failed == 0;
         (count > 0).then(|| if at_once { Instant::now() } else { self.deciding.next })
     }
 

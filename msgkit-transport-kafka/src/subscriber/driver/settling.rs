@@ -13,8 +13,8 @@ use crate::subscriber::partition::Counting;
 /// How long a flush waits for the broker's word.
 const FLUSH: Duration = Duration::from_secs(30);
 
-/// After how many commits in a row that were not taken it is said.
-const WORTH_A_WORD: u32 = 20;
+/// After how many failures in a row it is said: of commits, and of looks whose a message is.
+pub(super) const WORTH_A_WORD: u32 = 20;
 
 impl Driver {
     /// Tells the broker, in place, how far these partitions are. Nothing of them is in hand any more, as far as the next
@@ -86,7 +86,8 @@ impl Driver {
                     tracing::warn!(
                         %error,
                         times = self.not_taken,
-                        "commits are not taken; nothing new is handed out until one is"
+                        "commits are not taken; what was settled since the last comes again if this member ends now, and soon no message is \
+                         handed out any more, because its start cannot be written down"
                     );
                 } else {
                     tracing::debug!(%error, "a commit was not taken; it is sent again");
