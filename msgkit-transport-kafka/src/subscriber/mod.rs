@@ -57,6 +57,8 @@ impl Subscriber for Kafka {
         cluster.adopt(&member);
         // Whoever has closed it meanwhile has not seen this member.
         if cluster.is_closed() {
+            // Or it has, and would wait for a thread that there is not.
+            member.gone();
             return Err(closed());
         }
         let (ready, is_ready) = oneshot::channel();

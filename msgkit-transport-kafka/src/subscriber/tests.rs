@@ -79,12 +79,30 @@ async fn who_wants_the_latest_does_not_begin_without_the_brokers() {
     kafka.close().await.unwrap();
 }
 
-/// A member that has begun to read `a.b`, on a mock broker.
-async fn reading(mock: &MockCluster<'_, impl ClientContext>) -> (Kafka, Box<dyn Deliveries>) {
+/// Where the first message is wanted nobody has to tell where the log ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_wants_the_earliest_begins_without_a_leader() {
+    let mock = MockCluster::new(1).unwrap();
+    mock.create_topic("a.b", 2, 1).unwrap();
+    let kafka = kafka(&mock, KafkaConfig::default());
+    kafka.publish(messages("a.b", 20)).await.unwrap();
+    mock.partition_leader("a.b", 1, None).unwrap();
+    let mut wanted = Subscription::ephemeral(["a.b".parse().unwrap()]);
+    wanted.start = Start::Earliest;
+    let mut deliveries = kafka.subscribe(&wanted).await.unwrap();
+    let mut into = VecDeque::new();
+    let came = tokio::time::timeout(Duration::from_secs(120), deliveries.receive(20, &mut into));
+    came.await.expect("the other partition is handed out").unwrap();
+    deliveries.close().await.unwrap();
+    kafka.close().await.unwrap();
+}
+
+/// A member that has begun to read `a.b` as one of `pattern`, on a mock broker.
+async fn reading(mock: &MockCluster<'_, impl ClientContext>, pattern: &str) -> (Kafka, Box<dyn Deliveries>) {
     mock.create_topic("a.b", 1, 1).unwrap();
     mock.create_topic("msgkit.groups", 1, 1).unwrap();
     let kafka = kafka(mock, KafkaConfig::default());
-    let mut wanted = Subscription::group(Group::new("g").unwrap(), ["a.b".parse().unwrap()]);
+    let mut wanted = Subscription::group(Group::new("g").unwrap(), [pattern.parse().unwrap()]);
     wanted.start = Start::Earliest;
     kafka.declare_group(&wanted).await.unwrap();
     kafka.publish(messages("a.b", 1)).await.unwrap();
@@ -99,7 +117,7 @@ async fn reading(mock: &MockCluster<'_, impl ClientContext>) -> (Kafka, Box<dyn 
 /// The error of `receive` once `what` is refused from now on.
 async fn refused(what: RDKafkaApiKey) -> String {
     let mock = MockCluster::new(1).unwrap();
-    let (kafka, mut deliveries) = reading(&mock).await;
+    let (kafka, mut deliveries) = reading(&mock, "a.b").await;
     mock.request_errors(what, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 1000]);
     kafka.publish(messages("a.b", 1)).await.unwrap();
     let mut into = VecDeque::new();
@@ -119,6 +137,23 @@ async fn a_topic_that_may_not_be_read_is_refused() {
     assert!(said.contains("`a.b`"), "{said}");
 }
 
+/// Whoever reads all that matches did not ask for that one, and goes on with the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_a_wildcard_finds_and_that_may_not_be_read_stops_no_other() {
+    let mock = MockCluster::new(1).unwrap();
+    let (kafka, mut deliveries) = reading(&mock, "a.*").await;
+    mock.request_errors(
+        RDKafkaApiKey::Fetch,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 3],
+    );
+    kafka.publish(messages("a.b", 1)).await.unwrap();
+    let mut into = VecDeque::new();
+    let received = tokio::time::timeout(Duration::from_secs(60), deliveries.receive(1, &mut into)).await;
+    received.expect("it may be read in the end").unwrap();
+    deliveries.close().await.unwrap();
+    kafka.close().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_is_refused_is_told() {
     let said = refused(RDKafkaApiKey::OffsetCommit).await;
@@ -136,18 +171,26 @@ async fn a_partition_with_much_does_not_starve_the_others() {
     let mut wanted = Subscription::group(Group::new("g").unwrap(), ["a.*".parse().unwrap()]);
     (wanted.start, wanted.prefetch) = (Start::Earliest, 16);
     kafka.declare_group(&wanted).await.unwrap();
+    let mut deliveries = kafka.subscribe(&wanted).await.unwrap();
+    let mut next = async || {
+        let mut into = VecDeque::new();
+        let received = tokio::time::timeout(Duration::from_secs(60), deliveries.receive(1, &mut into)).await;
+        received.expect("something comes").unwrap();
+        let delivery = into.pop_front().unwrap();
+        let topic = delivery.message().topic().as_str().to_owned();
+        delivery.ack();
+        topic
+    };
+    // Counted from when it reads both.
+    for topic in ["a.a", "a.b"] {
+        kafka.publish(messages(topic, 1)).await.unwrap();
+        assert_eq!(next().await, topic);
+    }
     kafka.publish(messages("a.a", 2000)).await.unwrap();
     kafka.publish(messages("a.b", 10)).await.unwrap();
-    let mut deliveries = kafka.subscribe(&wanted).await.unwrap();
-    let mut into = VecDeque::new();
     let mut before = 0;
-    while let Ok(()) = deliveries.receive(1, &mut into).await {
-        let delivery = into.pop_front().unwrap();
-        if delivery.message().topic().as_str() == "a.b" {
-            break;
-        }
+    while next().await != "a.b" {
         before += 1;
-        delivery.ack();
     }
     assert!(before < 1000, "{before} of the other topic came before");
     deliveries.close().await.unwrap();

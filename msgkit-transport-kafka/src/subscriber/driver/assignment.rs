@@ -47,12 +47,12 @@ impl Driver {
 
     pub(super) fn begin(&mut self, partitions: &TopicPartitionList) -> Result<(), TransportError> {
         tracing::debug!(?partitions, "partitions are assigned");
-        // One time for all: a topic that was made again may have many partitions.
-        let until = Instant::now() + CATCH_UP;
         let mut places = Vec::new();
         if partitions.count() > 0 {
             let committed = look::patiently(|| self.client.committed_offsets(partitions.clone(), ASK))
                 .map_err(|error| error::of(error, "asking for committed offsets"))?;
+            // One time for all: a topic that was made again may have many partitions.
+            let until = Instant::now() + CATCH_UP;
             for one in committed.elements() {
                 one.error().map_err(|error| error::of(error, "asking for committed offsets"))?;
                 let (topic, number) = (one.topic().to_owned(), one.partition());
@@ -92,7 +92,8 @@ impl Driver {
         for (topic, number, begin, before, queue) in held {
             let epoch = self.member.assigned(&topic, number, begin, before, free);
             let implied = self.cluster.names.implied(&topic);
-            self.held.insert((topic, number), Held { epoch, implied, queue, quiet: Quiet::new() });
+            let (quiet, newest) = (Quiet::new(), Default::default());
+            self.held.insert((topic, number), Held { epoch, implied, queue, quiet, newest });
         }
         Ok(())
     }

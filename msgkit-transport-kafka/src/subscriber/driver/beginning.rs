@@ -39,12 +39,17 @@ impl Driver {
         if self.begun_by <= Instant::now()
             && let Some(ready) = self.ready.take()
         {
-            let _ = ready.send(Err(TransportError::new(
+            let error = TransportError::new(
                 TransportErrorKind::Timeout,
                 format!(
                     "the Kafka brokers have not told within {BEGIN:?} where the topics of a subscription end"
                 ),
-            )));
+            );
+            let why = self.why_not.take();
+            let _ = ready.send(Err(match why {
+                Some(why) => error.with_source(why),
+                None => error,
+            }));
         }
     }
 

@@ -20,16 +20,18 @@ impl Driver {
     pub(super) fn fetch(&mut self) -> usize {
         let mut room = self.member.room();
         if room == 0 || self.held.is_empty() || self.has_many_undecided() {
-            self.was_heard(|_| true);
+            self.held.values_mut().for_each(|held| held.quiet.not_asked());
             return 0;
         }
         let full = self.member.full();
         // One look at the clock for all that come now.
         let now = self.cluster.clock.now();
         let (mut arrived, mut told) = (Vec::new(), Vec::new());
+        // Those of which there was nothing to take.
+        let mut empty = BTreeSet::new();
         let (mut undecided, mut bytes) = self.member.undecided();
         let mut more = true;
-        // Where there was no more room the last time: who stands first in a fixed order would take it all.
+        // Where no more could be taken the last time: who stands first in a fixed order would take it all.
         let mut turn = std::mem::take(&mut self.turn);
         while more && room > 0 {
             more = false;
@@ -38,7 +40,6 @@ impl Driver {
             for (place, held) in behind.filter(|(_, held)| !full.contains(&held.epoch)) {
                 for _ in 0..TURN.min(room) {
                     if undecided >= MOST || bytes >= MOST_BYTES {
-                        more = false;
                         break;
                     }
                     match held.queue.poll(Duration::ZERO) {
@@ -56,10 +57,15 @@ impl Driver {
                             more = true;
                         }
                         Some(Err(error)) => told.push((error, place.0.clone())),
-                        None => break,
+                        None => {
+                            empty.insert(held.epoch);
+                            break;
+                        }
                     }
                 }
-                if room == 0 {
+                let decide_first = undecided >= MOST || bytes >= MOST_BYTES;
+                if room == 0 || decide_first {
+                    more &= !decide_first;
                     ended = Some(place.clone());
                     break;
                 }
@@ -73,19 +79,19 @@ impl Driver {
         tracing::trace!(count, room, "messages came");
         for (error, topic) in told {
             // The client says it here and nowhere else, and only once.
-            self.hear(error, &format!("reading `{topic}`"));
+            self.hear_of(error, topic);
         }
-        let heard: BTreeSet<u64> = arrived.iter().map(|one| one.epoch).chain(full).collect();
-        self.was_heard(|epoch| room == 0 || heard.contains(&epoch));
+        let heard: BTreeSet<u64> = arrived.iter().map(|one| one.epoch).collect();
+        for held in self.held.values_mut() {
+            if heard.contains(&held.epoch) {
+                held.quiet = Quiet::new();
+            } else if room == 0 || !empty.contains(&held.epoch) {
+                // Full, or behind those that took it all.
+                held.quiet.not_asked();
+            }
+        }
         self.take_in(arrived.into_iter());
         count
-    }
-
-    /// Takes note that something came of partitions, or could not be taken.
-    fn was_heard(&mut self, of: impl Fn(u64) -> bool) {
-        for held in self.held.values_mut().filter(|held| of(held.epoch)) {
-            held.quiet = Quiet::new();
-        }
     }
 
     /// Gives messages to the member, and follows where one of its partitions is another now.
@@ -97,6 +103,7 @@ impl Driver {
     }
 
     pub(super) fn arrived<M: rdkafka::Message>(&self, held: &Held, message: &M, now: Timestamp) -> Arrived {
+        held.newest.set(held.newest.get().max(message.timestamp().to_millis()));
         let record = look::read(message, &held.implied, &self.subscription.ingest, now);
         let what = match self.source {
             Source::Step(_) => What::Ours(record.message),

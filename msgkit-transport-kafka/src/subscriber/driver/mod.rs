@@ -13,6 +13,7 @@ mod settling;
 mod topics;
 mod watching;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use tokio::sync::oneshot;
 
 use self::deciding::Deciding;
 pub(super) use self::settling::lost_settlements;
-use self::watching::Quiet;
+use self::watching::{Looking, Quiet};
 use super::broken;
 use super::committer::Committer;
 use super::context::{Context, Event};
@@ -95,6 +96,11 @@ pub(super) struct Driver {
     begun_by: Instant,
     /// When quiet partitions were looked at.
     watched: Instant,
+    looking: Option<Looking>,
+    /// Topics that were found by a wildcard and may not be read.
+    unreadable: BTreeSet<String>,
+    /// Why it is not known yet where it begins.
+    why_not: Option<TransportError>,
 }
 
 struct Held {
@@ -102,6 +108,8 @@ struct Held {
     implied: Implied,
     queue: PartitionQueue<Context>,
     quiet: Quiet,
+    /// The time of the youngest record that came, in milliseconds.
+    newest: Cell<Option<i64>>,
 }
 
 /// Partitions that are being given away.
@@ -177,6 +185,9 @@ impl Driver {
             ready_by: Instant::now() + if matches!(source, Source::Step(_)) { Duration::ZERO } else { BEGIN },
             begun_by: Instant::now() + BEGIN,
             watched: Instant::now(),
+            looking: None,
+            unreadable: BTreeSet::new(),
+            why_not: None,
             source,
         };
         driver.patterns = driver.known_patterns();
@@ -261,6 +272,33 @@ impl Driver {
                 Event::Other => {}
             }
         }
+    }
+
+    /// An error of the client, met while reading `topic`. One that a wildcard has found, and that may not be read, stops no other:
+    /// nobody asked for it by its name.
+    fn hear_of(&mut self, error: KafkaError, topic: String) {
+        let refused = error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed);
+        if refused && !self.is_named(&topic) {
+            if !self.unreadable.contains(&topic) {
+                tracing::warn!(
+                    topic,
+                    "the user may not read a Kafka topic that a pattern matches; nothing of it is handed out: allow it, or leave                      it out of the pattern"
+                );
+                self.unreadable.insert(topic);
+            }
+            return;
+        }
+        self.hear(error, &format!("reading `{topic}`"));
+    }
+
+    /// Whether the subscription asks for this Kafka topic itself, not by a wildcard.
+    fn is_named(&self, topic: &String) -> bool {
+        if matches!(self.source, Source::Step(_)) || self.places.contains(topic) {
+            return true;
+        }
+        let exact = self.subscription.patterns.iter().filter_map(Pattern::as_topic);
+        let mut names = exact.filter_map(|place| self.cluster.names.all_of_place(&place).ok());
+        names.any(|names| names.contains(topic))
     }
 
     /// An error of the client, met while `doing` something: what mends itself is left to it.

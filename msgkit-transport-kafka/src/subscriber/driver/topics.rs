@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use msgkit::transport::TransportError;
+use msgkit::transport::{Start, TransportError};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -36,7 +36,9 @@ impl Driver {
                 if self.begun {
                     self.looked = Some(Instant::now());
                 }
-                if let (false, Some(ready)) = (error.is_temporary(), self.ready.take()) {
+                if error.is_temporary() {
+                    self.why_not = Some(error);
+                } else if let Some(ready) = self.ready.take() {
                     let _ = ready.send(Err(error));
                 }
                 return;
@@ -87,6 +89,7 @@ impl Driver {
                     self.looked = None;
                 }
                 tracing::warn!(error = %msgkit::Chain(&error), "new topics cannot be read yet");
+                self.why_not = Some(error);
             }
         }
     }
@@ -104,7 +107,7 @@ impl Driver {
                 if self.held.contains_key(&(topic.clone(), number)) {
                     continue;
                 }
-                let begin = if self.begun {
+                let begin = if self.begun || self.subscription.start == Start::Earliest {
                     // The client goes on with the first record by itself where that is behind the offset.
                     0
                 } else {
@@ -133,7 +136,8 @@ impl Driver {
                 true,
             );
             let implied = self.cluster.names.implied(&topic);
-            self.held.insert((topic, number), Held { epoch, implied, queue, quiet: Quiet::new() });
+            let (quiet, newest) = (Quiet::new(), Default::default());
+            self.held.insert((topic, number), Held { epoch, implied, queue, quiet, newest });
         }
         self.ready_by = Instant::now();
         Ok(())

@@ -50,6 +50,8 @@ pub(super) struct State {
     leaving: bool,
     ended: bool,
     gone: bool,
+    /// Something of it is committed: not where it has no group.
+    commits: bool,
     /// Something was settled that the brokers have not taken, and never will.
     behind: bool,
     /// Why receiving fails, told once.
@@ -291,6 +293,7 @@ impl Member {
     ) -> u64 {
         let mut state = self.state();
         state.epochs += 1;
+        state.commits |= !free;
         let epoch = state.epochs;
         let Begin { offset, again } = begin;
         let mut partition = Partition::new(topic.to_owned(), number, offset, before, self.prefetch, free);
@@ -360,9 +363,11 @@ impl Member {
         renewed
     }
 
-    /// The offset behind the last that came of a partition.
+    /// The offset behind the last that came of a partition; `None` where nothing of it is taken any more.
     pub(super) fn next(&self, epoch: u64) -> Option<u64> {
-        self.state().partitions.get(&epoch).map(Partition::next)
+        let state = self.state();
+        let partition = state.partitions.get(&epoch).filter(|partition| !partition.leaving);
+        partition.map(Partition::next)
     }
 
     /// How many messages wait for a decision, and how many bytes they have.
@@ -475,7 +480,7 @@ impl Settle for Member {
             partition.settled(token.id);
             state.in_hand -= 1;
         }
-        state.behind |= late > 0 && state.gone;
+        state.behind |= late > 0 && state.gone && state.commits;
         let ring = self.made_room(state);
         drop(guard);
         if late > 0

@@ -92,3 +92,29 @@ fn a_commit_of_the_old_log_that_is_answered_late_holds_nothing_back() {
     member.told(on_its_way);
     assert_eq!(take(&member).len(), 20, "the old ones are handed out");
 }
+
+/// What comes of it then is dropped, so that nothing seems to come.
+#[test]
+fn a_partition_that_is_given_away_is_not_waited_for() {
+    let member = member();
+    let epoch = begun(&member, 0);
+    come(&member, epoch, 0..3);
+    assert_eq!(member.next(epoch), Some(3));
+    member.begin_to_leave(&[epoch]);
+    assert_eq!(member.next(epoch), None);
+}
+
+/// Without a group nothing is told to the brokers, so nothing of it can be missing there.
+#[test]
+fn who_commits_nothing_leaves_nothing_behind() {
+    for free in [true, false] {
+        let member = member();
+        let begin = Begin { offset: 0, again: false };
+        let epoch = member.assigned("t", 0, begin, Starts::default(), free);
+        come(&member, epoch, 0..1);
+        take(&member);
+        member.gone();
+        settle(&member, &[Token { id: 0, epoch }]);
+        assert_eq!(member.is_behind(), !free);
+    }
+}
