@@ -31,7 +31,7 @@ fn judge(outcome: Result<Ledger, Failure>) -> Result<Completion, Failed> {
             println!("{}\n{ledger}", ledger.title);
             Ok(Completion::Completed)
         }
-        Ok(ledger) => Err(format!("{}\n{ledger}\n{}", ledger.title, ledger.problems().join("\n")).into()),
+        Ok(ledger) => Err(format!("{}\n{}\n{ledger}", ledger.problems().join("\n"), ledger.title).into()),
         Err(failure) if failure.kind() == FailureKind::Impossible => {
             Ok(Completion::ignored_with(format!("not possible: {failure}")))
         }

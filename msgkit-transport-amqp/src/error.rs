@@ -7,8 +7,6 @@ use std::sync::Arc;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use msgkit::transport::{TransportError, TransportErrorKind};
 
-use crate::registry::is_missing;
-
 /// What the transport calls itself.
 pub(crate) const SYSTEM: &str = "amqp";
 
@@ -46,7 +44,13 @@ impl Error for Cause {
     }
 }
 
-/// Whether the broker has said that something is not there.
+/// Whether the broker has said that there is no such thing.
+pub(crate) fn is_missing(error: &lapin::Error) -> bool {
+    matches!(error.kind(), lapin::ErrorKind::ProtocolError(said)
+        if *said.kind() == AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
+}
+
+/// The same, of an error that was made of it.
 pub(crate) fn says_missing(error: &TransportError) -> bool {
     error.source().and_then(|cause| cause.downcast_ref::<lapin::Error>()).is_some_and(is_missing)
 }

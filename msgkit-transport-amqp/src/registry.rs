@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::broker::{Broker, KnownGroup};
+use crate::error::is_missing;
 use crate::publisher::{Outcome, Parcel, Place};
 use crate::topology::short;
 use crate::wire::{PERSISTENT, Written};
@@ -285,13 +286,6 @@ fn unreadable(queue: &str) -> TransportError {
          is none of msgkit's, take it out of the queue"
     );
     TransportError::new(TransportErrorKind::Refused, text)
-}
-
-/// Whether the broker has said that there is no such thing.
-pub(crate) fn is_missing(error: &lapin::Error) -> bool {
-    use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
-    matches!(error.kind(), lapin::ErrorKind::ProtocolError(said)
-        if *said.kind() == AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
 }
 
 #[cfg(test)]

@@ -103,7 +103,8 @@ impl Cluster {
             return Err(TransportError::new(
                 TransportErrorKind::Unavailable,
                 format!(
-                    "the Kafka topic `{topic}`, which says what each group takes, is not there any more; start every service                      again, which declares what it takes anew"
+                    "the Kafka topic `{topic}`, which says what each group takes, is not there any more; start every service \
+                     again, which declares what it takes anew"
                 ),
             ));
         }
@@ -240,17 +241,15 @@ impl Cluster {
 mod tests {
     use std::time::Duration;
 
-    use msgkit::envelope::Clock;
-    use msgkit::transport::TransportUrl;
     use rdkafka::mocking::MockCluster;
 
     use super::*;
-    use crate::{Kafka, KafkaConfig};
+    use crate::KafkaConfig;
+    use crate::testing::kafka;
 
     fn cluster(mock: &MockCluster<'_, impl rdkafka::client::ClientContext>) -> Arc<Cluster> {
-        let url = TransportUrl::parse(&format!("kafka://{}", mock.bootstrap_servers())).unwrap();
         let config = KafkaConfig { connect_timeout: Duration::from_secs(20), ..KafkaConfig::default() };
-        Kafka::with(&url, config, Clock::system()).unwrap().cluster().clone()
+        kafka(mock, config).cluster().clone()
     }
 
     fn subscription() -> Subscription {

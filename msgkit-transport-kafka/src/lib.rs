@@ -12,6 +12,8 @@ mod publisher;
 mod settings;
 mod starts;
 mod subscriber;
+#[cfg(test)]
+mod testing;
 mod transport;
 mod wire;
 

@@ -358,20 +358,20 @@ impl Kafka {
 
 #[cfg(test)]
 mod tests {
-    use msgkit::envelope::Clock;
-    use msgkit::transport::{Transport as _, TransportUrl};
+    use msgkit::transport::Transport as _;
     use rdkafka::mocking::MockCluster;
 
     use super::*;
+    use crate::KafkaConfig;
     use crate::cluster::Kind;
+    use crate::testing::kafka;
 
     /// Who only publishes asks for topics only where one is not known: else one that was deleted would never be made again.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_topic_that_is_gone_is_asked_for_again() {
         let mock = MockCluster::new(1).unwrap();
         mock.create_topic("a.b", 1, 1).unwrap();
-        let url = TransportUrl::parse(&format!("kafka://{}", mock.bootstrap_servers())).unwrap();
-        let kafka = Kafka::with(&url, crate::KafkaConfig::default(), Clock::system()).unwrap();
+        let kafka = kafka(&mock, KafkaConfig::default());
         let cluster = kafka.cluster();
         cluster.ensure(&[("a.b", Kind::Topic)]).await.unwrap();
         assert!(cluster.knows("a.b"));
@@ -389,8 +389,7 @@ mod tests {
     async fn a_topic_that_has_fewer_partitions_now_is_asked_for_again() {
         let mock = MockCluster::new(1).unwrap();
         mock.create_topic("a.b", 1, 1).unwrap();
-        let url = TransportUrl::parse(&format!("kafka://{}", mock.bootstrap_servers())).unwrap();
-        let kafka = Kafka::with(&url, crate::KafkaConfig::default(), Clock::system()).unwrap();
+        let kafka = kafka(&mock, KafkaConfig::default());
         let cluster = kafka.cluster();
         cluster.ensure(&[("a.b", Kind::Topic)]).await.unwrap();
         let to = async |partition| {

@@ -16,6 +16,9 @@ use crate::lease::LeaseStore;
 use crate::member::Member;
 use crate::names::Names;
 
+/// The only space of a table that nobody else sees, and that is gone with its reader.
+pub(crate) const EPHEMERAL: &str = "ephemeral";
+
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) account: Arc<Account>,

@@ -108,7 +108,7 @@ impl Core {
             }
             failure.error
         };
-        self.same_place(store, stream).await.map_err(gone)?;
+        self.same_place(space, stream).await.map_err(gone)?;
         let rows = store.load(space).await?;
         // Whether it was made again is seen by whoever reads it: the service is asked what a stream is 20 times a second at most,
         // by all of the account.
@@ -153,7 +153,7 @@ impl Core {
         rows: &[LeaseRow],
         ask: bool,
     ) -> Result<bool, Failure> {
-        self.same_place(store, stream).await?;
+        self.same_place(space, stream).await?;
         // Before its shards are listed, which may be those of a younger one, so that it is asked again.
         let (told, marked) = match is_marked(rows, stream) {
             true if !ask => (None, Known::Yes),

@@ -8,6 +8,7 @@ use msgkit::transport::{
     Deliveries, Delivery, Settle, Subscriber, Subscription, Transport as _, TransportError,
 };
 
+use crate::core::EPHEMERAL;
 use crate::error::SYSTEM;
 use crate::lease::{LeaseStore, MemoryLeases};
 use crate::member::Member;
@@ -32,10 +33,9 @@ impl Subscriber for Kinesis {
                 core.register(group, 0).await?;
                 Member::start(core, core.store.clone(), space, wanted, subscription)
             }
-            // A table of its own, which nobody else sees and which is gone with it.
             (None, _) => {
                 let store: Arc<dyn LeaseStore> = Arc::new(MemoryLeases::new());
-                let space = "ephemeral".to_owned();
+                let space = EPHEMERAL.to_owned();
                 let wanted = core.ensure_group(&*store, &space, subscription).await?;
                 Member::start(core, store, space, wanted, subscription)
             }

@@ -7,6 +7,7 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::*;
 use crate::KafkaConfig;
+use crate::testing::kafka;
 
 #[tokio::test]
 async fn a_panic_ends_a_subscription_with_an_error() {
@@ -24,11 +25,6 @@ async fn a_panic_ends_a_subscription_with_an_error() {
     assert!(error.to_string().contains("panicked"), "{error}");
     // And it does not wait for what nobody brings.
     assert_eq!(deliveries.receive(1, &mut into).await.unwrap_err().kind(), TransportErrorKind::Closed);
-}
-
-fn kafka(mock: &MockCluster<'_, impl ClientContext>, config: KafkaConfig) -> Kafka {
-    let url = TransportUrl::parse(&format!("kafka://{}", mock.bootstrap_servers())).unwrap();
-    Kafka::with(&url, config, Clock::system()).unwrap()
 }
 
 fn messages(topic: &str, count: usize) -> Vec<Outgoing> {

@@ -43,7 +43,7 @@ impl Draining {
                 if !control.leaving {
                     control.leaving = true;
                     let place = link.membership.place(*slot);
-                    link.say(&mut control, &client, place, mark, Said::Dissolved);
+                    control.say(&client, place, mark, Said::Dissolved);
                 }
             }
         }))

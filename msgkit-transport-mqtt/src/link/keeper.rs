@@ -216,7 +216,7 @@ impl Link {
         let mark = Mark::held(&self.membership.owner, filters);
         let mut control = self.lock();
         if !control.leaving {
-            self.say(&mut control, client, self.membership.keeper_place(), &mark, Said::Held);
+            control.say(client, self.membership.keeper_place(), &mark, Said::Held);
         }
     }
 
@@ -278,7 +278,7 @@ impl Link {
                 control.keeping.cuts.mark().to_owned(),
                 false,
             );
-            self.publish(&mut control, client, question, Said::Known);
+            control.publish(client, question, Said::Known);
         }
         if wait_for_either(seen, Seen::Known, Seen::Routed).await? == Seen::Known {
             return Some(true);

@@ -32,7 +32,7 @@ impl Link {
             && !control.leaving
         {
             let held = self.held(&control);
-            self.say(&mut control, client, self.membership.place(slot), &held, Said::Held);
+            control.say(client, self.membership.place(slot), &held, Said::Held);
         }
     }
 
@@ -44,7 +44,7 @@ impl Link {
             && !known.is_subset(&control.written)
         {
             let text = Mark::vacant(&[]).taking(known.clone()).write();
-            self.publish(control, client, Parcel::own(place, text, true), Said::Something);
+            control.publish(client, Parcel::own(place, text, true), Said::Something);
             control.written = known;
         }
     }
@@ -176,7 +176,7 @@ impl Link {
                 if control.stands && !control.leaving && !stands {
                     // The last word of an earlier connection, or of somebody who has lost it: this one stands.
                     let held = self.held(&control);
-                    self.say(&mut control, client, self.membership.place(slot), &held, Said::Held);
+                    control.say(client, self.membership.place(slot), &held, Said::Held);
                 }
                 return;
             }

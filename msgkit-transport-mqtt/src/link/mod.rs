@@ -114,6 +114,21 @@ struct Control {
     to_keep: Option<bool>,
 }
 
+impl Control {
+    /// Writes a mark, or ends it.
+    fn say(&mut self, client: &Client, place: String, mark: &Mark, said: Said) {
+        let text = if said == Said::Dissolved { String::new() } else { mark.write() };
+        self.publish(client, Parcel::own(place, text, true), said);
+    }
+
+    fn publish(&mut self, client: &Client, parcel: Parcel, said: Said) {
+        let place = parcel.topic.clone();
+        if client.publish(parcel) {
+            self.asked.push_back((said, place));
+        }
+    }
+}
+
 /// What a publish of the link says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Said {
@@ -168,32 +183,19 @@ impl Link {
             // Behind it, so that its confirmation is the broker's word on all that was acknowledged.
             (Role::Member, Some(slot)) => {
                 let mark = Mark { owner: String::new(), ..self.held(&control) };
-                self.say(&mut control, &client, self.membership.place(slot), &mark, Said::Vacant);
+                control.say(&client, self.membership.place(slot), &mark, Said::Vacant);
             }
             (Role::Heir { slot, .. }, _) => {
                 let place = self.membership.place(*slot);
-                self.say(&mut control, &client, place, &self.membership.mark("", &[]), Said::Vacant);
+                control.say(&client, place, &self.membership.mark("", &[]), Said::Vacant);
             }
             (Role::Keeper, _) => {
                 let mark = Mark::vacant(&self.membership.filters.plain);
-                self.say(&mut control, &client, self.membership.keeper_place(), &mark, Said::Vacant);
+                control.say(&client, self.membership.keeper_place(), &mark, Said::Vacant);
             }
             _ => {
                 client.leave();
             }
-        }
-    }
-
-    fn say(&self, control: &mut Control, client: &Client, place: String, mark: &Mark, said: Said) {
-        let text = if said == Said::Dissolved { String::new() } else { mark.write() };
-        self.publish(control, client, Parcel::own(place, text, true), said);
-    }
-
-    #[allow(clippy::unused_self)]
-    fn publish(&self, control: &mut Control, client: &Client, parcel: Parcel, said: Said) {
-        let place = parcel.topic.clone();
-        if client.publish(parcel) {
-            control.asked.push_back((said, place));
         }
     }
 
@@ -306,7 +308,7 @@ impl Link {
             let mut control = self.lock();
             // Before the mark goes: it may be the only one that tells of them.
             self.write_patterns(&mut control, &client);
-            self.say(&mut control, &client, membership.place(*slot), &held, said);
+            control.say(&client, membership.place(*slot), &held, said);
         }
         let retained = matches!(self.role, Role::Alone { .. })
             && membership.config.retained
@@ -383,7 +385,7 @@ impl Link {
                         self.present(&mut control, client, None);
                         self.write_patterns(&mut control, client);
                         let held = self.held(&control);
-                        self.say(&mut control, client, membership.place(slot), &held, Said::Held);
+                        control.say(client, membership.place(slot), &held, Said::Held);
                     }
                     (Role::Member, _) => {}
                     (Role::Keeper, _) => control.keeping.seen(keeper::Seen::Subscribed),

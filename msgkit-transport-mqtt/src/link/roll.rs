@@ -99,7 +99,7 @@ impl Link {
         confirmed: bool,
     ) {
         let parcel = Parcel { confirmed, ..Parcel::own(place, text, false) };
-        self.publish(control, client, parcel, Said::Something);
+        control.publish(client, parcel, Said::Something);
     }
 
     /// The process of that name is there.

@@ -282,7 +282,8 @@ impl Driver {
             if !self.unreadable.contains(&topic) {
                 tracing::warn!(
                     topic,
-                    "the user may not read a Kafka topic that a pattern matches; nothing of it is handed out: allow it, or leave                      it out of the pattern"
+                    "the user may not read a Kafka topic that a pattern matches; nothing of it is handed out: allow it, or leave \
+                     it out of the pattern"
                 );
                 self.unreadable.insert(topic);
             }

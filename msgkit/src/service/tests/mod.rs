@@ -4,6 +4,7 @@ mod batches;
 mod check;
 mod edge;
 mod failure;
+mod faulty;
 mod flow;
 mod observed;
 mod outage;

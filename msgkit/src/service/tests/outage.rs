@@ -1,17 +1,12 @@
 //! What does not answer - a transport, a database - costs no message.
 
-use std::collections::VecDeque;
-use std::sync::atomic::AtomicBool;
-
+use super::faulty::Faulty;
 use super::*;
 use crate::envelope::{Envelope, MessageId};
 use crate::error::BoxError;
 use crate::handler::{Batch, BatchOutcome, HandleBatch, Inbox, batch};
 use crate::policy::BreakerPolicy;
-use crate::transport::{
-    Capabilities, Declaration, Deliveries, Delivery, Health, Outgoing, PublishError, Publisher, Subscriber,
-    Subscription, TransportError, TransportErrorKind,
-};
+use crate::transport::{Health, Outgoing, Publisher as _, TransportErrorKind};
 
 /// While copies cannot be confirmed the original stays in hand, unsettled; the lane tries again with pauses, not in a spin.
 #[tokio::test(start_paused = true)]
@@ -489,120 +484,5 @@ async fn publishing_is_tried_again_unless_it_is_refused_for_good() {
             );
         }
         running.drain().await.unwrap();
-    }
-}
-
-/// A transport on which copies cannot be published for a while, and whose subscriptions end by themselves for a while.
-#[derive(Debug, Clone)]
-struct Faulty {
-    memory: Memory,
-    copies: Arc<AtomicU32>,
-    endings: Arc<AtomicU32>,
-    refusals: Arc<AtomicU32>,
-    down: Arc<Mutex<Option<Health>>>,
-    /// What publishing from within a handler ends with, the last one first.
-    publishes: Arc<Mutex<Vec<TransportErrorKind>>>,
-    /// Whether each flush of a subscription takes a second.
-    slow: Arc<AtomicBool>,
-}
-
-impl Faulty {
-    fn new(memory: &Memory) -> Self {
-        Self {
-            memory: memory.connection(),
-            copies: Arc::default(),
-            endings: Arc::default(),
-            refusals: Arc::default(),
-            down: Arc::default(),
-            publishes: Arc::default(),
-            slow: Arc::default(),
-        }
-    }
-}
-
-/// Takes a second for each flush.
-#[derive(Debug)]
-struct SlowToFlush(Box<dyn Deliveries>);
-
-#[async_trait::async_trait]
-impl Deliveries for SlowToFlush {
-    async fn receive(&mut self, max: usize, into: &mut VecDeque<Delivery>) -> Result<(), TransportError> {
-        self.0.receive(max, into).await
-    }
-    fn stop(&mut self) {
-        self.0.stop();
-    }
-    async fn flush(&mut self) -> Result<(), TransportError> {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        self.0.flush().await
-    }
-    async fn close(&mut self) -> Result<(), TransportError> {
-        self.0.close().await
-    }
-}
-
-/// Takes one from a count of faults that are left.
-fn take(faults: &AtomicU32) -> bool {
-    faults.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
-}
-
-#[async_trait::async_trait]
-impl Publisher for Faulty {
-    async fn publish(&self, batch: Vec<Outgoing>) -> Result<(), PublishError> {
-        let copy = batch.iter().any(|message| !matches!(message.to, Destination::Topic { .. }));
-        if copy && take(&self.copies) {
-            return Err(PublishError::all(batch, || {
-                TransportError::new(TransportErrorKind::Unavailable, "down")
-            }));
-        }
-        let caused = batch.iter().any(|message| message.envelope.causation_id().is_some());
-        if !copy
-            && caused
-            && let Some(kind) = self.publishes.lock().unwrap().pop()
-        {
-            return Err(PublishError::all(batch, || TransportError::new(kind, "not now")));
-        }
-        self.memory.publish(batch).await
-    }
-}
-
-#[async_trait::async_trait]
-impl Subscriber for Faulty {
-    async fn subscribe(&self, subscription: &Subscription) -> Result<Box<dyn Deliveries>, TransportError> {
-        if take(&self.refusals) {
-            return Err(TransportError::new(TransportErrorKind::Refused, "the rights were taken away"));
-        }
-        let mut deliveries = self.memory.subscribe(subscription).await?;
-        if take(&self.endings) {
-            deliveries.stop();
-        }
-        if self.slow.load(Ordering::SeqCst) {
-            deliveries = Box::new(SlowToFlush(deliveries));
-        }
-        Ok(deliveries)
-    }
-}
-
-#[async_trait::async_trait]
-impl Transport for Faulty {
-    fn system(&self) -> &'static str {
-        self.memory.system()
-    }
-    fn capabilities(&self) -> Capabilities {
-        self.memory.capabilities()
-    }
-    async fn declare(&self, declarations: &[Declaration]) -> Result<(), TransportError> {
-        self.memory.declare(declarations).await
-    }
-    async fn health(&self) -> Health {
-        let down = self.down.lock().unwrap().clone();
-        match down {
-            Some(Health::Up) => std::future::pending().await,
-            Some(down) => down,
-            None => self.memory.health().await,
-        }
-    }
-    async fn close(&self) -> Result<(), TransportError> {
-        self.memory.close().await
     }
 }
