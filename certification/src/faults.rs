@@ -33,7 +33,7 @@ impl Faults {
         self.note(what, BATCH + self.in_hand(members));
     }
 
-    /// A member was killed.
+    /// A member was killed, or stood still: what it has in hand comes to others.
     pub(crate) fn member(&mut self, what: &str) {
         self.note(what, self.in_hand(1));
     }

@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use clap::ValueEnum as _;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
@@ -92,6 +93,16 @@ impl Group {
     /// SIGKILL for the member at `index`.
     pub(crate) async fn kill(&mut self, index: usize) -> Result<(), Failure> {
         Ok(self.members.remove(index).child.kill().await?)
+    }
+
+    /// Has the member at `index` stand still for so long, as a machine does that pauses.
+    pub(crate) async fn stand_still(&self, index: usize, time: Duration) -> Result<(), Failure> {
+        let member = &self.members[index];
+        let id = member.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let Some(id) = id else { return Err(member.failure("ended by itself")) };
+        kill_process(id, Signal::STOP).map_err(std::io::Error::from)?;
+        tokio::time::sleep(time).await;
+        Ok(kill_process(id, Signal::CONT).map_err(std::io::Error::from)?)
     }
 
     /// Lets the member at `index` leave in good order.

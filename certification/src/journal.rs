@@ -8,6 +8,9 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// What a member writes where it stood still.
+const PAUSE: &str = "stood still";
+
 /// The end that the member writes to.
 #[derive(Debug)]
 pub(crate) struct Journal(File);
@@ -21,6 +24,11 @@ impl Journal {
     pub(crate) fn note(&self, n: u64) -> io::Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
         (&self.0).write_all(format!("{now} {n}\n").as_bytes())
+    }
+
+    /// Notes that the process stood still.
+    pub(crate) fn paused(&self) -> io::Result<()> {
+        (&self.0).write_all(format!("{PAUSE}\n").as_bytes())
     }
 }
 
@@ -39,11 +47,13 @@ pub(crate) struct Reader {
     file: File,
     rest: Vec<u8>,
     pub(crate) entries: Vec<Entry>,
+    /// How often the member stood still.
+    pub(crate) pauses: u64,
 }
 
 impl Reader {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { file: File::open(path)?, rest: Vec::new(), entries: Vec::new() })
+        Ok(Self { file: File::open(path)?, rest: Vec::new(), entries: Vec::new(), pauses: 0 })
     }
 
     /// Reads what was written since.
@@ -57,10 +67,30 @@ impl Reader {
             });
             match entry {
                 Some(entry) => self.entries.push(entry),
+                None if line == PAUSE.as_bytes() => self.pauses += 1,
                 None if line.is_empty() => {}
                 None => return Err(io::Error::other("a journal holds a line that is none")),
             }
         }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_tells_what_was_handled_and_how_often_its_member_stood_still() -> io::Result<()> {
+        let file = tempfile::NamedTempFile::new()?;
+        let (journal, mut reader) = (Journal::open(file.path())?, Reader::open(file.path())?);
+        journal.note(7)?;
+        journal.paused()?;
+        reader.refresh()?;
+        journal.note(8)?;
+        reader.refresh()?;
+        let handled: Vec<u64> = reader.entries.iter().map(|entry| entry.n).collect();
+        assert_eq!((handled, reader.pauses), (vec![7, 8], 1));
         Ok(())
     }
 }

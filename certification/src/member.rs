@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use msgkit::handler::{HandlerSpec, closure};
@@ -25,6 +25,10 @@ pub(crate) const SUBSCRIPTIONS: usize = 2;
 /// What a member prints when it is subscribed.
 pub(crate) const READY: &str = "ready";
 const DELAY: Duration = Duration::from_millis(500);
+/// How often a member looks whether it stood still, and from when on it did. Leases here are ten seconds, and clients renew them a
+/// few seconds before they end, so a broker may miss it from then on.
+const LOOK: Duration = Duration::from_millis(250);
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// What a member is started with.
 #[derive(Debug, Args)]
@@ -60,6 +64,7 @@ impl Member {
     pub async fn run(self) -> Result<(), Failure> {
         let journal = Arc::new(Journal::open(&self.journal)?);
         let dies = self.dies.map(|death| (death, self.at.unwrap_or(1)));
+        watch(journal.clone());
         let handled = Arc::new(AtomicU64::new(0));
         let handler = move |message: Numbered, cx: Context| {
             let (journal, handled) = (journal.clone(), handled.clone());
@@ -101,6 +106,20 @@ impl Member {
         tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
         Ok(running.drain().await?)
     }
+}
+
+/// Writes down when this process stood still: whoever paused it, what it has in hand comes to others meanwhile. It is a thread
+/// of its own, so that what blocks the service is not excused.
+fn watch(journal: Arc<Journal>) {
+    std::thread::spawn(move || {
+        loop {
+            let begun = Instant::now();
+            std::thread::sleep(LOOK);
+            if begun.elapsed() > LOOK + PAUSE {
+                let _ = journal.paused();
+            }
+        }
+    });
 }
 
 /// What no process can do anything about.

@@ -309,6 +309,16 @@ impl Run {
         Ok(())
     }
 
+    /// One member stands still for so long while the others go on; it writes down itself that it did.
+    ///
+    /// # Errors
+    /// [`Failure`] where it has ended.
+    pub async fn stand_still(&mut self, time: Duration) -> Result<(), Failure> {
+        self.flow_beyond(self.confirmed());
+        let index = self.rng.usize(0..self.group.len());
+        self.group.stand_still(index, time).await
+    }
+
     /// Waits until the member that joined last has killed itself.
     ///
     /// # Errors
@@ -368,7 +378,10 @@ impl Run {
         self.reader.abort();
         let left = self.left(subject).await?;
         let dead = dead_letters(letters).await?;
-        let journals = self.book.take()?;
+        let (journals, pauses) = self.book.take()?;
+        for _ in 0..pauses {
+            self.faults.member("member stood still");
+        }
         let order = subject.capabilities().key_order;
         Ok(Evidence {
             total: self.plan.messages,
@@ -472,10 +485,12 @@ impl Book {
         Ok(())
     }
 
-    /// Every journal to its end, after all members are gone.
-    fn take(&self) -> std::io::Result<Vec<Vec<crate::journal::Entry>>> {
+    /// Every journal to its end, after all members are gone; and how often one of them stood still.
+    fn take(&self) -> std::io::Result<(Vec<Vec<crate::journal::Entry>>, u64)> {
         self.refresh()?;
-        Ok(self.lock().readers.drain(..).map(|reader| reader.entries).collect())
+        let readers = std::mem::take(&mut self.lock().readers);
+        let pauses = readers.iter().map(|reader| reader.pauses).sum();
+        Ok((readers.into_iter().map(|reader| reader.entries).collect(), pauses))
     }
 }
 

@@ -9,6 +9,7 @@ mod dead_letters_down;
 mod members_change;
 mod members_killed_after_ack;
 mod members_killed_before_ack;
+mod members_stand_still;
 mod network_cut;
 mod network_half_open;
 mod shards_change;
@@ -57,6 +58,7 @@ pub fn all() -> Vec<Box<dyn Scenario>> {
         Box::new(network_half_open::NetworkHalfOpen),
         Box::new(members_killed_before_ack::MembersKilledBeforeAck),
         Box::new(members_killed_after_ack::MembersKilledAfterAck),
+        Box::new(members_stand_still::MembersStandStill),
         Box::new(members_change::MembersChange),
         Box::new(shards_change::ShardsChange),
         Box::new(dead_letters_down::DeadLettersDown),
