@@ -102,6 +102,13 @@ fn of_io(error: &std::io::Error) -> (TransportErrorKind, &'static str) {
             "look at the server's certificate, and at `ca_file` where it is signed by an authority of your own",
         );
     }
+    // What rustls says of an answer that is none of TLS.
+    if text.contains("InvalidContentType") {
+        return (
+            Refused,
+            "that port speaks no TLS; `amqps:` is for a listener with TLS (5671 by default), `amqp:` for one without",
+        );
+    }
     match error.kind() {
         std::io::ErrorKind::ConnectionRefused => (Unavailable, "nobody listens there; look at host and port"),
         std::io::ErrorKind::InvalidInput => {

@@ -163,6 +163,17 @@ async fn an_expired_certificate_is_called_so() -> Tested {
 
 #[cfg(feature = "tls")]
 #[tokio::test(flavor = "multi_thread")]
+async fn a_port_without_tls_is_called_so() -> Tested {
+    let Some(rabbit) = there(RabbitMq::shared()) else { return Ok(()) };
+    let port = rabbit.port().ok_or("a port")?;
+    let (kind, line) = refusal(&amqp(&format!("amqps://guest:5ecr3t@localhost:{port}"), |_| {}), 1).await;
+    assert_eq!(kind, TransportErrorKind::Refused, "{line}");
+    says(&line, &["connecting to", &port.to_string(), "speaks no TLS", "`amqp:`"]);
+    Ok(())
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test(flavor = "multi_thread")]
 async fn tls_and_external_authentication_work_and_check_both_sides() -> Tested {
     let Some(rabbit) = there(RabbitMq::shared()) else { return Ok(()) };
     let (Some(url), Some(ca)) = (rabbit.tls_url(), rabbit.authority()) else {
