@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use msgkit::Error;
@@ -210,9 +210,18 @@ pub(crate) fn looker(address: &Address, config: &KafkaConfig) -> ClientConfig {
 /// What the clients of one transport have said of their connections last.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Said {
-    last: Arc<Mutex<Option<Last>>>,
+    words: Arc<Mutex<Words>>,
     /// How often a broker has refused one of them for what it is.
     refusals: Arc<AtomicU64>,
+}
+
+#[derive(Debug, Default)]
+struct Words {
+    last: Option<Last>,
+    /// Why no connection came about.
+    unreached: Option<String>,
+    /// It was logged that nobody can be reached.
+    told: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -234,12 +243,35 @@ impl Said {
                 self.refusals.fetch_add(1, Ordering::AcqRel);
             }
             self.keep(Last { code, kind, hint, exact: told.is_some() });
+            if let Some(why) = self.unreached(code, reason) {
+                tracing::warn!(reason = why, "no Kafka broker can be reached; the client goes on trying");
+            }
         }
+    }
+
+    /// Why no broker can be reached, once until one answers. Brokers are down also where they have ended a connection that nobody
+    /// used, and then the client has not tried yet.
+    fn unreached(&self, code: RDKafkaErrorCode, reason: &str) -> Option<String> {
+        let mut words = self.words();
+        let failed = code == RDKafkaErrorCode::BrokerTransportFailure && reason.contains("Connect to ");
+        if failed || code == RDKafkaErrorCode::Resolve {
+            words.unreached = Some(reason.to_owned());
+        }
+        if code != RDKafkaErrorCode::AllBrokersDown || words.told {
+            return None;
+        }
+        let why = words.unreached.take();
+        words.told = why.is_some();
+        why
+    }
+
+    fn words(&self) -> MutexGuard<'_, Words> {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// That all brokers are down says less than why, and that a connection ended less than that somebody was refused.
     fn keep(&self, new: Last) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = &mut self.words().last;
         let weight = |last: &Last| {
             let refused = last.kind == TransportErrorKind::Refused;
             (refused, last.exact, last.code != RDKafkaErrorCode::AllBrokersDown)
@@ -256,12 +288,14 @@ impl Said {
 
     /// Forgets, once a broker has answered.
     pub(crate) fn forget(&self) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if std::mem::take(&mut *self.words()).told {
+            tracing::info!("a Kafka broker answers again");
+        }
     }
 
     /// The error of a call that failed, made clearer by what was said: a refused password looks like no answer.
     pub(crate) fn explain(&self, failed: KafkaError, doing: &str) -> TransportError {
-        let said = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = self.words().last;
         let plain = error::of(failed, doing);
         let Some(Last { code, kind, hint, .. }) = said else { return plain };
         let clearer = kind == TransportErrorKind::Refused || !hint.is_empty();
@@ -308,5 +342,26 @@ fn log(level: RDKafkaLogLevel, facility: &str, text: &str) {
             tracing::info!(target: "librdkafka", facility, "{text}");
         }
         _ => tracing::debug!(target: "librdkafka", facility, "{text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_is_told_once_and_an_idle_connection_is_none() {
+        const REFUSED: &str = "b:9092/bootstrap: Connect to ipv4#127.0.0.1:9092 failed: Connection refused";
+        let said = Said::default();
+        let hears = |code, reason: &str| said.unreached(code, reason);
+        let down = || hears(RDKafkaErrorCode::AllBrokersDown, "1/1 brokers are down");
+        assert_eq!(down(), None, "the broker has ended a connection that nobody used");
+        for _ in 0..2 {
+            assert_eq!(hears(RDKafkaErrorCode::BrokerTransportFailure, REFUSED), None);
+            assert_eq!(down().as_deref(), Some(REFUSED));
+            assert_eq!(hears(RDKafkaErrorCode::BrokerTransportFailure, REFUSED), None);
+            assert_eq!(down(), None, "it was told");
+            said.forget();
+        }
     }
 }
