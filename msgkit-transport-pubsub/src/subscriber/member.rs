@@ -2,7 +2,7 @@
 
 mod state;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ use msgkit::transport::{Incoming, Settle, Token, TransportError, TransportErrorK
 use msgkit::{Envelope, Topic};
 use tokio::sync::{Notify, watch};
 
-use self::state::{Held, State, Withheld};
+use self::state::{Ack, Held, Key, State, Withheld};
 use crate::core::{Core, Refusal};
 use crate::error::closed;
 
@@ -70,8 +70,14 @@ pub(crate) struct Handed {
     pub(crate) message: Incoming,
 }
 
-/// The service's word on a settlement, by its number: `None`, or why it was not taken.
-pub(crate) type Answer = (u64, Option<String>);
+/// The service's word on a settlement.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    number: u64,
+    key: Option<Key>,
+    /// Why it was not taken.
+    refused: Option<String>,
+}
 
 /// What a receiver finds.
 pub(crate) enum Found {
@@ -274,31 +280,40 @@ impl Member {
                 state.keep_stale(held.handler);
             }
         }
+        let settled = state.give_up_waiting(Some(source));
+        let lost = settled.len() as u64;
+        state.lost += lost;
+        for (number, handler) in settled {
+            state.unconfirmed.remove(&number);
+            state.keep_stale(handler);
+        }
         drop(state);
+        self.core.count_late(lost);
+        self.confirmed.notify_waiters();
     }
 
     /// For the supervising task: what is to be confirmed, all of it together; `None` where there is nothing. It begins when it is
     /// polled.
     pub(crate) fn acks(&self) -> Option<BoxFuture<'static, Vec<Answer>>> {
-        let acks = std::mem::take(&mut self.lock().acks);
+        let acks = self.lock().take_acks();
         if acks.is_empty() {
             return None;
         }
         // A settlement that goes into a silent connection has no answer ever, and no lease after so long.
         let patience = self.core.config.lease * 2;
-        let mut open = BTreeSet::new();
+        let mut open = BTreeMap::new();
         let mut answers = Vec::with_capacity(acks.len());
         let mut asked = FuturesUnordered::new();
-        for (number, handler) in acks {
+        for Ack { number, key, handler } in acks {
             match handler {
                 Handler::ExactlyOnce(handler) => {
-                    open.insert(number);
+                    open.insert(number, key);
                     asked.push(async move { (number, handler.confirmed_ack().await) });
                 }
                 // The service says nothing.
                 other => {
                     other.ack();
-                    answers.push((number, None));
+                    answers.push(Answer { number, key, refused: None });
                 }
             }
         }
@@ -308,12 +323,15 @@ impl Member {
                 tokio::select! {
                     biased;
                     Some((number, told)) = asked.next() => {
-                        open.remove(&number);
-                        answers.push((number, told.err().map(|error| msgkit::Chain(&error).to_string())));
+                        let refused = told.err().map(|error| msgkit::Chain(&error).to_string());
+                        answers.push(Answer { number, key: open.remove(&number).flatten(), refused });
                     }
                     () = &mut end => {
                         let nothing = "there was no answer to it";
-                        answers.extend(open.iter().map(|number| (*number, Some(nothing.to_owned()))));
+                        answers.extend(open.into_iter().map(|(number, key)| {
+                            let refused = Some(nothing.to_owned());
+                            Answer { number, key, refused }
+                        }));
                         break;
                     }
                 }
@@ -326,8 +344,11 @@ impl Member {
     /// For the supervising task: the service's word on settlements.
     pub(crate) fn answered(&self, answers: Vec<Answer>) {
         let mut state = self.lock();
-        for (number, refused) in answers {
+        for Answer { number, key, refused } in answers {
             state.unconfirmed.remove(&number);
+            if let Some(key) = key {
+                state.heard(key);
+            }
             if let Some(why) = refused {
                 tracing::debug!(%why, "a settlement was not taken; its message comes again");
                 state.lost += 1;
@@ -335,6 +356,8 @@ impl Member {
             }
         }
         drop(state);
+        // Of what waited for it.
+        self.settled.notify_one();
         self.confirmed.notify_waiters();
     }
 
@@ -372,7 +395,8 @@ impl Member {
     pub(crate) fn give_back(&self) {
         let mut state = self.lock();
         let parked: Vec<(u64, Held)> = state.parked.drain().collect();
-        self.core.count_late(parked.len() as u64);
+        let waiting = state.give_up_waiting(None);
+        self.core.count_late((parked.len() + waiting.len()) as u64);
         let mut held: Vec<(u64, Held)> = state.held.drain().chain(parked).collect();
         held.sort_unstable_by_key(|(id, _)| *id);
         state.buffer.clear();
@@ -384,6 +408,7 @@ impl Member {
         drop(state);
         // Dropping them tells the service.
         drop(stale);
+        drop(waiting);
         drop(held);
     }
 

@@ -1,12 +1,17 @@
 //! Settlements of a key, which the service takes in its order alone.
 
-use msgkit::transport::{Delivery, Publisher as _, Subscriber as _, Subscription, Transport as _};
+use std::time::Duration;
 
-use super::{message, pubsub, stand_in, support, take, text};
+use msgkit::transport::{Delivery, Publisher as _, Subscriber as _, Subscription, Transport as _};
+use tokio::time::timeout;
+
+use super::{PATIENCE, message, pubsub, stand_in, support, take, text};
 
 /// Two devices of one place.
 const OURS: &str = "device.AA~3A01.raw";
 const FOREIGN: &str = "device.AA~3A02.raw";
+/// The code of gRPC.
+const UNAVAILABLE: u32 = 14;
 
 fn group() -> Subscription {
     Subscription::group("g".parse().unwrap(), [OURS.parse().unwrap()])
@@ -62,5 +67,41 @@ async fn what_is_settled_behind_an_unsettled_one_of_its_key_waits_for_it() {
     assert_eq!(held.iter().map(text).collect::<Vec<_>>(), ["3", "4"]);
     held.into_iter().for_each(Delivery::ack);
     reader.flush().await.unwrap();
+    pubsub.close().await.unwrap();
+}
+
+/// While a settlement is tried again those behind it wait: the service would refuse each of them, and each would be tried again by
+/// itself, with ever longer pauses, and so would all that come behind them.
+#[tokio::test(flavor = "multi_thread")]
+async fn settlements_that_are_refused_for_now_slow_their_key_down_once() {
+    let Some(stand_in) = stand_in() else { return };
+    let mut config = support::config(stand_in.address());
+    config.fetch_ahead = 16;
+    let pubsub = pubsub("for-now", config);
+    let mut wanted = group();
+    wanted.prefetch = 16;
+    let mut reader = pubsub.subscribe(&wanted).await.unwrap();
+    stand_in.refuse("Acknowledge", UNAVAILABLE, u32::MAX >> 1).unwrap();
+    let sent: Vec<String> = (0..200).map(|n| n.to_string()).collect();
+    pubsub.publish(sent.iter().map(|text| message(OURS, "k", text)).collect()).await.unwrap();
+    let all = async {
+        let mut came = Vec::new();
+        while came.len() < sent.len() {
+            let delivery = take(&mut *reader, 1).await.remove(0);
+            came.push(text(&delivery));
+            delivery.ack();
+            match came.len() {
+                // Each in a request of its own.
+                ..32 => tokio::time::sleep(Duration::from_millis(150)).await,
+                32 => assert!(stand_in.refuse("Acknowledge", UNAVAILABLE, 0).unwrap() > 0),
+                _ => {}
+            }
+        }
+        reader.flush().await.unwrap();
+        came
+    };
+    assert_eq!(timeout(PATIENCE, all).await.expect("it ends"), sent, "each once, in order");
+    assert_eq!(pubsub.lost_leases(), 0);
+    reader.close().await.unwrap();
     pubsub.close().await.unwrap();
 }

@@ -1,5 +1,6 @@
 //! What a member holds, and the order of its settlements.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -23,19 +24,42 @@ pub(super) struct State {
     /// Those of all that are held or parked.
     pub(super) ids: HashMap<(usize, Arc<str>), u64>,
     /// The unsettled and parked messages of each key, by topic.
-    pub(super) keys: HashMap<(usize, String), BTreeSet<u64>>,
+    pub(super) keys: HashMap<Key, BTreeSet<u64>>,
     pub(super) in_hand: usize,
     /// Which of those that read for the subscription has suspects.
     pub(super) suspects: Option<usize>,
     /// Those of deliveries that have come again since.
     pub(super) stale: VecDeque<Handler>,
-    /// To be confirmed.
-    pub(super) acks: Vec<(u64, Handler)>,
+    /// To be told.
+    pub(super) acks: Vec<Ack>,
+    pub(super) confirming: HashMap<Key, Confirming>,
     pub(super) unconfirmed: BTreeSet<u64>,
     pub(super) told: u64,
     pub(super) lost: u64,
     pub(super) failure: Option<TransportError>,
     pub(super) over: bool,
+}
+
+/// A key of one of those that read.
+pub(super) type Key = (usize, String);
+
+/// A settlement that the service is to be told.
+pub(super) struct Ack {
+    pub(super) number: u64,
+    /// Of one that the service confirms.
+    pub(super) key: Option<Key>,
+    pub(super) handler: Handler,
+}
+
+/// The settlements of a key on which the service's word is awaited, and those that wait for it. One that reached the service
+/// before an earlier one would be refused for now, as would everything behind it, and the client tries each again by itself, with
+/// ever longer pauses: once begun, that never ends.
+#[derive(Default)]
+pub(super) struct Confirming {
+    open: usize,
+    /// Whether they are on their way, so that no other can go with them.
+    on_way: bool,
+    waiting: Vec<(u64, Handler)>,
 }
 
 pub(super) struct Held {
@@ -162,11 +186,57 @@ impl State {
         self.held.get(&token.id).filter(|held| held.epoch == token.epoch)
     }
 
-    pub(super) fn tell(&mut self, held: Held) {
-        self.ids.remove(&(held.source, held.message));
+    fn tell(&mut self, held: Held) {
+        let Held { source, message, key, handler, .. } = held;
+        self.ids.remove(&(source, message));
         self.told += 1;
-        self.unconfirmed.insert(self.told);
-        self.acks.push((self.told, held.handler));
+        let number = self.told;
+        self.unconfirmed.insert(number);
+        if key.is_empty() || !matches!(handler, Handler::ExactlyOnce(_)) {
+            return self.acks.push(Ack { number, key: None, handler });
+        }
+        let key = (source, key);
+        let confirming = self.confirming.entry(key.clone()).or_default();
+        if confirming.on_way {
+            return confirming.waiting.push((number, handler));
+        }
+        confirming.open += 1;
+        self.acks.push(Ack { number, key: Some(key), handler });
+    }
+
+    /// What the service is to be told now.
+    pub(super) fn take_acks(&mut self) -> Vec<Ack> {
+        let acks = std::mem::take(&mut self.acks);
+        for key in acks.iter().filter_map(|ack| ack.key.as_ref()) {
+            if let Some(confirming) = self.confirming.get_mut(key) {
+                confirming.on_way = true;
+            }
+        }
+        acks
+    }
+
+    /// The service's word on a settlement of `key` has come: after the last of them those go that waited for it.
+    pub(super) fn heard(&mut self, key: Key) {
+        let Entry::Occupied(mut entry) = self.confirming.entry(key) else { return };
+        let confirming = entry.get_mut();
+        confirming.open = confirming.open.saturating_sub(1);
+        if confirming.open > 0 {
+            return;
+        }
+        let waiting = std::mem::take(&mut confirming.waiting);
+        if waiting.is_empty() {
+            entry.remove();
+            return;
+        }
+        (confirming.open, confirming.on_way) = (waiting.len(), false);
+        let ack = |(number, handler)| Ack { number, key: Some(entry.key().clone()), handler };
+        self.acks.extend(waiting.into_iter().map(ack));
+    }
+
+    /// The settlements, of `source` alone where there is one, that wait and will not be told any more.
+    pub(super) fn give_up_waiting(&mut self, source: Option<usize>) -> Vec<(u64, Handler)> {
+        let of = self.confirming.iter_mut().filter(|((at, _), _)| source.is_none_or(|source| source == *at));
+        of.flat_map(|(_, confirming)| std::mem::take(&mut confirming.waiting)).collect()
     }
 
     /// Settles `held`, and what was parked behind it; or parks it behind an earlier message of its key.
