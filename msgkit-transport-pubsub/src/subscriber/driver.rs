@@ -105,6 +105,7 @@ impl Driver {
                 core: self.core.clone(),
                 member: self.member.clone(),
                 number: self.sources,
+                connection: 0,
                 implied: self.core.names.implied(&topic),
                 reader: self.reader.clone(),
                 ahead: match self.reader {

@@ -2,21 +2,23 @@
 
 mod state;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::future::ready;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::FuturesUnordered;
-use google_cloud_pubsub::subscriber::handler::Handler;
+use google_cloud_pubsub::subscriber::handler::{ExactlyOnce, Handler};
 use msgkit::transport::{Incoming, Settle, Token, TransportError, TransportErrorKind};
 use msgkit::{Envelope, Topic};
 use tokio::sync::{Notify, watch};
 
-use self::state::{Ack, Held, Key, State, Withheld};
+use self::state::{Ack, Again, Held, Key, State, Withheld};
 use crate::core::{Core, Refusal};
 use crate::error::closed;
 
@@ -53,8 +55,9 @@ pub(crate) enum Phase {
 
 /// A message as it came from the service.
 pub(crate) struct Came {
-    /// Which of those that read for the subscription it came to.
+    /// Which of those that read for the subscription it came to, and by which of its connections.
     pub(crate) source: usize,
+    pub(crate) connection: u64,
     pub(crate) id: Arc<str>,
     pub(crate) key: String,
     pub(crate) message: Incoming,
@@ -179,13 +182,14 @@ impl Member {
     }
 
     fn add(&self, came: Came, undecided: bool) {
-        let Came { source, id: message_id, key, message, handler } = came;
+        let Came { source, connection, id: message_id, key, message, handler } = came;
         let count =
             handler.delivery_attempt().and_then(|count| u32::try_from(count).ok()).unwrap_or(1).max(1);
         let mut state = self.lock();
         let known = (source, message_id.clone());
         if let Some(id) = state.ids.get(&known).copied() {
-            state.supersede(id, Withheld { undecided, message }, count, handler);
+            let withheld = Withheld { undecided, message };
+            state.supersede(id, Again { connection, withheld, count, handler });
             drop(state);
             self.untold.store(true, Ordering::Release);
             return;
@@ -193,9 +197,10 @@ impl Member {
         let withheld = undecided || state.withholds(source, &key);
         let id = state.number(source, &key);
         state.ids.insert(known, id);
+        let (epoch, handed) = (0, false);
         state
             .held
-            .insert(id, Held { source, message: message_id, key, count, handler, epoch: 0, handed: false });
+            .insert(id, Held { source, connection, message: message_id, key, count, handler, epoch, handed });
         if withheld {
             state.withheld.insert(id, Withheld { undecided, message });
         } else {
@@ -260,10 +265,11 @@ impl Member {
 
     /// For a reading task: a message that does not belong to the subscription.
     pub(crate) fn skip(&self, came: Came) {
-        let Came { source, id: message, key, handler, .. } = came;
+        let Came { source, connection, id: message, key, handler, .. } = came;
         let mut state = self.lock();
         let id = state.number(source, &key);
-        state.settle(id, Held { source, message, key, count: 0, handler, epoch: 0, handed: false });
+        let (count, epoch, handed) = (0, 0, false);
+        state.settle(id, Held { source, connection, message, key, count, handler, epoch, handed });
         drop(state);
         self.settled.notify_one();
     }
@@ -280,65 +286,46 @@ impl Member {
                 state.keep_stale(held.handler);
             }
         }
-        let settled = state.give_up_waiting(Some(source));
-        let lost = settled.len() as u64;
-        state.lost += lost;
-        for (number, handler) in settled {
-            state.unconfirmed.remove(&number);
-            state.keep_stale(handler);
-        }
+        let lost = state.lose_waiting(source);
         drop(state);
         self.core.count_late(lost);
         self.confirmed.notify_waiters();
     }
 
-    /// For the supervising task: what is to be confirmed, all of it together; `None` where there is nothing. It begins when it is
+    /// For a reading task: its connection has fallen silent, and another takes its place.
+    pub(crate) fn exchanged(&self, source: usize) {
+        let lost = self.lock().lose_waiting(source);
+        self.core.count_late(lost);
+        self.confirmed.notify_waiters();
+    }
+
+    /// For the supervising task: what is to be confirmed, each key apart, so that none waits for another's. It begins when it is
     /// polled.
-    pub(crate) fn acks(&self) -> Option<BoxFuture<'static, Vec<Answer>>> {
+    pub(crate) fn acks(&self) -> Vec<BoxFuture<'static, Vec<Answer>>> {
         let acks = self.lock().take_acks();
-        if acks.is_empty() {
-            return None;
-        }
         // A settlement that goes into a silent connection has no answer ever, and no lease after so long.
         let patience = self.core.config.lease * 2;
-        let mut open = BTreeMap::new();
-        let mut answers = Vec::with_capacity(acks.len());
-        let mut asked = FuturesUnordered::new();
+        let (mut unconfirmed, mut keys) = (Vec::new(), Vec::new());
+        let mut places = HashMap::new();
         for Ack { number, key, handler } in acks {
             match handler {
                 Handler::ExactlyOnce(handler) => {
-                    open.insert(number, key);
-                    asked.push(async move { (number, handler.confirmed_ack().await) });
+                    let place = *places.entry(key.clone()).or_insert_with(|| {
+                        keys.push((key, Vec::new()));
+                        keys.len() - 1
+                    });
+                    keys[place].1.push((number, handler));
                 }
                 // The service says nothing.
                 other => {
                     other.ack();
-                    answers.push(Answer { number, key, refused: None });
+                    unconfirmed.push(Answer { number, key, refused: None });
                 }
             }
         }
-        let all = async move {
-            let mut end = pin!(tokio::time::sleep(patience));
-            while !open.is_empty() {
-                tokio::select! {
-                    biased;
-                    Some((number, told)) = asked.next() => {
-                        let refused = told.err().map(|error| msgkit::Chain(&error).to_string());
-                        answers.push(Answer { number, key: open.remove(&number).flatten(), refused });
-                    }
-                    () = &mut end => {
-                        let nothing = "there was no answer to it";
-                        answers.extend(open.into_iter().map(|(number, key)| {
-                            let refused = Some(nothing.to_owned());
-                            Answer { number, key, refused }
-                        }));
-                        break;
-                    }
-                }
-            }
-            answers
-        };
-        Some(Box::pin(all))
+        let confirmed = keys.into_iter().map(|(key, acks)| confirmed(key, acks, patience).boxed());
+        let unconfirmed = (!unconfirmed.is_empty()).then(|| ready(unconfirmed).boxed());
+        confirmed.chain(unconfirmed).collect()
     }
 
     /// For the supervising task: the service's word on settlements.
@@ -361,7 +348,7 @@ impl Member {
         self.confirmed.notify_waiters();
     }
 
-    /// Resolves when the service has answered for everything that was settled before. What waits behind an earlier message of its
+    /// Resolves when the service has answered for everything that was settled before. What lies behind an unsettled message of its
     /// key it cannot be told yet.
     pub(crate) async fn flush(&self) -> Result<(), TransportError> {
         let until = self.lock().told;
@@ -391,7 +378,7 @@ impl Member {
     }
 
     /// Everything that is unsettled goes back, the oldest first; and with it what was settled behind one of these of its key,
-    /// which the service would not take.
+    /// which the service would not take, and what still waits for its word.
     pub(crate) fn give_back(&self) {
         let mut state = self.lock();
         let parked: Vec<(u64, Held)> = state.parked.drain().collect();
@@ -442,6 +429,35 @@ impl Member {
         self.lock().failure = Some(failure);
         self.enter(Phase::Stopped);
     }
+}
+
+/// The service's word on settlements of one key, or on those without one.
+async fn confirmed(key: Option<Key>, acks: Vec<(u64, ExactlyOnce)>, patience: Duration) -> Vec<Answer> {
+    let mut answers = Vec::with_capacity(acks.len());
+    let mut open: BTreeSet<u64> = acks.iter().map(|(number, _)| *number).collect();
+    let asked =
+        acks.into_iter().map(|(number, handler)| async move { (number, handler.confirmed_ack().await) });
+    let mut asked: FuturesUnordered<_> = asked.collect();
+    let mut end = pin!(tokio::time::sleep(patience));
+    while !open.is_empty() {
+        tokio::select! {
+            biased;
+            Some((number, told)) = asked.next() => {
+                open.remove(&number);
+                let refused = told.err().map(|error| msgkit::Chain(&error).to_string());
+                answers.push(Answer { number, key: key.clone(), refused });
+            }
+            () = &mut end => {
+                let nothing = "there was no answer to it";
+                answers.extend(open.into_iter().map(|number| {
+                    let refused = Some(nothing.to_owned());
+                    Answer { number, key: key.clone(), refused }
+                }));
+                break;
+            }
+        }
+    }
+    answers
 }
 
 impl Settle for Member {

@@ -31,6 +31,8 @@ pub(super) struct Source {
     pub(super) core: Arc<Core>,
     pub(super) member: Arc<Member>,
     pub(super) number: usize,
+    /// How many of its connections have fallen silent.
+    pub(super) connection: u64,
     pub(super) name: String,
     /// The topic of what names none.
     pub(super) implied: Topic,
@@ -44,7 +46,7 @@ pub(super) struct Source {
 
 impl Source {
     /// Until the subscription is left, or there is nothing to read any more; answers which one is gone.
-    pub(super) async fn run(self) -> Option<String> {
+    pub(super) async fn run(mut self) -> Option<String> {
         let mut pause = PAUSE.0;
         let mut refused = None;
         while self.member.phase() == Phase::Reads {
@@ -55,7 +57,13 @@ impl Source {
                 Ok(Some(stream)) => {
                     match self.read(stream, &seat, generation, &mut pause, &mut refused).await {
                         None => return None,
-                        Some(error) => error,
+                        Some(error) => {
+                            if seat.client().generation() != generation {
+                                self.connection += 1;
+                                self.member.exchanged(self.number);
+                            }
+                            error
+                        }
                     }
                 }
                 Ok(None) => {
@@ -187,7 +195,8 @@ impl Source {
         let (message, named) = wire::read(&raw, &self.subscription.ingest, self.core.clock.now());
         let whose = self.known.whose(&message, named);
         let Raw { id, key, .. } = raw;
-        let came = Came { source: self.number, id, key, message, handler };
+        let (source, connection) = (self.number, self.connection);
+        let came = Came { source, connection, id, key, message, handler };
         match whose {
             Whose::Ours => self.member.put(came),
             Whose::Undecided => self.member.withhold(came),

@@ -76,7 +76,8 @@ async fn what_is_settled_behind_an_unsettled_one_of_its_key_waits_for_it() {
 async fn settlements_that_are_refused_for_now_slow_their_key_down_once() {
     let Some(stand_in) = stand_in() else { return };
     let mut config = support::config(stand_in.address());
-    config.fetch_ahead = 16;
+    // Longer than the client's pauses: what has no answer after two of them counts as lost.
+    (config.lease, config.fetch_ahead) = (Duration::from_secs(60), 16);
     let pubsub = pubsub("for-now", config);
     let mut wanted = group();
     wanted.prefetch = 16;
@@ -91,7 +92,7 @@ async fn settlements_that_are_refused_for_now_slow_their_key_down_once() {
             came.push(text(&delivery));
             delivery.ack();
             match came.len() {
-                // Each in a request of its own.
+                // Time for requests with one settlement each, which is what must not be.
                 ..32 => tokio::time::sleep(Duration::from_millis(150)).await,
                 32 => assert!(stand_in.refuse("Acknowledge", UNAVAILABLE, 0).unwrap() > 0),
                 _ => {}

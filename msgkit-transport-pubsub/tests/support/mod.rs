@@ -52,6 +52,8 @@ impl Subject for PubsubSubject {
         let proxy = Arc::new(proxy);
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(proxy.clone());
         let mut config = config(proxy.address());
+        // One that is there first would fetch everything before the stream of the next one is open.
+        config.fetch_ahead = 16;
         config.publish_timeout = setup.publish_timeout.unwrap_or(config.publish_timeout);
         Ok(Box::new(Place { proxy, project: stand_in.project("conformance"), config, setup: setup.clone() }))
     }

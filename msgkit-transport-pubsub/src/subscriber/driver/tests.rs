@@ -224,7 +224,7 @@ async fn what_comes_again_keeps_its_place_in_its_key() {
     let mut comes = |id: &str| {
         let message = Incoming::Envelope(message((OURS, "k", "text")).envelope);
         let handler = handles.next().unwrap();
-        member.put(Came { source: 0, id: id.into(), key: "k".to_owned(), message, handler });
+        member.put(Came { source: 0, connection: 0, id: id.into(), key: "k".to_owned(), message, handler });
     };
     let taken = || {
         let mut handed = Vec::new();
@@ -245,9 +245,53 @@ async fn what_comes_again_keeps_its_place_in_its_key() {
     let (positions, mut in_hand) = taken();
     assert_eq!(positions, ["1", "3"]);
     member.done(&mut in_hand);
-    assert!(member.acks().is_some());
+    assert!(!member.acks().is_empty());
     member.give_back();
     assert_eq!(pubsub.lost_leases(), 1, "all was told that was settled");
+    pubsub.close().await.unwrap();
+}
+
+/// Settlements of a key wait for the service's word on those before them, not for another key's, and not for a word that would
+/// have to come by a connection that has fallen silent.
+#[tokio::test(flavor = "multi_thread")]
+async fn settlements_wait_for_those_of_their_key_alone() {
+    let Some(stand_in) = stand_in() else { return };
+    let endpoint = Some(format!("http://{}", stand_in.address()));
+    let config = PubsubConfig { endpoint, ..PubsubConfig::default() };
+    let url = TransportUrl::parse("pubsub://apart/app").unwrap();
+    let pubsub = Pubsub::with(&url, config, Clock::system()).unwrap();
+    let core = pubsub.core();
+    let member = Member::new(core, 10);
+    let mut handles = handles(core, &pubsub, 6).await.into_iter();
+    let mut comes = |connection: u64, id: &str, key: &str| {
+        let message = Incoming::Envelope(message((OURS, key, "text")).envelope);
+        let handler = handles.next().unwrap();
+        member.put(Came { source: 0, connection, id: id.into(), key: key.to_owned(), message, handler });
+        let mut handed = Vec::new();
+        member.take(1, &mut handed).unwrap();
+        vec![handed.remove(0).token]
+    };
+    let (mut first, mut second) = (comes(0, "1", "k"), comes(0, "2", "k"));
+    let mut other = comes(0, "3", "l");
+    first.append(&mut other);
+    member.done(&mut first);
+    let mut acks = member.acks();
+    assert_eq!(acks.len(), 2, "each key apart");
+    member.done(&mut second);
+    assert!(member.acks().is_empty(), "it waits");
+    let of_other = acks.pop().unwrap();
+    member.answered(timeout(PATIENCE, acks.remove(0)).await.unwrap());
+    let silent = member.acks();
+    assert_eq!(silent.len(), 1, "it goes while nobody has said anything of the other key");
+    // Now that connection falls silent, with one on its way and one behind it.
+    member.done(&mut comes(0, "4", "k"));
+    assert!(member.acks().is_empty(), "it waits");
+    member.exchanged(0);
+    assert_eq!(pubsub.lost_leases(), 1, "that one comes again");
+    member.done(&mut comes(1, "4", "k"));
+    assert_eq!(member.acks().len(), 1, "by the next connection, where it waits for nothing");
+    drop((silent, of_other));
+    member.give_back();
     pubsub.close().await.unwrap();
 }
 
@@ -266,7 +310,7 @@ async fn a_suspect_that_comes_again_while_it_runs_was_started() {
     let mut comes = || {
         let message = Incoming::Envelope(message((OURS, "k", "text")).envelope);
         let handler = handles.next().unwrap();
-        member.put(Came { source: 0, id: "1".into(), key: "k".to_owned(), message, handler });
+        member.put(Came { source: 0, connection: 0, id: "1".into(), key: "k".to_owned(), message, handler });
     };
     comes();
     assert!(member.unstarted().is_some(), "it is fetched only");

@@ -24,7 +24,7 @@ pub(super) struct State {
     /// Those of all that are held or parked.
     pub(super) ids: HashMap<(usize, Arc<str>), u64>,
     /// The unsettled and parked messages of each key, by topic.
-    pub(super) keys: HashMap<Key, BTreeSet<u64>>,
+    pub(super) keys: HashMap<(usize, String), BTreeSet<u64>>,
     pub(super) in_hand: usize,
     /// Which of those that read for the subscription has suspects.
     pub(super) suspects: Option<usize>,
@@ -32,6 +32,7 @@ pub(super) struct State {
     pub(super) stale: VecDeque<Handler>,
     /// To be told.
     pub(super) acks: Vec<Ack>,
+    /// Keys of which settlements are to be confirmed.
     pub(super) confirming: HashMap<Key, Confirming>,
     pub(super) unconfirmed: BTreeSet<u64>,
     pub(super) told: u64,
@@ -40,8 +41,13 @@ pub(super) struct State {
     pub(super) over: bool,
 }
 
-/// A key of one of those that read.
-pub(super) type Key = (usize, String);
+/// A key of one of those that read, by one of its connections.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    source: usize,
+    connection: u64,
+    key: String,
+}
 
 /// A settlement that the service is to be told.
 pub(super) struct Ack {
@@ -57,13 +63,15 @@ pub(super) struct Ack {
 #[derive(Default)]
 pub(super) struct Confirming {
     open: usize,
-    /// Whether they are on their way, so that no other can go with them.
+    /// Whether they are on their way, so that no other goes with them.
     on_way: bool,
     waiting: Vec<(u64, Handler)>,
 }
 
 pub(super) struct Held {
     pub(super) source: usize,
+    /// By which of its connections it came: what falls silent has no say in what comes by the next one.
+    pub(super) connection: u64,
     pub(super) message: Arc<str>,
     pub(super) key: String,
     pub(super) count: u32,
@@ -77,6 +85,14 @@ pub(super) struct Held {
 pub(super) struct Withheld {
     pub(super) undecided: bool,
     pub(super) message: Incoming,
+}
+
+/// A message that has come again.
+pub(super) struct Again {
+    pub(super) connection: u64,
+    pub(super) withheld: Withheld,
+    pub(super) count: u32,
+    pub(super) handler: Handler,
 }
 
 impl State {
@@ -153,21 +169,24 @@ impl State {
 
     /// A message comes again while it is held here: its lease was lost, or the service hands it out twice. It keeps its place,
     /// before those of its key that came after it; one that is settled already, its settlement.
-    pub(super) fn supersede(&mut self, id: u64, again: Withheld, count: u32, handler: Handler) {
+    pub(super) fn supersede(&mut self, id: u64, again: Again) {
+        let Again { connection, withheld, count, handler } = again;
         if let Some(parked) = self.parked.get_mut(&id) {
+            parked.connection = connection;
             let stale = std::mem::replace(&mut parked.handler, handler);
             return self.keep_stale(stale);
         }
         let Some(held) = self.held.get_mut(&id) else { return };
+        held.connection = connection;
         let stale = std::mem::replace(&mut held.handler, handler);
         held.count = count;
         held.epoch += 1;
         self.keep_stale(stale);
-        if let Some(withheld) = self.withheld.get_mut(&id) {
-            withheld.message = again.message;
-            withheld.undecided &= again.undecided;
+        if let Some(before) = self.withheld.get_mut(&id) {
+            before.message = withheld.message;
+            before.undecided &= withheld.undecided;
             self.release();
-        } else if self.buffer.insert(id, again.message).is_none() {
+        } else if self.buffer.insert(id, withheld.message).is_none() {
             // It was in hand.
             self.in_hand = self.in_hand.saturating_sub(1);
         }
@@ -187,7 +206,7 @@ impl State {
     }
 
     fn tell(&mut self, held: Held) {
-        let Held { source, message, key, handler, .. } = held;
+        let Held { source, connection, message, key, handler, .. } = held;
         self.ids.remove(&(source, message));
         self.told += 1;
         let number = self.told;
@@ -195,7 +214,7 @@ impl State {
         if key.is_empty() || !matches!(handler, Handler::ExactlyOnce(_)) {
             return self.acks.push(Ack { number, key: None, handler });
         }
-        let key = (source, key);
+        let key = Key { source, connection, key };
         let confirming = self.confirming.entry(key.clone()).or_default();
         if confirming.on_way {
             return confirming.waiting.push((number, handler));
@@ -235,8 +254,21 @@ impl State {
 
     /// The settlements, of `source` alone where there is one, that wait and will not be told any more.
     pub(super) fn give_up_waiting(&mut self, source: Option<usize>) -> Vec<(u64, Handler)> {
-        let of = self.confirming.iter_mut().filter(|((at, _), _)| source.is_none_or(|source| source == *at));
+        let is_of = |key: &Key| source.is_none_or(|source| source == key.source);
+        let of = self.confirming.iter_mut().filter(|(key, _)| is_of(key));
         of.flat_map(|(_, confirming)| std::mem::take(&mut confirming.waiting)).collect()
+    }
+
+    /// The same of a source whose connection takes no settlements any more; their messages come again. Answers how many.
+    pub(super) fn lose_waiting(&mut self, source: usize) -> u64 {
+        let settled = self.give_up_waiting(Some(source));
+        let lost = settled.len() as u64;
+        self.lost += lost;
+        for (number, handler) in settled {
+            self.unconfirmed.remove(&number);
+            self.keep_stale(handler);
+        }
+        lost
     }
 
     /// Settles `held`, and what was parked behind it; or parks it behind an earlier message of its key.
