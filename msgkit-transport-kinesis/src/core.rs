@@ -82,7 +82,7 @@ impl Core {
         self.present().iter().for_each(|member| member.nudge(stream));
     }
 
-    /// Why messages may wait, where a member's table of leases is silent.
+    /// Why messages of a member may wait.
     pub(crate) fn trouble(&self) -> Option<String> {
         self.present().iter().find_map(|member| member.trouble())
     }

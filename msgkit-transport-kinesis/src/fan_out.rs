@@ -51,6 +51,9 @@ impl Core {
                         Ok(_) => {}
                         // Another member registers it at this moment.
                         Err(failure) if failure.cause == Cause::InUse => {}
+                        Err(failure) if failure.cause == Cause::Throttled => {
+                            return Err(too_many(failure, &doing));
+                        }
                         Err(failure) => return Err(failure),
                     }
                 }
@@ -88,6 +91,15 @@ impl Core {
         let output = asked.map_err(|error| error::of(error, &doing))?;
         Ok(Pushed { place: place.to_owned(), output })
     }
+}
+
+/// One consumer more than the service takes.
+fn too_many(failure: Failure, doing: &str) -> Failure {
+    let text = format!(
+        "{doing} failed; a stream takes 20 consumers: deregister one that nobody uses, or read without `fan_out`"
+    );
+    let kind = failure.error.kind();
+    Failure { cause: failure.cause, error: TransportError::new(kind, text).with_source(failure.error) }
 }
 
 impl Pushed {

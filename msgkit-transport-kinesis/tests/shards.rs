@@ -9,6 +9,8 @@ mod support;
 mod begin;
 #[path = "shards/fan_out.rs"]
 mod fan_out;
+#[path = "shards/health.rs"]
+mod health;
 #[path = "shards/lost.rs"]
 mod lost;
 #[path = "shards/poison.rs"]

@@ -144,9 +144,17 @@ impl Member {
         format!("the leases of `{space}` could not be kept for {lease:?}, so messages may wait: {why}")
     }
 
-    /// Why nothing may come, where the table of leases is silent.
+    /// Why messages may wait: the table of leases is silent, or a shard cannot be read for longer than trying again takes.
     pub(crate) fn trouble(&self) -> Option<String> {
-        self.lock().silence(self.core.config.lease).map(|why| self.silent(&why))
+        let state = self.lock();
+        let unread = || {
+            let held = state.held.values().find(|held| held.unread.is_some())?;
+            let (stream, shard) = (&held.lease.stream, &held.lease.shard);
+            held.unread
+                .as_ref()
+                .map(|why| format!("`{stream}/{shard}` is not read, so its messages wait: {why}"))
+        };
+        state.silence(self.core.config.lease).map(|why| self.silent(&why)).or_else(unread)
     }
 
     /// This process has published to `stream`: there is something to read.

@@ -81,7 +81,7 @@ impl Member {
             };
             match got.await {
                 Ok(Some(page)) => {
-                    trouble = Trouble::new();
+                    self.works(generation, &mut trouble);
                     let (empty, behind) = (page.records.is_empty(), page.behind);
                     if let Some(last) = page.records.last() {
                         at = Position::After(Sequence::new(&last.sequence_number));
@@ -149,7 +149,7 @@ impl Member {
                 Ok(Some(mut pushed)) => loop {
                     match pushed.next().await {
                         Ok(Some(page)) => {
-                            trouble = Trouble::new();
+                            self.works(generation, &mut trouble);
                             if !take(page, &mut at) {
                                 return;
                             }
@@ -183,6 +183,15 @@ impl Member {
         pushed.then(|| self.core.names.consumer(group))
     }
 
+    /// The shard is read.
+    fn works(&self, generation: u64, trouble: &mut Trouble) {
+        if std::mem::replace(trouble, Trouble::new()).wait > AGAIN.0
+            && let Some(held) = self.lock().held.get_mut(&generation)
+        {
+            held.unread = None;
+        }
+    }
+
     /// After a failure: tells what is to be told, and waits. Answers whether trying again makes no sense.
     async fn stumbled(&self, generation: u64, place: &str, failure: &Failure, trouble: &mut Trouble) -> bool {
         match failure.cause {
@@ -190,9 +199,7 @@ impl Member {
                 self.core.throttled.fetch_add(1, Ordering::Relaxed);
                 if trouble.wait == AGAIN.1 && !std::mem::replace(&mut trouble.warned, true) {
                     let error = msgkit::Chain(&failure.error).to_string();
-                    let limits =
-                        "five reads a second of each shard, and 20 consumers of a stream (`fan_out`)";
-                    tracing::warn!(%place, error, "a shard is not read, as more than the service takes: {limits}; trying again");
+                    tracing::warn!(%place, error, "a shard is not read, as it is more than the service takes; trying again");
                 }
             }
             // The subscription of whoever had the shard before is not over yet.
@@ -220,6 +227,12 @@ impl Member {
             let text = msgkit::Chain(&failure.error).to_string();
             self.fail(failure.error.kind(), text);
             return true;
+        }
+        if trouble.wait == AGAIN.1 {
+            let why = msgkit::Chain(&failure.error).to_string();
+            if let Some(held) = self.lock().held.get_mut(&generation) {
+                held.unread = Some(why);
+            }
         }
         tokio::time::sleep(trouble.wait.mul_f64(0.5 + fastrand::f64())).await;
         trouble.wait = (trouble.wait * 2).min(AGAIN.1);

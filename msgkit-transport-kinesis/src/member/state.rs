@@ -69,6 +69,8 @@ pub(super) struct Held {
     pub(super) nudged: bool,
     /// How far behind the end of the shard the last read was, in milliseconds.
     pub(super) behind: i64,
+    /// Why it has not been read for longer than failures mostly last.
+    pub(super) unread: Option<String>,
 }
 
 impl Held {
@@ -93,6 +95,7 @@ impl Held {
             stays: None,
             nudged: false,
             behind: 0,
+            unread: None,
         }
     }
 
