@@ -12,6 +12,7 @@ use msgkit::transport::TransportUrl;
 
 use super::certificates::Certificates;
 use super::error::{BrokerError, BrokerErrorKind};
+use super::kafka_acls::{self, Denied};
 use super::place::{Launched, Place, connect, credentials, on_free_ports};
 use super::sandbox::Sandbox;
 use super::system::{find, free_ports, unique};
@@ -74,6 +75,7 @@ pub struct KafkaOptions {
     settings: Vec<String>,
     advertised: Option<u16>,
     tls: Option<Tls>,
+    acls: bool,
 }
 
 impl KafkaOptions {
@@ -106,6 +108,12 @@ impl KafkaOptions {
     /// It also listens with TLS and shows the certificate of these PEM files.
     pub fn tls_with(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.tls = Some(Tls::Theirs(certificate.into(), key.into()));
+        self
+    }
+
+    /// It asks what a user may do: everything, but what [`Kafka::deny`] says.
+    pub fn acls(mut self) -> Self {
+        self.acls = true;
         self
     }
 
@@ -222,6 +230,14 @@ impl KafkaOptions {
                 }));
             }
         }
+        if self.acls {
+            lines.push(
+                "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer".to_owned(),
+            );
+            // Whoever comes by the listeners that are not for clients.
+            lines.push("super.users=User:ANONYMOUS".to_owned());
+            lines.push("allow.everyone.if.no.acl.found=true".to_owned());
+        }
         if let Some(tls) = &self.tls {
             // Kafka wants the key and the certificate, each as PEM, in one file.
             let pair = match (tls, made) {
@@ -269,7 +285,14 @@ impl Kafka {
 
     /// Options for one that is not like all others.
     pub fn options() -> KafkaOptions {
-        KafkaOptions { home: None, users: Vec::new(), settings: Vec::new(), advertised: None, tls: None }
+        KafkaOptions {
+            home: None,
+            users: Vec::new(),
+            settings: Vec::new(),
+            advertised: None,
+            tls: None,
+            acls: false,
+        }
     }
 
     /// The broker that all tests of this process have in common, started by the first who asks. It ends with the
@@ -329,6 +352,30 @@ impl Kafka {
     #[must_use]
     pub fn port(&self) -> Option<u16> {
         Some(self.place.ours()?.ports.client)
+    }
+
+    /// Forbids something to a user, where the options ask for [`acls`](KafkaOptions::acls); nobody but this user may do anything with
+    /// it from then on.
+    ///
+    /// # Errors
+    /// [`BrokerError`] where it is not ours, or does not take the rule.
+    pub fn deny(&self, user: &str, denied: Denied<'_>) -> Result<(), BrokerError> {
+        self.rule(user, denied, true)
+    }
+
+    /// Takes back what [`deny`](Self::deny) said.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn allow(&self, user: &str, denied: Denied<'_>) -> Result<(), BrokerError> {
+        self.rule(user, denied, false)
+    }
+
+    fn rule(&self, user: &str, denied: Denied<'_>, denies: bool) -> Result<(), BrokerError> {
+        let ours = self.place.ours().ok_or_else(|| BrokerError::not_ours(NAME, URL))?;
+        let address = format!("127.0.0.1:{}", ours.ports.internal);
+        kafka_acls::rule(&address, user, denied, denies)
+            .map_err(|error| BrokerError::io(NAME, format!("cannot be told what `{user}` may do"), error))
     }
 
     /// A prefix of topics and groups that no other test uses: the name space of one test.

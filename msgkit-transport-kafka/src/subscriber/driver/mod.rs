@@ -255,7 +255,7 @@ impl Driver {
                         arrivals.push(arrived);
                     }
                 }
-                Some(Err(error)) => self.hear(error, "consuming from Kafka"),
+                Some(Err(error)) => self.hear(error, &self.consuming()),
                 None if self.context.waiting() == before => break,
                 None => {}
             }
@@ -290,6 +290,13 @@ impl Driver {
             return;
         }
         self.hear(error, &format!("reading `{topic}`"));
+    }
+
+    fn consuming(&self) -> String {
+        match &self.source {
+            Source::Group(name) | Source::Step(name) => format!("consuming from Kafka as group `{name}`"),
+            Source::Alone => "consuming from Kafka".to_owned(),
+        }
     }
 
     /// Whether the subscription asks for this Kafka topic itself, not by a wildcard.
