@@ -217,6 +217,13 @@ impl Broker {
         self.lock().cancelled.get(group).copied().unwrap_or(0)
     }
 
+    /// How many messages of `group` this process has in hand; `None` where it does not read for it.
+    pub(crate) fn in_hand(&self, group: &Group) -> Option<u64> {
+        let drivers = self.drivers();
+        let members = drivers.iter().filter_map(|(_, member)| member.upgrade());
+        members.filter_map(|member| member.holds(group)).reduce(|all, more| all + more)
+    }
+
     /// Owns a subscription's task from now on.
     pub(crate) fn adopt(&self, driver: JoinHandle<()>, member: &Arc<Member>) {
         let mut drivers = self.drivers();

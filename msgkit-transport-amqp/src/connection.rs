@@ -35,7 +35,7 @@ impl Address {
         let plain = format!("{}://{}", url.scheme(), url.address());
         let Ok(mut uri) = plain.parse::<AMQPUri>() else {
             return refuse(format!(
-                "`{plain}` is no AMQP url; write `amqp://host:5672/vhost`, `%2F` for a `/` in it"
+                "`{url}` is no AMQP url; write `amqp://host:5672/vhost`, `%2F` for a `/` in it"
             ));
         };
         if uri.authority.host.is_empty() || url.address().starts_with(['/', ':']) || url.address().is_empty()

@@ -111,6 +111,11 @@ fn of_io(error: &std::io::Error) -> (TransportErrorKind, &'static str) {
     }
     match error.kind() {
         std::io::ErrorKind::ConnectionRefused => (Unavailable, "nobody listens there; look at host and port"),
+        // Also what another kind of server does.
+        std::io::ErrorKind::ConnectionAborted | std::io::ErrorKind::ConnectionReset => (
+            Unavailable,
+            "the server broke off; where it never does otherwise, look whether that port is RabbitMQ's",
+        ),
         std::io::ErrorKind::InvalidInput => {
             (Refused, "look at the url and at the files of `ca_file`, `cert_file`, `key_file`")
         }

@@ -333,6 +333,8 @@ impl Operate for Amqp {
             let suspects = broker.depth_of(&broker.names.suspects(status.group.as_str())).await?;
             status.waiting = waiting + suspects.unwrap_or(0);
             status.delayed = delayed;
+            // The broker tells nobody what its consumers hold.
+            status.in_hand = broker.in_hand(&status.group);
             status.broken_off = broker.cancelled(&status.group);
             all.push(status);
         }

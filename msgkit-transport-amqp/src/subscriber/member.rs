@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use msgkit::transport::{Delivery, Incoming, Settle, Token, TransportError};
+use msgkit::transport::{Delivery, Group, Incoming, Settle, Token, TransportError};
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::lost_settlements;
@@ -22,6 +22,7 @@ pub(crate) struct Member {
     left: watch::Sender<bool>,
     over: watch::Sender<bool>,
     broker: Arc<Broker>,
+    group: Option<Group>,
 }
 
 #[derive(Default)]
@@ -87,7 +88,7 @@ pub(crate) struct Work {
 }
 
 impl Member {
-    pub(crate) fn new(broker: Arc<Broker>) -> Self {
+    pub(crate) fn new(broker: Arc<Broker>, group: Option<Group>) -> Self {
         Self {
             state: Mutex::default(),
             arrived: Notify::new(),
@@ -95,7 +96,15 @@ impl Member {
             left: watch::Sender::new(false),
             over: watch::Sender::new(false),
             broker,
+            group,
         }
+    }
+
+    /// How many messages of `group` the broker waits for here, fetched or handed out; `None` = it reads for somebody else.
+    pub(crate) fn holds(&self, group: &Group) -> Option<u64> {
+        let state = self.lock();
+        let held = u64::try_from(state.buffer.len() + state.in_hand).unwrap_or(u64::MAX);
+        (self.group.as_ref() == Some(group) && !state.over).then_some(held)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -30,7 +30,7 @@ impl Subscriber for Amqp {
             return Err(closed());
         }
         capabilities(&broker.config).admit(SYSTEM, subscription)?;
-        let member = Arc::new(Member::new(broker.clone()));
+        let member = Arc::new(Member::new(broker.clone(), subscription.group.clone()));
         // Made first: where nobody waits for the answer any more, its drop takes the member out again.
         let deliveries = AmqpDeliveries { settler: member.clone(), member: member.clone() };
         let driver = Driver::begin(broker.clone(), member, subscription.clone()).await?;
@@ -120,7 +120,7 @@ mod tests {
     async fn a_panic_ends_a_subscription_with_an_error() {
         let url = TransportUrl::parse("amqp://127.0.0.1:1").unwrap();
         let amqp = Amqp::with(&url, crate::AmqpConfig::default(), Clock::system()).unwrap();
-        let member = Arc::new(Member::new(amqp.broker().clone()));
+        let member = Arc::new(Member::new(amqp.broker().clone(), None));
         let task = tokio::spawn(guarded(member.clone(), async { panic!("on purpose") }));
         let mut deliveries = AmqpDeliveries { settler: member.clone(), member };
         let mut into = VecDeque::new();

@@ -7,7 +7,7 @@ use lapin::options::BasicGetOptions;
 use lapin::{Connection, ConnectionProperties};
 use msgkit::Group;
 use msgkit::transport::{
-    Destination, Outgoing, Publisher as _, Subscriber as _, Transport as _, TransportErrorKind,
+    Destination, Operate as _, Outgoing, Publisher as _, Subscriber as _, Transport as _, TransportErrorKind,
 };
 use msgkit_testing::brokers::RabbitMq;
 use msgkit_transport_amqp::Amqp;
@@ -145,5 +145,41 @@ async fn a_replay_that_fails_leaves_the_order() -> Tested {
     assert_eq!(refused.kind(), TransportErrorKind::Full, "{refused}");
     assert_eq!(numbers(&letters(&transport, None, 200).await?), numbers(&before));
     transport.close().await?;
+    Ok(())
+}
+
+/// An operator who sees nothing wait has to see what is held.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_process_holds_it_tells() -> Tested {
+    let Some(rabbit) = there(RabbitMq::shared()) else { return Ok(()) };
+    let vhost = rabbit.vhost("in-hand")?;
+    let (here, elsewhere) = (amqp(vhost.url(), |_| {}), amqp(vhost.url(), |_| {}));
+    let wanted = declare(&here, "g").await?.with_prefetch(3);
+    here.publish(["1", "2", "3", "4", "5"].map(message).into()).await?;
+    let mut deliveries = here.subscribe(&wanted).await?;
+    let mut held = VecDeque::new();
+    deliveries.receive(1, &mut held).await?;
+    let told = async |transport: &msgkit_transport_amqp::Amqp| {
+        let status = transport.groups().await.map(|groups| groups.into_iter().next());
+        status.ok().flatten().map(|status| (status.waiting, status.in_hand))
+    };
+    // Fetched and not handed out yet counts as well: the broker gives it to nobody else.
+    let both = async {
+        while told(&here).await != Some((2, Some(3))) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, both).await?;
+    assert_eq!(told(&elsewhere).await, Some((2, None)), "what others hold is known to them");
+    held.clear();
+    deliveries.close().await?;
+    let back = async {
+        while told(&here).await != Some((5, None)) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, back).await?;
+    here.close().await?;
+    elsewhere.close().await?;
     Ok(())
 }

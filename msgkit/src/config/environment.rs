@@ -4,11 +4,14 @@ use crate::error::Error;
 
 /// What the variables begin with.
 const PREFIX: &str = "MSGKIT__";
+const ONE: &str = "MSGKIT_";
 
 /// The variables that begin with `MSGKIT__`, in the order of their names.
 pub(super) fn variables(environment: impl IntoIterator<Item = (String, String)>) -> Vec<(String, String)> {
-    let mut variables: Vec<_> =
-        environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
+    let mut variables: Vec<_> = environment
+        .into_iter()
+        .filter(|(name, _)| name.starts_with(PREFIX) || has_one_underscore(name))
+        .collect();
     variables.sort();
     variables
 }
@@ -17,6 +20,12 @@ pub(super) fn variables(environment: impl IntoIterator<Item = (String, String)>)
 /// is found by the strict read that follows.
 pub(super) fn apply(table: &mut toml::Table, variables: &[(String, String)]) -> Result<(), Error> {
     for (name, value) in variables {
+        if has_one_underscore(name) {
+            let rest = name.trim_start_matches(ONE);
+            return Err(Error::config(format!(
+                "environment variable {name} is not read; write {PREFIX}{rest}, two underscores"
+            )));
+        }
         let path: Vec<String> = name[PREFIX.len()..].split("__").map(str::to_ascii_lowercase).collect();
         if path.iter().any(String::is_empty) {
             return Err(Error::config(format!(
@@ -26,6 +35,12 @@ pub(super) fn apply(table: &mut toml::Table, variables: &[(String, String)]) -> 
         set(table, &path, name, value)?;
     }
     Ok(())
+}
+
+/// Whether it is meant for a section, and begins as no variable of configuration does: `MSGKIT_TRANSPORTS__EDGE__URL`.
+fn has_one_underscore(name: &str) -> bool {
+    let section = name.strip_prefix(ONE).and_then(|rest| rest.split_once("__"));
+    section.is_some_and(|(section, _)| super::settings::SECTIONS.iter().any(|known| alike(known, section)))
 }
 
 /// The names of those that set a part of `[transports.<name>]`.

@@ -11,27 +11,46 @@ use crate::error::Error;
 use crate::handler::PolicyOverrides;
 use crate::policy::{BreakerPolicy, Delayed, OnFailure, Order, Unhandled};
 
+/// A duration as it is written.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub(super) struct Span(#[serde(with = "super::duration")] Duration);
+
+/// The keys of a policy.
+pub(super) const KEYS: [&str; 10] = [
+    "immediate",
+    "delayed",
+    "timeout",
+    "concurrency",
+    "order",
+    "in_flight",
+    "max_starts",
+    "unhandled",
+    "breaker",
+    "copy_deadline",
+];
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawPolicy {
     immediate: Option<u32>,
     delayed: Option<toml::Value>,
-    timeout: Option<String>,
+    timeout: Option<Span>,
     concurrency: Option<usize>,
     order: Option<String>,
     in_flight: Option<usize>,
     max_starts: Option<u32>,
     unhandled: Option<String>,
     breaker: Option<toml::Value>,
-    copy_deadline: Option<String>,
+    copy_deadline: Option<Span>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawDelayed {
-    initial: Option<String>,
+    initial: Option<Span>,
     factor: Option<f64>,
-    max: Option<String>,
+    max: Option<Span>,
     rounds: Option<u32>,
     jitter: Option<f64>,
 }
@@ -40,27 +59,26 @@ struct RawDelayed {
 #[serde(deny_unknown_fields)]
 struct RawBreaker {
     failures: Option<u32>,
-    wait: Option<String>,
-    max_wait: Option<String>,
-    patience: Option<String>,
+    wait: Option<Span>,
+    max_wait: Option<Span>,
+    patience: Option<Span>,
 }
 
 /// Reads the keys of a policy.
 pub(super) fn policy(table: toml::Table, place: &str) -> Result<PolicyOverrides, Error> {
     let raw: RawPolicy = from_table(table, place)?;
-    let time = |key: &str, text: Option<String>| time(place, key, text);
     Ok(PolicyOverrides {
         immediate: raw.immediate,
         delayed: switched(raw.delayed, "delayed", place, delayed)?,
         delayed_rounds: None,
-        timeout: time("timeout", raw.timeout)?,
+        timeout: time(raw.timeout),
         concurrency: raw.concurrency,
         order: raw.order.map(|text| choice(place, "order", &text, &ORDERS)).transpose()?,
         in_flight: raw.in_flight,
         max_starts: raw.max_starts,
         unhandled: raw.unhandled.map(|text| choice(place, "unhandled", &text, &UNHANDLED)).transpose()?,
         breaker: switched(raw.breaker, "breaker", place, breaker)?,
-        copy_deadline: time("copy_deadline", raw.copy_deadline)?,
+        copy_deadline: time(raw.copy_deadline),
     })
 }
 
@@ -94,9 +112,9 @@ fn switched<T>(
 fn delayed(table: toml::Table, place: &str) -> Result<Delayed, Error> {
     let raw: RawDelayed = from_table(table, place)?;
     let mut delayed = Delayed::default();
-    delayed.initial = time(place, "initial", raw.initial)?.unwrap_or(delayed.initial);
+    delayed.initial = time(raw.initial).unwrap_or(delayed.initial);
     delayed.factor = raw.factor.unwrap_or(delayed.factor);
-    delayed.max = time(place, "max", raw.max)?.unwrap_or(delayed.max.max(delayed.initial));
+    delayed.max = time(raw.max).unwrap_or(delayed.max.max(delayed.initial));
     delayed.rounds = raw.rounds.unwrap_or(delayed.rounds);
     delayed.jitter = raw.jitter.unwrap_or(delayed.jitter);
     Ok(delayed)
@@ -106,17 +124,14 @@ fn breaker(table: toml::Table, place: &str) -> Result<BreakerPolicy, Error> {
     let raw: RawBreaker = from_table(table, place)?;
     let mut breaker = BreakerPolicy::default();
     breaker.failures = raw.failures.unwrap_or(breaker.failures).max(1);
-    breaker.wait = time(place, "wait", raw.wait)?.unwrap_or(breaker.wait);
-    breaker.patience = time(place, "patience", raw.patience)?.unwrap_or(breaker.patience);
-    breaker.max_wait = time(place, "max_wait", raw.max_wait)?.unwrap_or(breaker.max_wait.max(breaker.wait));
+    breaker.wait = time(raw.wait).unwrap_or(breaker.wait);
+    breaker.patience = time(raw.patience).unwrap_or(breaker.patience);
+    breaker.max_wait = time(raw.max_wait).unwrap_or(breaker.max_wait.max(breaker.wait));
     Ok(breaker)
 }
 
-/// Reads the duration under `key`, where there is one.
-pub(super) fn time(place: &str, key: &str, text: Option<String>) -> Result<Option<Duration>, Error> {
-    text.map(|text| super::duration::parse(&text))
-        .transpose()
-        .map_err(|error| Error::config(format!("{place}: `{key}` is no duration")).with_source(error))
+pub(super) fn time(span: Option<Span>) -> Option<Duration> {
+    span.map(|Span(duration)| duration)
 }
 
 /// Takes one value out of a table.

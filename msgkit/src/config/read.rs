@@ -67,7 +67,10 @@ fn explain(error: &ReadError, place: &str) -> Error {
             None if known.is_empty() => "there are none here".to_owned(),
             None => format!("known are {}", known.join(", ")),
         };
-        return Error::config(format!("{place} has the unknown {what} `{unknown}`; {hint}"));
+        // A key that is unknown says itself where it stands.
+        let of =
+            error.path().filter(|_| what == "value").map_or_else(String::new, |key| format!(" of `{key}`"));
+        return Error::config(format!("{place} has the unknown {what} `{unknown}`{of}; {hint}"));
     }
     let key = error.path().map_or_else(String::new, |key| format!("`{key}`: "));
     Error::config(format!("{place}: {key}{}", without_value(message)))
@@ -99,6 +102,7 @@ fn in_words(expected: &str) -> &str {
         "a sequence" => "a list",
         "a map" => "a table",
         _ if expected.starts_with("struct ") => "a table",
+        _ if expected.starts_with("enum ") => "a name in quotes",
         _ => expected,
     }
 }

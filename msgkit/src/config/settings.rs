@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::catalog::CatalogSettings;
-use super::policy::{policy, take_scalar, time};
+use super::policy::{self, Span, policy, take_scalar, time};
 use super::read::{choice, from_table, nearest, parse_table, unknown_key};
 use super::{environment, ingest};
 use crate::envelope::ingest::Ingest;
@@ -19,7 +19,7 @@ use crate::topic::{Pattern, Topic};
 use crate::transport::{OnUnrouted, Options, Registry, Transport, TransportUrl};
 
 /// The top level of a configuration file.
-const SECTIONS: [&str; 7] =
+pub(super) const SECTIONS: [&str; 7] =
     ["service", "transports", "routes", "destinations", "policies", "handlers", "catalog"];
 
 /// What a configuration file and the environment say, read strictly; not yet joined with the handlers in code.
@@ -58,6 +58,8 @@ pub struct TransportSettings {
     pub url: TransportUrl,
     /// Its native options.
     pub options: Options,
+    /// What the table of its native options is called, where it has one: a scheme of the kind of transport that it is.
+    table: Option<String>,
     /// The transport that keeps its dead letters.
     pub dead_letters: Option<Text>,
     /// The variables of the environment that set a part of it.
@@ -70,22 +72,38 @@ impl TransportSettings {
     /// # Errors
     /// [`ErrorKind::Config`](crate::ErrorKind::Config) naming file, table and option, or the schemes that `registry` knows.
     pub fn build(&self, registry: &Registry) -> Result<Arc<dyn Transport>, Error> {
-        registry.build(&self.url, self.options.clone()).map_err(|error| {
-            let text = error.to_string();
-            let is_named = |variable: &&String| {
-                let key = variable.rsplit("__").next().unwrap_or(variable);
-                text.contains(&format!("`{}`", key.to_ascii_lowercase()))
-            };
-            if let Some(variable) = self.variables.iter().find(is_named) {
-                return Error::config(format!("environment variable {variable} cannot be used"))
-                    .with_source(error);
+        self.check_table(registry).and_then(|()| registry.build(&self.url, self.options.clone())).map_err(
+            |error| {
+                let text = error.to_string();
+                let is_named = |variable: &&String| {
+                    let key = variable.rsplit("__").next().unwrap_or(variable);
+                    text.contains(&format!("`{}`", key.to_ascii_lowercase()))
+                };
+                if let Some(variable) = self.variables.iter().find(is_named) {
+                    return Error::config(format!("environment variable {variable} cannot be used"))
+                        .with_source(error);
+                }
+                // An option's error begins with its table already.
+                if text.starts_with(self.place.trim_end_matches(']')) {
+                    return error;
+                }
+                Error::config(format!("{} cannot be used", self.place)).with_source(error)
+            },
+        )
+    }
+
+    /// `[transports.x.amqp]` holds the options of all kinds of addresses that RabbitMQ has, `amqps:` too.
+    fn check_table(&self, registry: &Registry) -> Result<(), Error> {
+        let scheme = self.url.scheme();
+        match (&self.table, registry.names(scheme)) {
+            (Some(table), [first, ..]) if !registry.names(scheme).contains(&table.as_str()) => {
+                Err(Error::config(format!(
+                    "{} has options of `{table}`, but its `url` is `{scheme}:`; put them under `[transports.{}.{first}]`",
+                    self.place, self.name
+                )))
             }
-            // An option's error begins with its table already.
-            if text.starts_with(self.place.trim_end_matches(']')) {
-                return error;
-            }
-            Error::config(format!("{} cannot be used", self.place)).with_source(error)
-        })
+            _ => Ok(()),
+        }
     }
 }
 
@@ -108,7 +126,7 @@ pub struct HandlerSettings {
 struct RawService {
     name: String,
     #[serde(default)]
-    drain_deadline: Option<String>,
+    drain_deadline: Option<Span>,
 }
 
 #[derive(Deserialize)]
@@ -186,11 +204,9 @@ impl Settings {
                 )));
             }
         };
-        let place = sections.place("[service]");
-        let drain_deadline = time(&place, "drain_deadline", service.drain_deadline)?;
         let settings = Self {
             name: service.name.into(),
-            drain_deadline,
+            drain_deadline: time(service.drain_deadline),
             transports: sections.transports()?,
             routes: sections.routes()?,
             destinations: sections.destinations()?,
@@ -229,8 +245,14 @@ impl Settings {
             }
         }
         if self.transports.len() > 1 && !self.routes.iter().any(|(pattern, _)| pattern.as_str() == ">") {
+            // Of two names that are alike one mostly is a slip.
+            let slip = names.iter().find_map(|name| {
+                let others = names.iter().copied().filter(|other| other != name);
+                nearest(name, others).map(|near| format!("; or are `{name}` and `{near}` one?"))
+            });
             return Err(Error::config(format!(
-                "{origin} has several transports and no route for the rest; end with `[[routes]] match = \">\" to = \"…\"`"
+                "{origin} has several transports and no route for the rest; end with `[[routes]] match = \">\" to = \"…\"`{}",
+                slip.unwrap_or_default()
             )));
         }
         for transport in &self.transports {
@@ -314,36 +336,31 @@ impl Sections<'_> {
                     choice(&place, "on_unrouted", &text, &known)
                 })
                 .transpose()?;
-            let native = match table.remove(url.scheme()) {
-                None => toml::Table::new(),
-                Some(toml::Value::Table(native)) => native,
-                Some(_) => {
-                    return Err(Error::config(format!("{place}: `{}` must be a table", url.scheme())));
-                }
-            };
-            if let Some((key, value)) = table.iter().next() {
-                return Err(Error::config(match value {
-                    toml::Value::Table(_) => format!(
-                        "{place} has options of `{key}`, but its url is `{}:`; put them under `[transports.{name}.{}]`",
-                        url.scheme(),
-                        url.scheme()
-                    ),
-                    _ => {
-                        let hint = nearest(key, ["url", "dead_letters", "on_unrouted"]).map_or_else(
-                            || {
-                                format!(
-                                    "a transport's own options go under `[transports.{name}.{}]`",
-                                    url.scheme()
-                                )
-                            },
-                            |near| format!("did you mean `{near}`?"),
-                        );
-                        format!("{place} has the unknown key `{key}`; {hint}")
-                    }
+            // An address may have a scheme that is no bare key of TOML: `mqtt+ws`.
+            let usual = url.scheme().split('+').next().unwrap_or_default().to_owned();
+            if let Some((key, _)) = table.iter().find(|(_, value)| !value.is_table()) {
+                let hint = nearest(key, ["url", "dead_letters", "on_unrouted"]).map_or_else(
+                    || format!("a transport's own options go under `[transports.{name}.{usual}]`"),
+                    |near| format!("did you mean `{near}`?"),
+                );
+                return Err(Error::config(match key == url.scheme() {
+                    true => format!("{place}: `{key}` must be a table"),
+                    false => format!("{place} has the unknown key `{key}`; {hint}"),
                 }));
             }
+            let mut tables = table.into_iter();
+            let (key, native) = match tables.next() {
+                Some((key, toml::Value::Table(native))) => (Some(key), native),
+                _ => (None, toml::Table::new()),
+            };
+            if let (Some(key), Some((other, _))) = (&key, tables.next()) {
+                return Err(Error::config(format!(
+                    "{place} has options of `{key}` and of `{other}`, and one url; leave those of one kind of transport"
+                )));
+            }
+            let shown = key.as_ref().unwrap_or(&usual);
             let mut options =
-                Options::from_table(self.place(&format!("[transports.{name}.{}]", url.scheme())), native);
+                Options::from_table(self.place(&format!("[transports.{name}.{shown}]")), native);
             if let Some(on_unrouted) = on_unrouted {
                 options = options.with_on_unrouted(on_unrouted);
             }
@@ -352,6 +369,7 @@ impl Sections<'_> {
                 place,
                 url,
                 options,
+                table: key,
                 dead_letters,
                 variables: Vec::new(),
             });
@@ -409,10 +427,10 @@ impl Sections<'_> {
                     take_scalar::<bool>(&mut table, "enabled", &place)?,
                 );
                 let ingest = ingest::take(&mut table, &self.place(&format!("[[handlers.{name}.ingest]]")))?;
-                // The rest is a policy's; its error knows only the keys of one.
-                let own = ["policy", "enabled", "ingest"];
-                if let Some(key) = table.keys().find(|key| nearest(key, own).is_some()) {
-                    return Err(unknown_key(&place, key, own));
+                // The rest is a policy's, whose error would know only the keys of one.
+                if let Some(key) = table.keys().find(|key| !policy::KEYS.contains(&key.as_str())) {
+                    let own = ["policy", "enabled", "ingest"];
+                    return Err(unknown_key(&place, key, own.into_iter().chain(policy::KEYS)));
                 }
                 let overrides = policy(table, &place)?;
                 let settings = HandlerSettings { policy: named, enabled, overrides, ingest };

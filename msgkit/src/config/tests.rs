@@ -90,23 +90,26 @@ fn mistakes_name_the_place_the_key_and_the_fix() {
         ("[service]\nname = ", "line 2"),
         (&format!("{service}[transports.a]\nurll = \"memory://\""), "[transports.a] has no `url`"),
         (&format!("{service}[transports.a]\nurl = \"memory\""), "has no scheme"),
-        (
-            &format!("{service}[transports.a]\nurl = \"memory://\"\n[transports.a.mqtt]\nx = 1"),
-            "[transports.a.memory]",
-        ),
         (&format!("{service}[transports.a]\nurl = \"memory://\"\ncapacity = 1"), "own options go under"),
         (&format!("{service}[policies.default]\nimediate = 1"), "did you mean `immediate`?"),
         (&format!("{service}[policies.default]\ntimeout = \"5\""), "250ms"),
-        (&format!("{service}[policies.default]\ntimeout = 5"), "[policies.default]"),
+        (
+            &format!("{service}[policies.default]\ntimeout = 5"),
+            "`timeout`: invalid type, expected a duration in quotes, with its unit",
+        ),
         (&format!("{service}[policies.default]\norder = \"keys\""), "did you mean `key`?"),
         (&format!("{service}[policies.default]\ndelayed = true"), "or `false` for none"),
         (&format!("{service}[policies.default]\ndelayed = {{ round = 1 }}"), "did you mean `rounds`?"),
         (
             &service.replace("name = ", "drain_deadline = \"5\"\nname = "),
-            "[service]: `drain_deadline` is no duration",
+            "[service]: `drain_deadline`: `5` is no duration",
         ),
         (&format!("{service}[handlers.h]\npolcy = \"x\""), "did you mean `policy`?"),
         (&format!("{service}[handlers.h]\nconcurency = 1"), "did you mean `concurrency`?"),
+        (
+            &format!("{service}[handlers.h]\nretry = 1"),
+            "known are policy, enabled, ingest, immediate, delayed",
+        ),
         (&format!("{service}[handlers.h]\ningest = true"), "[[handlers.h.ingest]] is a list"),
         (
             &format!("{service}[[handlers.h.ingest]]\nmatch = \"a.*\"\ntyp = \"x\""),
@@ -123,6 +126,12 @@ fn mistakes_name_the_place_the_key_and_the_fix() {
         ),
         (&format!("{service}[[routes]]\nmatch = \"a.#\"\nto = \"b\""), "trailing `>`"),
         (&GOOD.replace("match = \">\"", "match = \"x.>\""), "no route for the rest"),
+        (
+            &format!(
+                "{service}[transports.backbone]\nurl = \"memory://\"\n[transports.bakbone]\nurl = \"memory://\""
+            ),
+            "or are `backbone` and `bakbone` one?",
+        ),
         (&GOOD.replace("match = \"device.>\"", "match = \">\""), "never reached"),
         (
             &GOOD.replace("namespaces = ", "namespace = "),
@@ -199,6 +208,7 @@ fn the_environment_wins_and_is_read_as_strictly() {
         ("MSGKIT__SERVICE__NAM", "did you mean `name`?"),
         ("MSGKIT__TRANSPORT__A__URL", "did you mean `transports`?"),
         ("MSGKIT__SERVICE", "names a table"),
+        ("MSGKIT_TRANSPORTS__A__URL", "write MSGKIT__TRANSPORTS__A__URL"),
         ("MSGKIT__", "names no key"),
         ("MSGKIT__SERVICE__NAME__X", "which is no table"),
     ] {
@@ -252,7 +262,7 @@ fn built(transport: &str) -> Result<crate::Service, String> {
     struct Plain;
     impl crate::transport::Factory for Plain {
         fn schemes(&self) -> &'static [&'static str] {
-            &["plain"]
+            &["plain", "plains", "plain+ws"]
         }
         fn build(
             &self,
@@ -271,13 +281,47 @@ fn built(transport: &str) -> Result<crate::Service, String> {
         .map_err(|error| crate::Chain(&error).to_string())
 }
 
+/// The options of a broker are the same ones with TLS, so changing the scheme, as the environment may do, breaks no file.
+#[test]
+fn the_table_of_options_has_any_scheme_of_its_kind_of_transport() {
+    for (url, table) in [("plain", "plain"), ("plains", "plain"), ("plains", "plains"), ("plain+ws", "plain")]
+    {
+        let _ = built(&format!("url = \"{url}://h\"\n[transports.a.{table}]")).unwrap();
+    }
+    for (transport, error) in [
+        (
+            "url = \"plains://h\"\n[transports.a.memory]",
+            "msgkit.toml: [transports.a] has options of `memory`, but its `url` is `plains:`; put them under `[transports.a.plain]`",
+        ),
+        (
+            "url = \"plain+ws://h\"\n[transports.a.plain]\nsize = 1",
+            "msgkit.toml: [transports.a.plain] has the unknown key `size`; there are none here",
+        ),
+    ] {
+        assert_eq!(built(transport).unwrap_err(), error);
+    }
+    let refused = |rest: &str| {
+        parse(&format!("[service]\nname = \"x\"\n[transports.a]\nurl = \"plain+ws://h\"\n{rest}"))
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(refused("size = 1").contains("own options go under `[transports.a.plain]`"));
+    assert!(refused("plain.x = 1\nmemory.x = 1").contains("options of `memory` and of `plain`"));
+}
+
 #[test]
 fn what_a_transport_refuses_names_file_and_table() {
     for (transport, error) in [
         (
             "url = \"memoyr://\"",
-            "msgkit.toml: [transports.a] cannot be used: transport scheme `memoyr` is unknown; known are memory, plain; did \
-             you mean `memory`?",
+            "msgkit.toml: [transports.a] cannot be used: transport scheme `memoyr` is unknown; known are memory, plain, \
+             plain+ws, plains; did you mean `memory`?",
+        ),
+        (
+            "url = \"rabbitmq://h\"",
+            "msgkit.toml: [transports.a] cannot be used: transport scheme `rabbitmq` is unknown; known are memory, plain, \
+             plain+ws, plains; add the crate `msgkit-transport-amqp` and register it: \
+             `Registry::new().with(msgkit_transport_amqp::scheme())`",
         ),
         (
             "url = \"memory://\"\n[transports.a.memory]\nretian = 1",

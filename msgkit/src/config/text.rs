@@ -124,6 +124,11 @@ impl<'de> Deserializer<'de> for Lenient {
                 let text: StringDeserializer<ReadError> = text.into_deserializer();
                 visitor.visit_enum(text)
             }
+            // `version = 5` where the names are "5" and "3.1.1".
+            Value::Integer(number) => {
+                let text: StringDeserializer<ReadError> = number.to_string().into_deserializer();
+                visitor.visit_enum(text)
+            }
             Value::Table(table) => visitor
                 .visit_enum(MapAccessDeserializer::new(Entries { rest: table.into_iter(), value: None })),
             other => Self(other).deserialize_any(visitor),
@@ -185,6 +190,16 @@ mod tests {
         level: Level,
         names: Vec<String>,
         inner: Inner,
+        version: Version,
+    }
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    enum Version {
+        #[default]
+        #[serde(rename = "3.1.1")]
+        Three,
+        #[serde(rename = "5")]
+        Five,
     }
 
     #[derive(Debug, Default, PartialEq, Deserialize)]
@@ -218,6 +233,7 @@ mod tests {
         };
         assert_eq!(native, expected);
         assert_eq!(read("x://h?password=true", "").unwrap().password, "true");
+        assert_eq!(read("x://h", "version = 5").unwrap().version, Version::Five, "a name that is a number");
     }
 
     #[test]
@@ -225,7 +241,9 @@ mod tests {
         for (url, options, wanted) in [
             ("x://h?port=secret", "", "[x]: `port`: invalid type, expected a whole number from 0 to 65535"),
             ("x://h?port=70000", "", "[x]: `port`: invalid value, expected a whole number from 0 to 65535"),
-            ("x://h?level=hihg", "", "[x] has the unknown value `hihg`; did you mean `high`?"),
+            ("x://h?level=hihg", "", "[x] has the unknown value `hihg` of `level`; did you mean `high`?"),
+            ("x://h", "level = 7", "[x] has the unknown value `7` of `level`; known are low, high"),
+            ("x://h", "level = true", "[x]: `level`: invalid type, expected a name in quotes"),
             (
                 "x://h",
                 "inner.size = \"big\"",

@@ -334,7 +334,13 @@ impl Service {
     /// What [`Service::start`] does before it waits for anything.
     fn prepare(self) -> Result<(Running, Vec<Arc<Plan>>), Error> {
         let resolver = self.resolver()?;
-        let plans = self.plans(&resolver)?.into_iter().map(Arc::new).collect();
+        let plans: Vec<Arc<Plan>> = self.plans(&resolver)?.into_iter().map(Arc::new).collect();
+        let disabled = self.handlers.iter().filter(|spec| !self.configured.is_enabled(spec));
+        // One whose place another handler has taken since has no way back to it.
+        let resting = disabled
+            .filter_map(|spec| resolver.plan(spec.clone(), plans.iter().map(|plan| &**plan)).ok())
+            .map(Arc::new)
+            .collect();
         for finding in self.findings()? {
             match finding.level {
                 Level::Deny => {
@@ -368,7 +374,7 @@ impl Service {
             drain_deadline,
             resolver,
         };
-        Ok((Running::new(core), plans))
+        Ok((Running::new(core, resting), plans))
     }
 
     /// Makes what its handlers need at the brokers, without receiving anything: where one process is to publish before

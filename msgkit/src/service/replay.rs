@@ -18,7 +18,8 @@ impl Running {
     /// to nobody else, then removes it.
     ///
     /// [`Operate::replay`] does so where a transport keeps the dead letters of its own groups. Where they are kept at another one
-    /// (`[transports.x] dead_letters`), only the service knows the way back.
+    /// (`[transports.x] dead_letters`), only the service knows the way back. A handler that `enabled = false` keeps from running is
+    /// known as well: a process for operators disables them all.
     ///
     /// # Errors
     /// [`ErrorKind::Refused`] where no handler of this service has that group, or it has none of its own, or its dead letters are

@@ -50,6 +50,8 @@ pub(crate) struct Core {
 pub struct Running {
     core: Arc<Core>,
     handlers: Mutex<Vec<RunningHandler>>,
+    /// Those that configuration keeps from running: what waits for them and their dead letters are there all the same.
+    resting: Vec<Arc<Plan>>,
 }
 
 #[derive(Debug)]
@@ -62,9 +64,9 @@ struct RunningHandler {
 
 impl Running {
     /// A service that runs no handler yet.
-    pub(crate) fn new(core: Core) -> Self {
+    pub(crate) fn new(core: Core, resting: Vec<Arc<Plan>>) -> Self {
         core.health.watch(&core.transports);
-        Self { core: Arc::new(core), handlers: Mutex::default() }
+        Self { core: Arc::new(core), handlers: Mutex::default(), resting }
     }
 
     /// Declares, subscribes, handles. Where it is dropped in the middle, the handlers that run already go on, and
@@ -115,17 +117,15 @@ impl Running {
         self.core.transports.iter().map(|named| (named.name.as_str(), &named.transport))
     }
 
-    /// How the handler of `group` is run.
+    /// How the handler of `group` is run, or would be if it were enabled.
     pub(super) async fn plan_of(&self, group: &Group) -> Result<Arc<Plan>, Error> {
         let handlers = self.handlers.lock().await;
-        let found = handlers.iter().find(|handler| handler.plan.group == *group);
-        found.map(|handler| handler.plan.clone()).ok_or_else(|| {
-            let mut known: Vec<&str> = handlers.iter().map(|handler| handler.plan.group.as_str()).collect();
+        let all = || handlers.iter().map(|handler| &handler.plan).chain(&self.resting);
+        all().find(|plan| plan.group == *group).cloned().ok_or_else(|| {
+            let mut known: Vec<&str> = all().map(|plan| plan.group.as_str()).collect();
             known.dedup();
-            Error::refused(format!(
-                "no handler of this service has group `{group}`; there are {}",
-                known.join(", ")
-            ))
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            Error::refused(format!("no handler of this service has group `{group}`; there are {known}"))
         })
     }
 

@@ -16,7 +16,8 @@ pub struct GroupStatus {
     pub group: Group,
     /// Messages that wait for it, those in hand not counted.
     pub waiting: u64,
-    /// Messages that are in hand unsettled, where the transport tells.
+    /// Messages that are in hand unsettled, where that is known: all of the group, or those of this process where the broker does
+    /// not tell of others.
     pub in_hand: Option<u64>,
     /// Messages that are kept back until they are due.
     pub delayed: u64,

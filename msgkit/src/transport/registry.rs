@@ -59,6 +59,11 @@ impl Registry {
         self.factories.keys().copied()
     }
 
+    /// The schemes of the kind of transport that serves `scheme`, its name first; none where it is unknown.
+    pub(crate) fn names(&self, scheme: &str) -> &'static [&'static str] {
+        self.factories.get(scheme).map_or(&[], |factory| factory.schemes())
+    }
+
     /// Builds the transport at `url` with `options`, its native keys, without connecting.
     ///
     /// # Errors
@@ -67,9 +72,16 @@ impl Registry {
     pub fn build(&self, url: &TransportUrl, options: Options) -> Result<Arc<dyn Transport>, Error> {
         let Some(factory) = self.factories.get(url.scheme()) else {
             let known: Vec<_> = self.schemes().collect();
-            let hint = match nearest(url.scheme(), known.iter().copied()) {
-                Some(near) => format!("; did you mean `{near}`?"),
-                None => {
+            let hint = match (krate(url.scheme()), nearest(url.scheme(), known.iter().copied())) {
+                (Some(own), _) if !self.factories.contains_key(own) => {
+                    let path = format!("msgkit_transport_{own}");
+                    format!(
+                        "; add the crate `msgkit-transport-{own}` and register it: `Registry::new().with({path}::scheme())`"
+                    )
+                }
+                (Some(own), _) => format!("; did you mean `{own}`?"),
+                (None, Some(near)) => format!("; did you mean `{near}`?"),
+                (None, None) => {
                     "; add its crate and register it: `Registry::new().with(the_crate::scheme())`".to_owned()
                 }
             };
@@ -90,6 +102,19 @@ impl Registry {
         let url = TransportUrl::parse(url)?;
         self.build(&url, Options::new("the url"))
     }
+}
+
+/// The name of the transport of ours that is meant by a scheme, or by the name of its broker.
+fn krate(scheme: &str) -> Option<&'static str> {
+    let meant: [(&[&str], &'static str); 6] = [
+        (&["amqp", "amqps", "rabbitmq", "rabbit"], "amqp"),
+        (&["mqtt", "mqtts", "mqtt+ws", "mqtt+wss", "mosquitto"], "mqtt"),
+        (&["kafka", "kafkas"], "kafka"),
+        (&["kinesis"], "kinesis"),
+        (&["pubsub"], "pubsub"),
+        (&["sqlite"], "sqlite"),
+    ];
+    meant.into_iter().find(|(schemes, _)| schemes.contains(&scheme)).map(|(_, own)| own)
 }
 
 impl fmt::Debug for Registry {

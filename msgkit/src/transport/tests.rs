@@ -50,6 +50,8 @@ fn addresses_are_read_and_never_tell_their_password() {
     );
     assert!(!format!("{url:?} {url}").contains("p:w"));
     assert_eq!(TransportUrl::parse("sqlite:a/b.db").unwrap().address(), "a/b.db");
+    let error = TransportUrl::parse("localhost:5672").unwrap_err().to_string();
+    assert!(error.contains("write `scheme://localhost:5672`"), "{error}");
     for bad in ["", "memory", "://x", "a b://x", "x://a:%zz@h"] {
         assert!(TransportUrl::parse(bad).is_err(), "{bad}");
     }
@@ -57,13 +59,26 @@ fn addresses_are_read_and_never_tell_their_password() {
 
 #[test]
 fn a_password_in_the_wrong_place_is_not_told() {
-    for wrong in ["mqtt:user:hunter2@host/p", "mqtt://user:hunt/er2@host/p", "a:b://user:hunter2@host/p"] {
+    for wrong in ["mqtt:user:hunter2@host/p", "a:b://user:hunter2@host/p"] {
         let url = TransportUrl::parse(wrong).unwrap();
         assert!(!format!("{url} {url:?}").contains("hunt"), "{url}");
         assert!(url.to_string().ends_with("://…@host/p"), "{url}");
     }
-    let error = TransportUrl::parse("mqtt://user:hunt?er2@host").unwrap_err().to_string();
-    assert!(error.contains("%3F") && !error.contains("hunt"), "{error}");
+    for wrong in [
+        "mqtt://user:hunt/er2@host/p",
+        "mqtt://user:hunt@er2/x@host/p",
+        "mqtt://user:12/hunt@host",
+        "mqtt://user:hunt?er2@host",
+        "kafka://user:hunt?er2=1@a:1,b:2",
+    ] {
+        let error = TransportUrl::parse(wrong).unwrap_err().to_string();
+        assert!(error.contains("%3F") && !error.contains("hunt") && !error.contains("er2"), "{error}");
+    }
+    for right in
+        ["kafka://a:1,[::1]:2/x?user=me@home", "sqlite:///data/me@home.db", "mqtt://u:p%40%2F@host:1/x%40y"]
+    {
+        assert!(TransportUrl::parse(right).is_ok(), "{right}");
+    }
 }
 
 #[test]

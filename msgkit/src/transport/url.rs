@@ -36,6 +36,13 @@ impl TransportUrl {
                 "a transport's url has no scheme before its first `:`; write `scheme://address`, like `memory://`",
             ));
         }
+        // `localhost:5672`
+        let port = rest.split(['/', '?']).next().unwrap_or_default();
+        if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(Error::config(format!(
+                "a transport's url has no scheme before `{scheme}`; write `scheme://{scheme}:{port}`, like `amqp://{scheme}:{port}`"
+            )));
+        }
         let (rest, has_authority) = match rest.strip_prefix("//") {
             Some(rest) => (rest, true),
             None => (rest, false),
@@ -55,6 +62,16 @@ impl TransportUrl {
             }
             _ => (None, None, rest),
         };
+        // Else a part of it would be taken for a host or a path, and shown.
+        let ends_early = has_authority && authority_end > 0 && rest[authority_end..].contains('@');
+        let is_no_host =
+            user.is_none() && rest[..authority_end].split(',').any(|host| has_port_of_letters(host));
+        if ends_early || (has_authority && is_no_host && query.contains('@')) {
+            return Err(Error::config(
+                "a transport's url has `@` behind the first `/` or `?`; in a user or password write `/` as `%2F`, `?` as `%3F` and \
+                 `@` as `%40`, and behind the host `@` as `%40`",
+            ));
+        }
         let query = query
             .split('&')
             .filter(|pair| !pair.is_empty())
@@ -105,6 +122,12 @@ impl TransportUrl {
     pub fn query(&self) -> impl Iterator<Item = (&str, &str)> {
         self.query.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
+}
+
+/// Whether what should be `host:port` looks like a user and the beginning of a password.
+fn has_port_of_letters(host: &str) -> bool {
+    host.rsplit_once(':')
+        .is_some_and(|(_, port)| !port.ends_with(']') && !port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Undoes `%XX`.

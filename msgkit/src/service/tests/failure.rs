@@ -291,6 +291,44 @@ async fn a_dead_letter_that_is_kept_elsewhere_is_replayed_to_its_own_handler() {
     running.drain().await.unwrap();
 }
 
+/// What an operator's process needs: the way back to handlers that run elsewhere.
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_is_replayed_by_a_process_that_handles_nothing() {
+    let (edge, clock) = virtual_memory(MemoryConfig::default());
+    let archive = Memory::with(MemoryConfig::default(), clock);
+    let handled: Arc<Mutex<Vec<u32>>> = Arc::default();
+    let service = |settings: &str, fails: bool| {
+        let log = handled.clone();
+        let settings = format!("[service]\nname = \"shop\"\n{settings}");
+        let settings = crate::config::Settings::parse(&settings, "msgkit.toml", []).unwrap();
+        let service = Service::from_settings(settings, &crate::Registry::new()).unwrap().clock(clock);
+        let service = service.transport("edge", edge.clone()).transport("archive", archive.clone());
+        let service = service.route(">".parse().unwrap(), "edge").dead_letters("edge", "archive");
+        service.on("g", move |order: Placed, _| {
+            if !fails {
+                log.lock().unwrap().push(order.id);
+            }
+            async move { if fails { Err(HandlerError::permanent("no such customer")) } else { Ok(()) } }
+        })
+    };
+    let running = service("", true).start().await.unwrap();
+    running.publisher().publish(&placed(1)).await.unwrap();
+    until("idle", || edge.is_idle()).await;
+    let group = Group::new("g").unwrap();
+    let letter = archive.dead_letters(&group, None, 10).await.unwrap().remove(0);
+    let operator = service("[handlers.g]\nenabled = false", false).start().await.unwrap();
+    assert_eq!(operator.handlers().await, [""; 0]);
+    let refused = operator.replay("archive", &Group::new("other").unwrap(), "0").await.unwrap_err();
+    assert!(refused.to_string().contains("there are g"), "{refused}");
+    running.detach("g").await.unwrap();
+    operator.replay("archive", &group, &letter.position).await.unwrap();
+    assert_eq!(letters(&archive, "g").await, []);
+    let again = service("", false).start().await.unwrap();
+    until("it is handled", || *handled.lock().unwrap() == [1]).await;
+    let _ = (running, operator);
+    again.drain().await.unwrap();
+}
+
 /// Nobody reads what is published for a group that a handler does not have.
 #[tokio::test(start_paused = true)]
 async fn a_dead_letter_of_a_handler_without_a_group_stays_where_it_is() {
