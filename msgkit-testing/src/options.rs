@@ -14,6 +14,8 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use msgkit::config::Settings;
+use msgkit::{Chain, Registry};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -77,6 +79,35 @@ pub fn check(file: impl AsRef<Path>, table: &str) {
         "the options in {} are stale; run this test with {WRITE}=1. It has\n{found}\nand should have\n{table}",
         file.display()
     );
+}
+
+/// Asserts that every configuration in the TOML blocks of `file` is a whole one, and that the transports of it that `registry` knows
+/// take their options. Blocks that are none, of Cargo or of other tables alone, are told by what they begin with: a configuration
+/// begins with `[service]`.
+///
+/// # Panics
+/// Where one is refused, with the reason, or there is none, or the file cannot be read.
+pub fn check_examples(file: impl AsRef<Path>, registry: &Registry) {
+    let file = file.as_ref();
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) => panic!("{}: {error}", file.display()),
+    };
+    let blocks = text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let examples: Vec<&str> = blocks.filter(|block| block.starts_with("[service]")).collect();
+    assert!(!examples.is_empty(), "{} has no configuration that begins with `[service]`", file.display());
+    for example in examples {
+        let settings = match Settings::parse(example, &file.display().to_string(), []) {
+            Ok(settings) => settings,
+            Err(error) => panic!("{}\n{example}", Chain(&error)),
+        };
+        let known = |scheme: &str| registry.schemes().any(|known| known == scheme);
+        for transport in settings.transports.iter().filter(|transport| known(transport.url.scheme())) {
+            if let Err(error) = transport.build(registry) {
+                panic!("{}\n{example}", Chain(&error));
+            }
+        }
+    }
 }
 
 /// The public fields of a struct, each with its documentation in one line.

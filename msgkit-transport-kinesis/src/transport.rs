@@ -13,7 +13,7 @@ use msgkit::transport::{
     Capabilities, Declaration, Delay, Factory, Health, KeyOrder, Operate, Options, StartPositions,
     Subscription, Transport, TransportError, TransportUrl,
 };
-use msgkit::{Error, ErrorKind};
+use msgkit::{Error, ErrorKind, Text};
 use tokio::sync::{Notify, OnceCell};
 
 use crate::client::Account;
@@ -232,6 +232,12 @@ impl Transport for Kinesis {
         let mut can = Capabilities::none();
         // A group is no longer there when the table that says how far it is has gone.
         can.durable = self.0.store.is_durable();
+        if !can.durable {
+            can.costs.push(Text::from_static(
+                "groups, and how far they are, end with this process (`leases = \"memory\"`): the next one begins anew, and what was \
+                 handled comes again",
+            ));
+        }
         can.groups = true;
         can.ephemeral = true;
         can.backlog = true;

@@ -2,10 +2,13 @@
 
 use std::fmt;
 
+use super::Service;
 use super::plan::Plan;
 use crate::catalog::Finding;
+use crate::handler::HandlerSpec;
 use crate::policy::{OnFailure, Order};
 use crate::text::Text;
+use crate::topic::{Pattern, TopicTemplate};
 use crate::transport::Delay;
 
 /// How one handler would be run.
@@ -38,15 +41,37 @@ pub struct CheckReport {
     pub service: String,
     /// Its handlers.
     pub handlers: Vec<CheckedHandler>,
+    /// What configuration says to no effect, or keeps from running.
+    pub notes: Vec<String>,
     /// What the catalog's rules warn of.
     pub findings: Vec<Finding>,
 }
 
-pub(super) fn report(service: &Text, plans: &[Plan], findings: Vec<Finding>) -> CheckReport {
-    CheckReport {
-        service: service.as_str().to_owned(),
-        handlers: plans.iter().map(handler).collect(),
-        findings,
+impl Service {
+    pub(super) fn report(&self, plans: &[Plan], findings: Vec<Finding>) -> CheckReport {
+        let disabled = self.handlers.iter().filter(|spec| !self.configured.is_enabled(spec));
+        let mut notes: Vec<String> = disabled
+            .map(|spec| format!("handler {} is disabled; its group keeps what comes", spec.name))
+            .collect();
+        let handled = self.handlers.iter().flat_map(HandlerSpec::published).map(|(_, topic)| topic);
+        let topics = handled.chain(self.governed.publishes.iter().map(|(_, topic)| *topic));
+        let published: Vec<Pattern> = topics
+            .filter_map(|topic| TopicTemplate::new(Text::from_static(topic)).ok())
+            .map(|topic| topic.pattern())
+            .collect();
+        let taken = plans.iter().flat_map(|plan| &plan.subscription.patterns);
+        let known: Vec<&Pattern> = taken.chain(&published).collect();
+        let idle = self.configured.destinations.iter();
+        let idle = idle.filter(|(pattern, _)| !known.iter().any(|known| known.overlaps(pattern)));
+        notes.extend(idle.map(|(pattern, place)| {
+            format!("destination {place}: this service takes and publishes no topic of {pattern}")
+        }));
+        CheckReport {
+            service: self.name.as_str().to_owned(),
+            handlers: plans.iter().map(handler).collect(),
+            notes,
+            findings,
+        }
     }
 }
 
@@ -121,6 +146,9 @@ impl fmt::Display for CheckReport {
             for note in &handler.notes {
                 writeln!(f, "    note    {note}")?;
             }
+        }
+        for note in &self.notes {
+            writeln!(f, "\n  note      {note}")?;
         }
         for finding in &self.findings {
             writeln!(f, "\n  {finding}")?;

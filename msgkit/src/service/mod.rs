@@ -157,11 +157,12 @@ impl Service {
             }
         }
         service.routes = settings.routes;
-        service.publishes = settings.destinations;
+        service.publishes.clone_from(&settings.destinations);
         service.governed.configure(settings.catalog)?;
         service.configured = Configured {
             origin: Some(settings.origin),
             transports: configured,
+            destinations: settings.destinations,
             policies: settings.policies,
             handlers: settings.handlers,
         };
@@ -312,7 +313,7 @@ impl Service {
     pub fn check(&self) -> Result<CheckReport, Error> {
         let resolver = self.resolver()?;
         let plans = self.plans(&resolver)?;
-        Ok(check::report(&self.name, &plans, self.warnings()?))
+        Ok(self.report(&plans, self.warnings()?))
     }
 
     /// Starts it: declares, subscribes, handles. Returns when every handler is subscribed.

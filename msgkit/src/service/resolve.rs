@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::handler::{HandlerSpec, Inbox, PolicyOverrides, UnitOfWork};
 use crate::policy::Policy;
 use crate::text::Text;
-use crate::topic::Pattern;
+use crate::topic::{Pattern, Topic};
 use crate::transport::Group;
 
 /// What configuration says of policies and handlers.
@@ -21,6 +21,8 @@ pub(super) struct Configured {
     pub(super) origin: Option<Text>,
     /// The transports that it names, each with the variables of the environment that set a part of it.
     pub(super) transports: BTreeMap<Text, Vec<String>>,
+    /// `[[destinations]]`.
+    pub(super) destinations: Vec<(Pattern, Topic)>,
     pub(super) policies: BTreeMap<Text, PolicyOverrides>,
     pub(super) handlers: BTreeMap<Text, HandlerSettings>,
 }

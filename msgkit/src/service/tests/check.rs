@@ -45,6 +45,24 @@ fn configuration_goes_over_what_the_code_says_and_must_fit_it() {
     assert!(error.starts_with("msgkit.toml: no route leads to the topics of handler `g`"), "{error}");
 }
 
+#[test]
+fn a_check_tells_what_configuration_says_to_no_effect() {
+    let check = |text: &str| {
+        let text = format!("[service]\nname = \"shop\"\n[transports.m]\nurl = \"memory://\"\n{text}");
+        let settings = crate::config::Settings::parse(&text, "msgkit.toml", []).unwrap();
+        let service = Service::from_settings(settings, &crate::Registry::new()).unwrap();
+        service.on("g", |_: Placed, _| async { Ok(()) }).publishes::<Shipped>().check().unwrap()
+    };
+    let place = |pattern: &str| format!("[[destinations]]\nmatch = \"{pattern}\"\nto = \"place\"\n");
+    assert_eq!(check(&(place("orders.*") + &place("shipping"))).notes, [""; 0], "taken, and published");
+    let told = check(&(place("ordrs.*") + "[handlers.g]\nenabled = false")).to_string();
+    assert!(
+        told.contains("destination place: this service takes and publishes no topic of ordrs.*"),
+        "{told}"
+    );
+    assert!(told.contains("handler g is disabled; its group keeps what comes"), "{told}");
+}
+
 fn orders_of(team: &str, publishers: &[&str]) -> crate::Namespace {
     let mut orders =
         crate::Namespace::new("orders", team, "what is bought", crate::NamespaceClass::Data).unwrap();
