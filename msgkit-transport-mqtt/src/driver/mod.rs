@@ -423,7 +423,7 @@ fn unreached(broker: &Broker, error: &dyn std::error::Error) -> Failure {
         let text = "it refuses the TLS connection; look at `cert_file` and `key_file`, which prove who this client is";
         return broker.failure(TransportErrorKind::Refused, text);
     }
-    broker.failure(TransportErrorKind::Unavailable, "it cannot be reached")
+    broker.failure(TransportErrorKind::Unavailable, "it cannot be reached; look at host and port")
 }
 
 /// How many requests may wait for the client's loop, which takes one where it reads several packets. A request that does not fit
