@@ -16,20 +16,23 @@ use tokio::sync::Notify;
 
 use crate::client::{self, Address, Listening, Said};
 use crate::config::KafkaConfig;
-use crate::error::{self, broke_off, invalid};
+use crate::error::{self, broke_off, closed, invalid};
 use crate::groups::Groups;
 use crate::names::{Names, alike};
 use crate::publisher::Sender;
 use crate::subscriber::Member;
+use crate::threads::{Ending, Threads, nobody_waits};
 
 /// How long a topic that was created may take until every broker knows it.
 const KNOWN_AFTER: Duration = Duration::from_secs(15);
 /// How long one question to the brokers may take.
 pub(crate) const ASK: Duration = Duration::from_secs(10);
-/// How long the brokers may take to answer until the client is asked whether they have refused it.
-const LISTEN: Duration = Duration::from_millis(500);
+/// How long the brokers may take to answer until it is looked at whether they have refused the client, or nobody waits any more.
+const LISTEN: Duration = Duration::from_millis(250);
 /// The longest that one question may take then, whatever `connect_timeout` is.
 const PATIENT: Duration = Duration::from_secs(3600);
+
+type Admin = AdminClient<Listening>;
 
 /// A transport's side of a cluster.
 pub(crate) struct Cluster {
@@ -41,6 +44,7 @@ pub(crate) struct Cluster {
     pub(crate) sender: Sender,
     pub(crate) groups: Groups,
     pub(crate) late: AtomicU64,
+    pub(crate) threads: Threads,
     topics: Mutex<Topics>,
     fit: Mutex<BTreeSet<String>>,
     /// Counts the topics that were made here, for subscriptions to look again.
@@ -92,6 +96,7 @@ impl Cluster {
             sender: Sender::default(),
             groups: Groups::default(),
             late: AtomicU64::new(0),
+            threads: Threads::new(),
             topics: Mutex::default(),
             fit: Mutex::default(),
             made: AtomicU64::new(0),
@@ -123,14 +128,15 @@ impl Cluster {
         self.members.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Runs a question to the brokers, which blocks, on a thread for that.
+    /// Runs a question to the brokers, which blocks, on a thread for that. One that waits for brokers ends soon after its future
+    /// was dropped.
     pub(crate) async fn ask<T: Send + 'static>(
         self: &Arc<Self>,
         doing: &'static str,
         question: impl FnOnce(&Self) -> Result<T, TransportError> + Send + 'static,
     ) -> Result<T, TransportError> {
         let cluster = self.clone();
-        tokio::task::spawn_blocking(move || question(&cluster)).await.map_err(|_| broke_off(doing))?
+        self.threads.ask(move || question(&cluster)).await.map_err(|_| broke_off(doing))?
     }
 
     /// A client for questions that take no part in a group.
@@ -149,10 +155,12 @@ impl Cluster {
         made.map_err(|error| error::of(error, "making a Kafka client"))
     }
 
-    pub(crate) fn admin(&self) -> Result<AdminClient<Listening>, TransportError> {
+    /// A client for what only administrators ask, and its end.
+    pub(crate) fn admin(&self) -> Result<(Ending<'_, Admin>, Arc<Admin>), TransportError> {
         let native = client::looker(&self.address, &self.config);
         let made = native.create_with_context(Listening(self.said.clone()));
-        made.map_err(|error| error::of(error, "making the Kafka admin client"))
+        let admin = made.map_err(|error| error::of(error, "making the Kafka admin client"))?;
+        Ok(self.threads.share(admin))
     }
 
     /// The topics of the framework's own whose settings were seen to be right.
@@ -174,6 +182,9 @@ impl Cluster {
         let asker = self.asker()?;
         let doing = || format!("asking the Kafka brokers at {} for their topics", self.address.servers());
         let answer = self.metadata(&asker).map_err(|error| {
+            if self.is_closed() {
+                return closed();
+            }
             let error = self.said.explain(error, &doing());
             if error.kind() == TransportErrorKind::Refused {
                 // For half a minute this client would keep a second refusal to itself.
@@ -200,7 +211,7 @@ impl Cluster {
     }
 
     /// The brokers' answer, or why there is none; soon after one of them has refused us, which the client takes for a connection that
-    /// may come yet. Blocks.
+    /// may come yet, or after nobody wants it any more. Blocks.
     fn metadata(&self, asker: &BaseConsumer<Listening>) -> Result<Metadata, KafkaError> {
         let refusals = self.said.refusals();
         let began = Instant::now();
@@ -211,19 +222,22 @@ impl Cluster {
             let answer = asker.fetch_metadata(None, patience.min(left));
             // The client tells why a connection failed only while it is polled.
             while asker.poll(Duration::from_millis(10)).is_some() {}
-            let nobody = matches!(
-                answer.as_ref().err().and_then(KafkaError::rdkafka_error_code),
-                Some(
-                    RDKafkaErrorCode::OperationTimedOut
-                        | RDKafkaErrorCode::BrokerTransportFailure
-                        | RDKafkaErrorCode::AllBrokersDown
-                )
-            );
-            if !nobody || self.said.refusals() != refusals || began.elapsed() >= self.config.connect_timeout {
+            let code = answer.as_ref().err().and_then(KafkaError::rdkafka_error_code);
+            let is_slow = code == Some(RDKafkaErrorCode::OperationTimedOut);
+            let nobody = is_slow
+                || matches!(
+                    code,
+                    Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown)
+                );
+            let unwanted = || self.said.refusals() != refusals || self.is_closed() || nobody_waits();
+            if !nobody || unwanted() || began.elapsed() >= self.config.connect_timeout {
                 return answer;
             }
-            // A broker that is slow has more time with each question; one that breaks off at once is asked very often.
-            patience = (patience * 2).min(PATIENT);
+            // A broker that is connected and slow has more time with each question. While none is connected the client says so,
+            // and goes on with its connections between the questions: a longer one would gain nothing.
+            if is_slow {
+                patience = (patience * 2).min(PATIENT);
+            }
         }
     }
 
@@ -321,7 +335,7 @@ impl Cluster {
                 names()
             )));
         }
-        let admin = self.admin()?;
+        let (_end, admin) = self.admin()?;
         let default = |number: u16| if number == 0 { -1 } else { i32::from(number) };
         let limit = self.config.topic_limit().map(|limit| limit.to_string());
         let copies = self.config.max_copy().to_string();
@@ -355,8 +369,6 @@ impl Cluster {
             .create_topics(&topics, &options)
             .await
             .map_err(|error| self.said.explain(error, &doing()))?;
-        // Its drop waits for its thread.
-        drop(tokio::task::spawn_blocking(move || drop(admin)));
         for answer in answers {
             match answer {
                 Ok(name) => {
@@ -382,6 +394,9 @@ impl Cluster {
                 let missing =
                     names.iter().find(|name| !all.contains_key(*name) || leaderless.contains(*name));
                 let Some(missing) = missing else { return Ok(()) };
+                if cluster.is_closed() || nobody_waits() {
+                    return Err(closed());
+                }
                 if Instant::now() >= until {
                     return Err(TransportError::new(
                         TransportErrorKind::Timeout,
@@ -394,6 +409,13 @@ impl Cluster {
             }
         })
         .await
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.threads.end(self.drop_asker());
+        self.threads.end(self.sender.drop_client());
     }
 }
 

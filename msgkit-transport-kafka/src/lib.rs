@@ -14,6 +14,7 @@ mod starts;
 mod subscriber;
 #[cfg(test)]
 mod testing;
+mod threads;
 mod transport;
 mod wire;
 

@@ -14,6 +14,7 @@ use crate::client::Listening;
 use crate::cluster::{ASK, Cluster};
 use crate::error;
 use crate::names::{Implied, Names};
+use crate::threads::nobody_waits;
 use crate::wire::{self, Named, Position, Raw};
 
 /// How long the next record may take.
@@ -53,6 +54,9 @@ impl Look {
     pub(crate) fn next(&mut self) -> Result<Option<OwnedMessage>, TransportError> {
         let until = Instant::now() + PATIENCE;
         while !self.open.is_empty() {
+            if nobody_waits() {
+                return Err(error::broke_off("looking into a Kafka topic"));
+            }
             if Instant::now() >= until {
                 return Err(TransportError::new(
                     TransportErrorKind::Timeout,

@@ -84,11 +84,11 @@ impl Cluster {
         let left = count(&self.rest_of(&group)?);
         // What other processes have in hand is known to them alone, and counts as waiting.
         let members = self.members();
-        let in_hand: u64 = members
+        let in_hand = members
             .iter()
             .filter(|member| member.group.as_ref() == Some(&group))
-            .map(|member| member.in_hand())
-            .sum();
+            .filter_map(|member| member.in_hand())
+            .reduce(|all, one| all + one);
         let all = self.list_topics()?;
         let mut delayed = 0;
         for (name, partitions) in all.iter().filter(|(name, _)| self.names.retry_step(&group, name).is_some())
@@ -97,7 +97,8 @@ impl Cluster {
             delayed += count(&self.rest(name, &one, |_, _| None)?);
         }
         let mut status = GroupStatus::new(group);
-        status.waiting = left.saturating_sub(in_hand);
+        status.waiting = left.saturating_sub(in_hand.unwrap_or(0));
+        status.in_hand = in_hand;
         status.delayed = delayed;
         Ok(status)
     }

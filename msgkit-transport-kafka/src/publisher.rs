@@ -20,13 +20,14 @@ use crate::client::{self, Listening};
 use crate::cluster::Cluster;
 use crate::config::Unkeyed;
 use crate::error;
+use crate::threads::Threads;
 use crate::transport::Kafka;
 use crate::wire;
 
 /// How long to wait before a full buffer is tried again.
 const FULL_AGAIN: Duration = Duration::from_millis(2);
 
-type Client = ThreadedProducer<Listening>;
+pub(crate) type Client = ThreadedProducer<Listening>;
 
 /// The producer of a transport, made at the first publish, and again after an error that ends it for good.
 #[derive(Default)]
@@ -110,11 +111,15 @@ impl Sender {
         i32::try_from(at).ok()
     }
 
+    /// Lets go of the producer.
+    pub(crate) fn drop_client(&self) -> Option<Arc<Client>> {
+        self.client.write().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// Waits for everything that is on its way, and lets nothing more go.
-    pub(crate) async fn close(&self, patience: Duration) -> Result<(), TransportError> {
-        let client = self.client.write().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(client) = client else { return Ok(()) };
-        let closing = tokio::task::spawn_blocking(move || {
+    pub(crate) async fn close(&self, threads: &Threads, patience: Duration) -> Result<(), TransportError> {
+        let Some(client) = self.drop_client() else { return Ok(()) };
+        let closing = threads.run(move || {
             let flushed = client.flush(patience);
             // Each call that still waits gets an answer.
             client.purge(PurgeConfig::default().queue().inflight());

@@ -41,13 +41,11 @@ impl Cluster {
             return Ok(());
         }
         const UNKNOWN: &str = "nobody knows whether it keeps what it is for";
-        let admin = self.admin()?;
+        let (_end, admin) = self.admin()?;
         let doing = "asking for the settings of Kafka topics";
         let topics: Vec<_> = asked.keys().map(|name| ResourceSpecifier::Topic(name)).collect();
         let options = AdminOptions::new().request_timeout(Some(ASK));
         let answers = admin.describe_configs(&topics, &options).await;
-        // Its drop waits for its thread.
-        drop(tokio::task::spawn_blocking(move || drop(admin)));
         let answers = match answers {
             Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnsupportedFeature) => {
                 asked.keys().map(|_| Err(RDKafkaErrorCode::UnsupportedFeature)).collect()

@@ -21,6 +21,9 @@ use crate::error::{SYSTEM, closed};
 /// How long the members may take to leave when the transport closes.
 const LEAVE: Duration = Duration::from_secs(20);
 
+/// How long the client for questions may take to end when the transport closes.
+const ASKER_ENDS: Duration = Duration::from_millis(250);
+
 /// The schemes `kafka:` and `kafkas:`, for a [`Registry`](msgkit::Registry).
 #[must_use]
 pub fn scheme() -> impl Factory {
@@ -192,7 +195,7 @@ impl Transport for Kafka {
         for member in &members {
             member.dismiss();
         }
-        let flushed = self.0.sender.close(self.0.config.publish_timeout.min(LEAVE)).await;
+        let flushed = self.0.sender.close(&self.0.threads, self.0.config.publish_timeout.min(LEAVE)).await;
         let leaving = async {
             for member in members {
                 member.is_gone().await;
@@ -204,8 +207,9 @@ impl Transport for Kafka {
             );
         }
         if let Some(asker) = self.0.drop_asker() {
-            // Its drop waits for its threads.
-            drop(tokio::task::spawn_blocking(move || drop(asker)));
+            // A process that ends waits for it in good time, and not where it cannot end.
+            let ending = self.0.threads.run(move || drop(asker));
+            let _ = tokio::time::timeout(ASKER_ENDS, ending).await;
         }
         flushed
     }

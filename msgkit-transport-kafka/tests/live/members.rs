@@ -356,6 +356,34 @@ async fn a_slow_message_holds_the_mark_and_not_the_others() {
     kafka.close().await.unwrap();
 }
 
+/// What is in hand does not look like nothing to do: who has it tells it, and to everybody else it waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_in_hand_is_told_where_it_is_known() {
+    let Some((url, prefix)) = shared("hand") else { return };
+    let (kafka, elsewhere) = [(); 2].map(|()| support::kafka(&url, config(&prefix)).unwrap()).into();
+    let stands = async |kafka: &Kafka| {
+        let status = kafka.groups().await.unwrap().remove(0);
+        (status.waiting, status.in_hand)
+    };
+    let mut deliveries = reader(&kafka, &group(GROUP, "a.b")).await;
+    let sent: Vec<String> = (0..12).map(|n| n.to_string()).collect();
+    kafka.publish(sent.iter().map(|text| message("a.b", Some(text), text)).collect()).await.unwrap();
+    let held = take(&mut *deliveries, 7).await;
+    assert_eq!(stands(&kafka).await, (5, Some(7)));
+    assert_eq!(stands(&elsewhere).await, (12, None));
+    held.into_iter().for_each(msgkit::transport::Delivery::ack);
+    for delivery in take(&mut *deliveries, 5).await {
+        delivery.ack();
+    }
+    deliveries.flush().await.unwrap();
+    assert_eq!(stands(&kafka).await, (0, Some(0)));
+    deliveries.close().await.unwrap();
+    assert_eq!(stands(&kafka).await, (0, None), "it is no member any more");
+    for kafka in [kafka, elsewhere] {
+        kafka.close().await.unwrap();
+    }
+}
+
 /// What a member still has in hand when its partitions go to another settles to no effect.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_taken_away_never_commits() {

@@ -152,9 +152,10 @@ impl Member {
         self.signal.ring();
     }
 
-    /// How many messages are in hand unsettled.
-    pub(crate) fn in_hand(&self) -> u64 {
-        u64::try_from(self.state().in_hand).unwrap_or(u64::MAX)
+    /// How many messages are in hand unsettled; `None` = it is no member any more.
+    pub(crate) fn in_hand(&self) -> Option<u64> {
+        let state = self.state();
+        if state.gone { None } else { u64::try_from(state.in_hand).ok() }
     }
 
     /// Takes what may be handed out, at most `max`.
