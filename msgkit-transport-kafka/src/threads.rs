@@ -53,7 +53,9 @@ impl Threads {
         let asked_by = Arc::downgrade(&waits);
         let asking = self.run(move || {
             ASKED_BY.set(Some(asked_by));
-            question()
+            let answer = question();
+            ASKED_BY.set(None);
+            answer
         });
         let answer = asking.await;
         drop(waits);
