@@ -6,8 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use msgkit::envelope::DeadLetterKind;
+use msgkit::memory::{Memory, MemoryConfig};
+use msgkit::transport::{
+    Declaration, Factory, Options, Transport, TransportError, TransportErrorKind, TransportUrl,
+};
 use msgkit::{Context, Error, Message, Registry, Service};
 use msgkit_testing::TestKit;
+use msgkit_testing::decorate::{Decorate, Decorated};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Message)]
@@ -233,4 +238,66 @@ async fn a_flow_that_feeds_itself_is_told() {
     let mut kit = TestKit::start(service).await.unwrap().with_patience(Duration::from_millis(300));
     kit.publish(&Placed { id: 1 }).await.unwrap();
     kit.settle().await;
+}
+
+/// A transport that cannot be reached, and says why.
+#[derive(Debug)]
+struct Away;
+
+#[async_trait::async_trait]
+impl Decorate for Away {
+    async fn declare(&self, _: &dyn Transport, _: &[Declaration]) -> Result<(), TransportError> {
+        Err(TransportError::new(TransportErrorKind::Unavailable, "nobody listens at broker.example.org"))
+    }
+}
+
+/// A transport that takes its time, and says nothing.
+#[derive(Debug)]
+struct Slow(Duration);
+
+#[async_trait::async_trait]
+impl Decorate for Slow {
+    async fn declare(&self, inner: &dyn Transport, all: &[Declaration]) -> Result<(), TransportError> {
+        tokio::time::sleep(self.0).await;
+        inner.declare(all).await
+    }
+}
+
+/// The scheme `memory`, with a decorator around it.
+struct Scheme<D>(Arc<D>);
+
+impl<D: Decorate> Factory for Scheme<D> {
+    fn schemes(&self) -> &'static [&'static str] {
+        &["memory"]
+    }
+
+    fn build(&self, _: &TransportUrl, options: Options) -> Result<Arc<dyn Transport>, Error> {
+        let memory = Memory::with(MemoryConfig::default(), options.clock());
+        Ok(Arc::new(Decorated::sharing(Arc::new(memory), self.0.clone())))
+    }
+}
+
+/// What becomes of a start on such a transport, and after how long.
+async fn started(with: impl Decorate) -> (Result<TestKit, Error>, Duration) {
+    let registry = Registry::new().with(Scheme(Arc::new(with)));
+    let begun = tokio::time::Instant::now();
+    let starting = TestKit::at("memory://", &registry, shop);
+    let started = tokio::time::timeout(Duration::from_secs(3600), starting).await.unwrap();
+    (started, begun.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transport_that_is_away_ends_the_start_with_its_reason() {
+    let (started, after) = started(Away).await;
+    let said = started.unwrap_err().to_string();
+    assert!(said.contains("memory") && said.contains("nobody listens at broker.example.org"), "{said}");
+    assert_eq!(after.as_secs(), 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transport_that_is_slow_is_waited_for_but_not_for_ever() {
+    let (started_late, after) = started(Slow(Duration::from_secs(120))).await;
+    assert!(started_late.is_ok() && after.as_secs() == 120, "{started_late:?} {after:?}");
+    let (never, after) = started(Slow(Duration::from_secs(3000))).await;
+    assert_eq!((never.is_err(), after.as_secs()), (true, 300));
 }

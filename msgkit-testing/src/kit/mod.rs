@@ -1,5 +1,6 @@
 //! Tests of a service, in memory and on virtual time; the same test on a running broker by its URL.
 
+mod broker;
 mod journal;
 mod rest;
 
@@ -11,9 +12,10 @@ use std::time::Duration;
 use msgkit::envelope::Clock;
 use msgkit::memory::{Memory, MemoryConfig};
 use msgkit::service::{CheckReport, PublishHandle, Running};
-use msgkit::transport::{Operate, Transport};
-use msgkit::{Envelope, Error, Group, Message, MessageId, Pattern, Registry, Service, Timestamp};
+use msgkit::transport::{Operate, Transport as _};
+use msgkit::{Envelope, Error, Group, Message, MessageId, Registry, Service, Timestamp};
 
+use self::broker::Broker;
 use self::journal::Journal;
 
 /// When virtual time begins: 2026-01-01T00:00:00Z.
@@ -78,8 +80,8 @@ pub struct TestKit {
 enum Place {
     /// Virtual time; a broker for each name, and the service's connection to it.
     Memory(BTreeMap<String, Memory>, Vec<Memory>),
-    /// Real time; one transport for all names, and who takes what, to know when nothing is left.
-    Broker { transport: Arc<dyn Transport>, takes: Vec<Vec<Pattern>> },
+    /// Real time.
+    Broker(Broker),
 }
 
 impl TestKit {
@@ -96,16 +98,18 @@ impl TestKit {
     /// Starts the service that `make` gives on the transport at `url`, in real time: the same test, on a broker.
     ///
     /// Use a place that nobody else uses (a file, a virtual host, a prefix of the transport's options): what others left
-    /// in the groups is handled too.
+    /// in the groups is handled too. Where the transport does not keep what nobody reads, as MQTT, the dead letters of the
+    /// service go to memory, whatever it says of them itself, and [`TestKit::dead_letters`] looks there.
     ///
     /// # Errors
-    /// As [`Registry::open`] and [`Service::start`].
+    /// As [`Registry::open`] and [`Service::start`]; [`msgkit::ErrorKind::Transport`] with the transport's last error where
+    /// it cannot be reached for 30 s.
     pub async fn at(
         url: &str,
         registry: &Registry,
         make: impl Fn() -> Service + Send + Sync + 'static,
     ) -> Result<Self, Error> {
-        let place = Place::Broker { transport: registry.open(url)?, takes: Vec::new() };
+        let place = Place::Broker(Broker::new(registry.open(url)?));
         Self::begin(Box::new(make), place, Clock::system()).await
     }
 
@@ -153,26 +157,33 @@ impl TestKit {
 
     async fn run(&mut self) -> Result<(), Error> {
         let (place, clock) = (&mut self.place, self.clock);
-        let service = (self.make)()
+        let mut names = Vec::new();
+        let mut service = (self.make)()
             .clock(clock)
             .observe(journal::Observing(self.journal.clone()))
-            .replace_transports(|name, _| match place {
-                Place::Memory(brokers, connections) => {
-                    let new = || Memory::with(MemoryConfig::default(), clock);
-                    let connection = brokers.entry(name.to_owned()).or_insert_with(new).connection();
-                    connections.push(connection.clone());
-                    Arc::new(connection)
+            .replace_transports(|name, _| {
+                names.push(name.to_owned());
+                match place {
+                    Place::Memory(brokers, connections) => {
+                        let new = || Memory::with(MemoryConfig::default(), clock);
+                        let connection = brokers.entry(name.to_owned()).or_insert_with(new).connection();
+                        connections.push(connection.clone());
+                        Arc::new(connection)
+                    }
+                    Place::Broker(broker) => broker.transport.clone(),
                 }
-                Place::Broker { transport, .. } => transport.clone(),
             });
-        self.report = service.check()?;
-        if let Place::Broker { takes, .. } = &mut self.place {
-            let patterns = |handler: &msgkit::service::CheckedHandler| {
-                handler.topics.iter().filter_map(|topic| topic.parse().ok()).collect()
-            };
-            *takes = self.report.handlers.iter().map(patterns).collect();
+        if let Place::Broker(broker) = &self.place {
+            service = broker.keep_letters(service, &names);
         }
-        self.running = Some(service.start().await?);
+        self.report = service.check()?;
+        self.running = Some(match &mut self.place {
+            Place::Memory(..) => service.start().await?,
+            Place::Broker(broker) => {
+                broker.know(&self.report);
+                broker.start(service).await?
+            }
+        });
         Ok(())
     }
 
@@ -243,7 +254,7 @@ impl TestKit {
     pub async fn settle(&mut self) {
         match &self.place {
             Place::Memory(brokers, _) => rest::in_memory(self, brokers.values()).await,
-            Place::Broker { transport, takes } => rest::at_broker(self, &**transport, takes).await,
+            Place::Broker(broker) => rest::at_broker(self, &*broker.transport, &broker.takes).await,
         }
     }
 
@@ -251,7 +262,7 @@ impl TestKit {
     pub async fn advance(&mut self, time: Duration) {
         match &self.place {
             Place::Memory(..) => rest::pass(&self.journal, time).await,
-            Place::Broker { .. } => tokio::time::sleep(time).await,
+            Place::Broker(_) => tokio::time::sleep(time).await,
         }
     }
 
@@ -309,13 +320,18 @@ impl TestKit {
     /// Replays every dead letter of `group`, oldest first; tells how many.
     ///
     /// # Errors
-    /// As [`Operate::replay`].
+    /// As [`Operate::replay`] or, where the dead letters are kept elsewhere, [`Running::replay`].
     pub async fn replay(&self, group: &str) -> Result<usize, Error> {
         let group = named(group);
         let mut count = 0;
         for transport in self.operable() {
             for letter in transport.dead_letters(&group, None, 10_000).await? {
-                transport.replay(&group, &letter.position).await?;
+                match &self.place {
+                    Place::Memory(..) => transport.replay(&group, &letter.position).await?,
+                    Place::Broker(broker) => {
+                        broker.replay(self.running(), transport, &group, &letter.position).await?;
+                    }
+                }
                 self.journal.replayed();
                 count += 1;
             }
@@ -326,7 +342,7 @@ impl TestKit {
     fn operable(&self) -> Vec<&dyn Operate> {
         match &self.place {
             Place::Memory(brokers, _) => brokers.values().map(|memory| memory as &dyn Operate).collect(),
-            Place::Broker { transport, .. } => transport.operate().into_iter().collect(),
+            Place::Broker(broker) => broker.operate().into_iter().collect(),
         }
     }
 
@@ -369,8 +385,8 @@ impl TestKit {
         if let Some(running) = self.running.take() {
             rest::drain(&self, running).await?;
         }
-        if let Place::Broker { transport, .. } = &self.place {
-            transport.close().await?;
+        if let Place::Broker(broker) = &self.place {
+            broker.transport.close().await?;
         }
         Ok(())
     }
