@@ -82,12 +82,12 @@ pub fn check(file: impl AsRef<Path>, table: &str) {
 }
 
 /// Asserts that every configuration in the TOML blocks of `file` is a whole one, and that the transports of it that `registry` knows
-/// take their options. Blocks that are none, of Cargo or of other tables alone, are told by what they begin with: a configuration
+/// take their options; `environment` has what a file does not hold, like secrets. Blocks that are none, of Cargo or of other tables alone, are told by what they begin with: a configuration
 /// begins with `[service]`.
 ///
 /// # Panics
 /// Where one is refused, with the reason, or there is none, or the file cannot be read.
-pub fn check_examples(file: impl AsRef<Path>, registry: &Registry) {
+pub fn check_examples(file: impl AsRef<Path>, registry: &Registry, environment: &[(&str, &str)]) {
     let file = file.as_ref();
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
@@ -96,8 +96,10 @@ pub fn check_examples(file: impl AsRef<Path>, registry: &Registry) {
     let blocks = text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
     let examples: Vec<&str> = blocks.filter(|block| block.starts_with("[service]")).collect();
     assert!(!examples.is_empty(), "{} has no configuration that begins with `[service]`", file.display());
+    let environment: Vec<(String, String)> =
+        environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     for example in examples {
-        let settings = match Settings::parse(example, &file.display().to_string(), []) {
+        let settings = match Settings::parse(example, &file.display().to_string(), environment.clone()) {
             Ok(settings) => settings,
             Err(error) => panic!("{}\n{example}", Chain(&error)),
         };

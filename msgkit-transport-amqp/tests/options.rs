@@ -7,3 +7,14 @@ fn the_options_in_the_readme_are_those_of_the_config() {
     let table = msgkit_testing::options::table(source, "AmqpConfig", &defaults);
     msgkit_testing::options::check(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"), &table);
 }
+
+#[cfg(feature = "tls")]
+#[test]
+fn the_files_in_the_readme_are_taken() {
+    let registry = msgkit::Registry::new().with(msgkit_transport_amqp::scheme());
+    msgkit_testing::options::check_examples(
+        concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"),
+        &registry,
+        &[],
+    );
+}

@@ -41,3 +41,13 @@ fn a_check_tells_what_the_keeper_costs() {
     let told = check("keeper = false");
     assert!(!told.contains("twice"), "{told}");
 }
+
+#[test]
+fn the_files_in_the_readme_are_taken() {
+    let registry = msgkit::Registry::new().with(msgkit_transport_mqtt::scheme());
+    msgkit_testing::options::check_examples(
+        concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"),
+        &registry,
+        &[],
+    );
+}

@@ -228,3 +228,13 @@ async fn a_message_that_aborts_its_process_is_condemned_while_the_others_go_on()
     assert_eq!(handled, innocent);
     assert!((2..=8).contains(&deaths), "{deaths} processes died of it");
 }
+
+#[test]
+fn the_files_in_the_readme_are_taken() {
+    let registry = msgkit::Registry::new().with(msgkit_transport_sqlite::scheme());
+    msgkit_testing::options::check_examples(
+        concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"),
+        &registry,
+        &[],
+    );
+}
