@@ -9,9 +9,10 @@ use device_platform::system::{self, System};
 #[tokio::main]
 async fn main() -> ExitCode {
     let settings = Settings::parse();
-    // The client of RabbitMQ calls an error what the transport asks for and deals with: whether a queue is there.
+    // A broker that cannot be reached is a warning. The clients of RabbitMQ and MQTT also warn of what the transports ask for and
+    // deal with: whether a queue or a subscription is there.
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error,lapin=off"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,lapin=off,rumqttc=error"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match act(settings).await {
         Ok(()) => ExitCode::SUCCESS,
