@@ -74,9 +74,12 @@ fn a_password_in_the_wrong_place_is_not_told() {
         let error = TransportUrl::parse(wrong).unwrap_err().to_string();
         assert!(error.contains("%3F") && !error.contains("hunt") && !error.contains("er2"), "{error}");
     }
-    for right in
-        ["kafka://a:1,[::1]:2/x?user=me@home", "sqlite:///data/me@home.db", "mqtt://u:p%40%2F@host:1/x%40y"]
-    {
+    for right in [
+        "kafka://a:1,[::1]:2/x?user=me@home",
+        "sqlite:///data/me@home.db",
+        "sqlite://data/me@home.db",
+        "mqtt://u:p%40%2F@host:1/x%40y",
+    ] {
         assert!(TransportUrl::parse(right).is_ok(), "{right}");
     }
 }

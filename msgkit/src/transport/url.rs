@@ -63,9 +63,10 @@ impl TransportUrl {
             _ => (None, None, rest),
         };
         // Else a part of it would be taken for a host or a path, and shown.
-        let ends_early = has_authority && authority_end > 0 && rest[authority_end..].contains('@');
-        let is_no_host = user.is_none() && rest[..authority_end].split(',').any(has_port_of_letters);
-        if ends_early || (has_authority && is_no_host && query.contains('@')) {
+        let authority = &rest[..authority_end];
+        let ends_early = authority.contains([':', '@']) && rest[authority_end..].contains('@');
+        let is_no_host = user.is_none() && authority.split(',').any(has_port_of_letters);
+        if has_authority && (ends_early || (is_no_host && query.contains('@'))) {
             return Err(Error::config(
                 "a transport's url has `@` behind the first `/` or `?`; in a user or password write `/` as `%2F`, `?` as `%3F` and \
                  `@` as `%40`, and behind the host `@` as `%40`",
