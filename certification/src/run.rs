@@ -29,6 +29,8 @@ use crate::{Broker, Failure, Ledger, Place, Scenario};
 const PATIENCE: Duration = Duration::from_secs(240);
 /// The same, where the broker had confirmed what is missing and not written it when it was killed.
 const QUIET: Duration = Duration::from_secs(60);
+/// How often a batch more is published while somebody waits for a member to get to its death.
+const TRICKLE: Duration = Duration::from_secs(3);
 /// How often journals are read, and waits look around.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -325,7 +327,22 @@ impl Run {
     /// [`Failure`] where it does not get there.
     pub async fn fallen(&mut self, what: &str) -> Result<(), Failure> {
         self.flow_beyond(self.confirmed());
-        self.group.fallen().await?;
+        // One that comes late finds that the others have handled all of that: it gets its share of what follows.
+        let progress = &self.book.progress;
+        let trickle = async {
+            loop {
+                sleep(TRICKLE).await;
+                progress.send_if_modified(|progress| {
+                    let waits = progress.confirmed >= progress.limit;
+                    progress.limit += if waits { BATCH } else { 0 };
+                    waits
+                });
+            }
+        };
+        tokio::select! {
+            fallen = self.group.fallen() => fallen?,
+            () = trickle => {}
+        }
         self.faults.member(what);
         Ok(())
     }
