@@ -98,6 +98,9 @@ fn keeps_the_secret(scheme: &str, rest: &str, toml: &str) {
     match TransportUrl::parse(&address) {
         Ok(url) => {
             silent(&format!("{url} {url:?}"));
+            if let Err(error) = url.broker() {
+                silent(&refusal::check(&error));
+            }
             if let Err(error) = Options::new("[transports.x.y]").read::<Config>(&url) {
                 silent(&refusal::check(&error));
             }

@@ -32,7 +32,7 @@ impl Address {
     pub(crate) fn of(url: &TransportUrl, config: &AmqpConfig) -> Result<Self, Error> {
         let refuse = |text: String| Err(Error::new(ErrorKind::Config, text));
         // Without user and password, so that no error can show them.
-        let plain = format!("{}://{}", url.scheme(), url.address());
+        let plain = format!("{}://{}", url.scheme(), url.broker()?);
         let Ok(mut uri) = plain.parse::<AMQPUri>() else {
             return refuse(format!(
                 "`{url}` is no AMQP url; write `amqp://host:5672/vhost`, `%2F` for a `/` in it"

@@ -40,7 +40,8 @@ impl Address {
                 "`ca_file`, `cert_file` and `key_file` are for `kafkas:`; this url is `kafka:`",
             ));
         }
-        let (hosts, path) = url.address().split_once('/').unwrap_or((url.address(), ""));
+        let address = url.broker()?;
+        let (hosts, path) = address.split_once('/').unwrap_or((address, ""));
         if !path.is_empty() {
             return Err(refusal(format!(
                 "the url of a Kafka transport has no path, yet `/{path:.60}` follows the hosts; topics are named by messages, \

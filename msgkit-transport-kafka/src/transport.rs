@@ -39,6 +39,7 @@ impl Factory for Scheme {
     }
 
     fn build(&self, url: &TransportUrl, options: Options) -> Result<Arc<dyn Transport>, Error> {
+        url.broker()?;
         let clock = options.clock();
         let config = options.read(url)?;
         Ok(Arc::new(Kafka::with(url, config, clock)?))

@@ -93,10 +93,11 @@ impl Core {
     }
 }
 
-/// One consumer more than the service takes.
+/// One consumer more than the service takes, or at once.
 fn too_many(failure: Failure, doing: &str) -> Failure {
     let text = format!(
-        "{doing} failed; a stream takes 20 consumers: deregister one that nobody uses, or read without `fan_out`"
+        "{doing} failed; a stream takes 20 consumers, and some at once: where it has them, deregister one that nobody uses, or read \
+         without `fan_out`"
     );
     let kind = failure.error.kind();
     Failure { cause: failure.cause, error: TransportError::new(kind, text).with_source(failure.error) }

@@ -305,9 +305,10 @@ impl Address {
         if websocket && !cfg!(feature = "websocket") {
             return refuse(format!("`{scheme}:` needs the feature `websocket` of msgkit-transport-mqtt"));
         }
-        let (authority, path) = match url.address().find('/') {
-            Some(at) => url.address().split_at(at),
-            None => (url.address(), ""),
+        let address = url.broker()?;
+        let (authority, path) = match address.find('/') {
+            Some(at) => address.split_at(at),
+            None => (address, ""),
         };
         if !websocket && !matches!(path, "" | "/") {
             return refuse(format!(

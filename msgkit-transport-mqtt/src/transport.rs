@@ -38,6 +38,7 @@ impl Factory for Scheme {
     }
 
     fn build(&self, url: &TransportUrl, options: Options) -> Result<Arc<dyn Transport>, Error> {
+        url.broker()?;
         let clock = options.clock();
         Ok(Arc::new(Mqtt::with(url, options.read(url)?, clock)?))
     }

@@ -223,7 +223,9 @@ async fn left_at(transport: &dyn Transport, kit: &TestKit) -> Vec<String> {
         .filter(|status| ours(status.group.as_str()))
         .filter(|status| status.waiting + status.delayed + status.in_hand.unwrap_or_default() > 0)
         .map(|status| {
-            format!("group `{}`: {} wait, {} are due later", status.group, status.waiting, status.delayed)
+            let in_hand = status.in_hand.unwrap_or_default();
+            let (group, waiting, delayed) = (&status.group, status.waiting, status.delayed);
+            format!("group `{group}`: {waiting} wait, {in_hand} are in hand, {delayed} are due later")
         })
         .collect()
 }

@@ -278,12 +278,13 @@ impl Member {
             tracing::error!(space = %self.space, "looking for new shards has panicked: a bug; it begins again");
             keeper.seeker = tokio::spawn(self.clone().seek());
         }
-        let state = self.lock();
+        let mut state = self.lock();
         if state.stopped || state.failure.is_some() {
             return;
         }
         for (generation, reader) in keeper.readers.iter_mut().filter(|(_, reader)| reader.is_finished()) {
-            let Some(held) = state.held.get(generation).filter(|held| !held.ended) else { continue };
+            let Some(held) = state.held.get_mut(generation).filter(|held| !held.ended) else { continue };
+            held.unread = None;
             let (stream, shard) = (&held.lease.stream, &held.lease.shard);
             tracing::error!(%stream, %shard, "reading a shard has panicked: a bug; it begins again");
             *reader = tokio::spawn(self.clone().read(*generation));

@@ -148,7 +148,8 @@ impl Member {
     pub(crate) fn trouble(&self) -> Option<String> {
         let state = self.lock();
         let unread = || {
-            let held = state.held.values().find(|held| held.unread.is_some())?;
+            let read_on = |held: &&Held| !state.stopped && !held.ended && held.leaving.is_none();
+            let held = state.held.values().filter(read_on).find(|held| held.unread.is_some())?;
             let (stream, shard) = (&held.lease.stream, &held.lease.shard);
             held.unread
                 .as_ref()

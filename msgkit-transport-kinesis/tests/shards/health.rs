@@ -53,7 +53,7 @@ async fn a_consumer_more_than_the_stream_takes_is_told() {
     within("the publish", transport.publish(vec![message("k", "0")])).await.unwrap();
     let why = down(&transport).await;
     assert!(why.contains("registering `app.g` as a consumer of stream `app.a`"), "{why}");
-    assert!(why.contains("a stream takes 20 consumers: deregister one"), "{why}");
+    assert!(why.contains("a stream takes 20 consumers"), "{why}");
     // Not lost meanwhile: each try reads what is there.
     assert_eq!(by_key(&mut *reader, 1).await["k"], ["0"]);
     transport.close().await.unwrap();

@@ -56,7 +56,7 @@ pub struct TransportSettings {
     place: String,
     /// Where it is.
     pub url: TransportUrl,
-    /// Its native options.
+    /// Its native options. Whether they are those of the kind of transport that `url` names, [`TransportSettings::build`] checks.
     pub options: Options,
     /// What the table of its native options is called, where it has one: a scheme of the kind of transport that it is.
     table: Option<String>,
@@ -355,7 +355,7 @@ impl Sections<'_> {
             };
             if let (Some(key), Some((other, _))) = (&key, tables.next()) {
                 return Err(Error::config(format!(
-                    "{place} has options of `{key}` and of `{other}`, and one url; leave those of one kind of transport"
+                    "{place} has options of `{key}` and of `{other}`, and one `url`; put them into one table"
                 )));
             }
             let shown = key.as_ref().unwrap_or(&usual);

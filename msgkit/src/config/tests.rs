@@ -306,7 +306,9 @@ fn the_table_of_options_has_any_scheme_of_its_kind_of_transport() {
             .to_string()
     };
     assert!(refused("size = 1").contains("own options go under `[transports.a.plain]`"));
-    assert!(refused("plain.x = 1\nmemory.x = 1").contains("options of `memory` and of `plain`"));
+    assert!(
+        refused("plain.x = 1\nmemory.x = 1").contains("options of `memory` and of `plain`, and one `url`")
+    );
 }
 
 #[test]
@@ -316,6 +318,11 @@ fn what_a_transport_refuses_names_file_and_table() {
             "url = \"memoyr://\"",
             "msgkit.toml: [transports.a] cannot be used: transport scheme `memoyr` is unknown; known are memory, plain, \
              plain+ws, plains; did you mean `memory`?",
+        ),
+        (
+            "url = \"localhost:5672\"",
+            "msgkit.toml: [transports.a] cannot be used: transport scheme `localhost` is unknown; known are memory, plain, \
+             plain+ws, plains; a url begins with its scheme, like `amqp://host:5672`",
         ),
         (
             "url = \"rabbitmq://h\"",

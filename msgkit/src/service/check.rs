@@ -51,20 +51,28 @@ impl Service {
     pub(super) fn report(&self, plans: &[Plan], findings: Vec<Finding>) -> CheckReport {
         let disabled = self.handlers.iter().filter(|spec| !self.configured.is_enabled(spec));
         let mut notes: Vec<String> = disabled
-            .map(|spec| format!("handler {} is disabled; its group keeps what comes", spec.name))
+            .map(|spec| {
+                let kept = if spec.group.is_some() {
+                    "; its group keeps what comes, once it has been declared"
+                } else {
+                    ""
+                };
+                format!("handler {} is disabled{kept}", spec.name)
+            })
             .collect();
-        let handled = self.handlers.iter().flat_map(HandlerSpec::published).map(|(_, topic)| topic);
-        let topics = handled.chain(self.governed.publishes.iter().map(|(_, topic)| *topic));
-        let published: Vec<Pattern> = topics
+        let specs = &self.handlers;
+        let handled = specs.iter().flat_map(HandlerSpec::published).map(|(_, topic)| topic);
+        let taken = specs.iter().flat_map(|spec| spec.registrations.iter().map(|taken| taken.template));
+        let topics = handled.chain(taken).chain(self.governed.publishes.iter().map(|(_, topic)| *topic));
+        let templates: Vec<Pattern> = topics
             .filter_map(|topic| TopicTemplate::new(Text::from_static(topic)).ok())
             .map(|topic| topic.pattern())
             .collect();
-        let taken = plans.iter().flat_map(|plan| &plan.subscription.patterns);
-        let known: Vec<&Pattern> = taken.chain(&published).collect();
+        let known: Vec<&Pattern> = specs.iter().flat_map(|spec| &spec.patterns).chain(&templates).collect();
         let idle = self.configured.destinations.iter();
         let idle = idle.filter(|(pattern, _)| !known.iter().any(|known| known.overlaps(pattern)));
         notes.extend(idle.map(|(pattern, place)| {
-            format!("destination {place}: this service takes and publishes no topic of {pattern}")
+            format!("destination {place}: no topic of {pattern} is declared by this service")
         }));
         CheckReport {
             service: self.name.as_str().to_owned(),

@@ -337,11 +337,18 @@ impl Service {
         let resolver = self.resolver()?;
         let plans: Vec<Arc<Plan>> = self.plans(&resolver)?.into_iter().map(Arc::new).collect();
         let disabled = self.handlers.iter().filter(|spec| !self.configured.is_enabled(spec));
-        // One whose place another handler has taken since has no way back to it.
-        let resting = disabled
-            .filter_map(|spec| resolver.plan(spec.clone(), plans.iter().map(|plan| &**plan)).ok())
-            .map(Arc::new)
-            .collect();
+        let mut resting = Vec::new();
+        for spec in disabled {
+            match resolver.plan(spec.clone(), plans.iter().map(|plan| &**plan)) {
+                Ok(plan) => resting.push(Arc::new(plan)),
+                // It does not run, so that is no reason not to start: another handler may have its place now.
+                Err(error) => tracing::warn!(
+                    handler = %spec.name,
+                    error = %crate::Chain(&error),
+                    "a disabled handler could not run as it is configured; its dead letters cannot be replayed"
+                ),
+            }
+        }
         for finding in self.findings()? {
             match finding.level {
                 Level::Deny => {

@@ -1,6 +1,6 @@
 //! A service that runs: its handlers, and the ways to stop, pause and change it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Poll;
@@ -122,9 +122,8 @@ impl Running {
         let handlers = self.handlers.lock().await;
         let all = || handlers.iter().map(|handler| &handler.plan).chain(&self.resting);
         all().find(|plan| plan.group == *group).cloned().ok_or_else(|| {
-            let mut known: Vec<&str> = all().map(|plan| plan.group.as_str()).collect();
-            known.dedup();
-            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let known: BTreeSet<&str> = all().map(|plan| plan.group.as_str()).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { Vec::from_iter(known).join(", ") };
             Error::refused(format!("no handler of this service has group `{group}`; there are {known}"))
         })
     }

@@ -72,6 +72,8 @@ impl Registry {
     pub fn build(&self, url: &TransportUrl, options: Options) -> Result<Arc<dyn Transport>, Error> {
         let Some(factory) = self.factories.get(url.scheme()) else {
             let known: Vec<_> = self.schemes().collect();
+            let port = url.address().split('/').next().unwrap_or_default();
+            let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
             let hint = match (krate(url.scheme()), nearest(url.scheme(), known.iter().copied())) {
                 (Some(own), _) if !self.factories.contains_key(own) => {
                     let path = format!("msgkit_transport_{own}");
@@ -80,6 +82,10 @@ impl Registry {
                     )
                 }
                 (Some(own), _) => format!("; did you mean `{own}`?"),
+                // `localhost:5672`
+                (None, None) if is_port => {
+                    "; a url begins with its scheme, like `amqp://host:5672`".to_owned()
+                }
                 (None, Some(near)) => format!("; did you mean `{near}`?"),
                 (None, None) => {
                     "; add its crate and register it: `Registry::new().with(the_crate::scheme())`".to_owned()

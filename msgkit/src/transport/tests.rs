@@ -50,8 +50,6 @@ fn addresses_are_read_and_never_tell_their_password() {
     );
     assert!(!format!("{url:?} {url}").contains("p:w"));
     assert_eq!(TransportUrl::parse("sqlite:a/b.db").unwrap().address(), "a/b.db");
-    let error = TransportUrl::parse("localhost:5672").unwrap_err().to_string();
-    assert!(error.contains("write `scheme://localhost:5672`"), "{error}");
     for bad in ["", "memory", "://x", "a b://x", "x://a:%zz@h"] {
         assert!(TransportUrl::parse(bad).is_err(), "{bad}");
     }
@@ -67,20 +65,33 @@ fn a_password_in_the_wrong_place_is_not_told() {
     for wrong in [
         "mqtt://user:hunt/er2@host/p",
         "mqtt://user:hunt@er2/x@host/p",
+        "mqtt://tenant/user:hunter2@host",
+        "mqtt:///:guest:hunter2@host",
+        "mqtt:user:hunter2@host",
         "mqtt://user:12/hunt@host",
-        "mqtt://user:hunt?er2@host",
         "kafka://user:hunt?er2=1@a:1,b:2",
     ] {
-        let error = TransportUrl::parse(wrong).unwrap_err().to_string();
-        assert!(error.contains("%3F") && !error.contains("hunt") && !error.contains("er2"), "{error}");
+        let url = TransportUrl::parse(wrong).unwrap();
+        let error = url.broker().unwrap_err().to_string();
+        assert!(error.contains("%2F") && !error.contains("hunt") && !error.contains("er2"), "{error}");
     }
+    let error = TransportUrl::parse("mqtt://user:hunt?er2@host").unwrap_err().to_string();
+    assert!(error.contains("%3F") && !error.contains("hunt"), "{error}");
     for right in [
-        "kafka://a:1,[::1]:2/x?user=me@home",
+        "kafka://a:1,[::1]:2?user=me@home",
+        "mqtt://u:p%40%2F@host:1/x%40y",
+        "amqp://us@er:p@ss@host:1",
+        "pubsub://123456789012/plant",
+    ] {
+        assert!(TransportUrl::parse(right).unwrap().broker().is_ok(), "{right}");
+    }
+    for file in [
         "sqlite:///data/me@home.db",
         "sqlite://data/me@home.db",
-        "mqtt://u:p%40%2F@host:1/x%40y",
+        "sqlite:2024/messages.db",
+        "sqlite://C:/me@home.db",
     ] {
-        assert!(TransportUrl::parse(right).is_ok(), "{right}");
+        assert!(TransportUrl::parse(file).is_ok(), "{file}");
     }
 }
 

@@ -36,13 +36,6 @@ impl TransportUrl {
                 "a transport's url has no scheme before its first `:`; write `scheme://address`, like `memory://`",
             ));
         }
-        // `localhost:5672`
-        let port = rest.split(['/', '?']).next().unwrap_or_default();
-        if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(Error::config(format!(
-                "a transport's url has no scheme before `{scheme}`; write `scheme://{scheme}:{port}`, like `amqp://{scheme}:{port}`"
-            )));
-        }
         let (rest, has_authority) = match rest.strip_prefix("//") {
             Some(rest) => (rest, true),
             None => (rest, false),
@@ -62,16 +55,6 @@ impl TransportUrl {
             }
             _ => (None, None, rest),
         };
-        // Else a part of it would be taken for a host or a path, and shown.
-        let authority = &rest[..authority_end];
-        let ends_early = authority.contains([':', '@']) && rest[authority_end..].contains('@');
-        let is_no_host = user.is_none() && authority.split(',').any(has_port_of_letters);
-        if has_authority && (ends_early || (is_no_host && query.contains('@'))) {
-            return Err(Error::config(
-                "a transport's url has `@` behind the first `/` or `?`; in a user or password write `/` as `%2F`, `?` as `%3F` and \
-                 `@` as `%40`, and behind the host `@` as `%40`",
-            ));
-        }
         let query = query
             .split('&')
             .filter(|pair| !pair.is_empty())
@@ -116,6 +99,25 @@ impl TransportUrl {
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// The same of a broker, in which no `@` can be: one that is there ends a user or a password in which something is not escaped, and
+    /// a part of that would be taken for a host or a path, and shown. Transports of brokers ask for this before anything else.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) with what to write; it repeats nothing of the address.
+    pub fn broker(&self) -> Result<&str, Error> {
+        let authority = self.address.split('/').next().unwrap_or_default();
+        // `//user:pass?word@host`: the rest of the password is among the options.
+        let is_no_host = self.user.is_none() && authority.split(',').any(has_port_of_letters);
+        let goes_on = is_no_host && self.query.iter().any(|(_, value)| value.contains('@'));
+        if self.address.contains('@') || goes_on {
+            return Err(Error::config(
+                "a transport's url has `@` where none can be; in a user or password write `/` as `%2F`, `?` as `%3F` and `@` as `%40`, \
+                 behind the host `@` as `%40`, and `//` before all of it",
+            ));
+        }
+        Ok(&self.address)
     }
 
     /// The options behind `?`, in order.
