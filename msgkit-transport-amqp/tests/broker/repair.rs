@@ -189,6 +189,9 @@ async fn a_queue_that_is_deleted_under_its_members_is_made_again() -> Tested {
     let said = Said::default();
     let words = said.clone();
     let subscriber = tracing_subscriber::fmt().with_writer(move || words.clone()).with_ansi(false).finish();
+    // With one subscriber alone `tracing` asks that of the thread that comes to a line first, and keeps the answer for all threads: the
+    // thread of another test has none. Of several it asks each.
+    let _second = tracing::Dispatch::new(tracing_subscriber::fmt().with_writer(std::io::sink).finish());
     // The tasks of the transport run on this thread.
     let _guard = tracing::subscriber::set_default(subscriber);
     let vhost = rabbit.vhost("deleted")?;
