@@ -207,7 +207,9 @@ impl Member {
             Ok(Some(error)) => error,
             Err(_) => format!("the table of leases has not answered for {FLUSH:?}"),
         };
-        let text = format!("what was settled could not be written down, so it comes again: {text}");
+        let text = format!(
+            "what was settled could not be written down, so it comes again unless its stream was deleted: {text}"
+        );
         Err(TransportError::new(TransportErrorKind::Unavailable, text))
     }
 

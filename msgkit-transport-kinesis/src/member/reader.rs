@@ -40,11 +40,13 @@ struct Trouble {
     warned: bool,
     /// How often the service did not take the place to read from.
     misplaced: u32,
+    /// Whether there was no such stream, or shard: one that is there by now may be another of its name.
+    gone: bool,
 }
 
 impl Trouble {
     fn new() -> Self {
-        Self { wait: AGAIN.0, warned: false, misplaced: 0 }
+        Self { wait: AGAIN.0, warned: false, misplaced: 0, gone: false }
     }
 }
 
@@ -66,6 +68,9 @@ impl Member {
         let soon = (config.poll_interval / 8).max(config.read_interval);
         let mut idle = soon;
         while let Some(limit) = self.room_of(generation).await {
+            if trouble.gone && !self.is_there_again(generation, &place, &mut trouble).await {
+                return;
+            }
             let began = Instant::now();
             let known =
                 iterator.take().filter(|(_, since)| since.elapsed() < ITERATOR).map(|(known, _)| known);
@@ -131,6 +136,9 @@ impl Member {
             self.take_in(generation, &place, page) && !over
         };
         while let Some(limit) = self.room_of(generation).await {
+            if trouble.gone && !self.is_there_again(generation, &place, &mut trouble).await {
+                return;
+            }
             let subscribed = async {
                 // A closed shard of which all was read may push nothing any more: one read tells.
                 let iterator = self.core.iterator(&stream, &shard, &at).await?;
@@ -192,6 +200,26 @@ impl Member {
         }
     }
 
+    /// After its stream was gone: waits until it is known to be the same one. Answers whether to read on.
+    async fn is_there_again(&self, generation: u64, place: &str, trouble: &mut Trouble) -> bool {
+        while self.room_of(generation).await.is_some() {
+            match self.which_stream(generation).await {
+                Ok(Known::Yes) => {
+                    trouble.gone = false;
+                    return true;
+                }
+                // The keeper ends this reader, and begins another one.
+                Ok(Known::Anew | Known::Not) => tokio::time::sleep(AGAIN.0).await,
+                Err(failure) => {
+                    if self.stumbled(generation, place, &failure, trouble).await {
+                        return false;
+                    }
+                }
+            }
+        }
+        false
+    }
+
     /// After a failure: tells what is to be told, and waits. Answers whether trying again makes no sense.
     async fn stumbled(&self, generation: u64, place: &str, failure: &Failure, trouble: &mut Trouble) -> bool {
         match failure.cause {
@@ -209,6 +237,7 @@ impl Member {
                 return true;
             }
             cause => {
+                trouble.gone |= cause == Cause::NotFound;
                 if cause == Cause::Argument && self.is_misplaced(generation).await {
                     trouble.misplaced += 1;
                 }
@@ -246,19 +275,24 @@ impl Member {
         self.is_same_stream(generation).await && !comes
     }
 
-    /// Whether the stream is the one that it was, as far as these credentials may ask. One that was made again begins anew, for
-    /// which the keeper looks at the table.
+    /// Whether the stream is the one that it was, as far as these credentials may ask.
     async fn is_same_stream(&self, generation: u64) -> bool {
-        let Some((stream, _, _)) = self.place(generation) else { return false };
+        matches!(self.which_stream(generation).await, Ok(Known::Yes))
+    }
+
+    /// What the stream is to the table. One that was made again begins anew, for which the keeper looks at the table.
+    async fn which_stream(&self, generation: u64) -> Result<Known, Failure> {
+        let Some((stream, _, _)) = self.place(generation) else { return Ok(Known::Not) };
         let looked = async {
             let Some(told) = self.core.described_if_allowed(&stream).await? else { return Ok(Known::Yes) };
             let rows = self.store.load(&self.space).await?;
             self.core.known(&*self.store, &self.space, &told, &rows).await
         };
-        let known: Result<Known, Failure> = looked.await;
+        let known = looked.await?;
+        // Also where all is as it was: another member may have put the shards of another stream into the table.
         self.lock().round_asked = true;
         self.due.notify_one();
-        matches!(known, Ok(Known::Yes))
+        Ok(known)
     }
 
     /// A shard that was read before, and whose place the service does not take any more, begins again: rather twice than never,

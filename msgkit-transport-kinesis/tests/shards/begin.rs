@@ -99,12 +99,45 @@ async fn a_stream_that_was_made_again_is_read_from_its_beginning() {
         }
     })
     .await;
+    // What is settled and not written down when a stream goes is told by the flush: the next test.
+    within("the flush", reader.flush()).await.unwrap();
     delete(local.endpoint(), &account).await;
     publish("after").await;
     let came = tokio::time::timeout(SOON, by_key(&mut *reader, 20)).await.expect("the messages never came");
     assert!(came.len() == 20 && came.values().all(|texts| texts == &["after"]), "{came:?}");
     assert_eq!(transport.remade_streams(), 1);
     within("the flush", reader.flush()).await.unwrap();
+    transport.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flush_tells_once_of_what_went_with_a_stream_that_was_made_again() {
+    let Some(local) = local() else { return };
+    let (account, leases) = (local.account(), memory());
+    let faults = KinesisFaults::start(local.address()).unwrap();
+    // No sign of life writes down what is settled.
+    let transport = kinesis(&faults.endpoint(), &account, &leases, |config| {
+        (config.shards, config.discover) = (1, PATIENCE);
+        (config.heartbeat, config.lease) = (PATIENCE, PATIENCE * 3);
+    });
+    let mut reader = within("the subscription", transport.subscribe(&subscription())).await.unwrap();
+    within("the publish", transport.publish(vec![message("k", "before")])).await.unwrap();
+    assert_eq!(next(&mut *reader).await, "before");
+    delete(local.endpoint(), &account).await;
+    let _ = faults.calls();
+    // Whoever reads has found nothing there: what is there next may be another stream, whose shards have the old names.
+    let asked = async {
+        while faults.calls().iter().all(|call| call.operation != "DescribeStreamSummary") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(SOON, asked).await.expect("nobody asks for the stream");
+    within("the publish", transport.publish(vec![message("k", "after")])).await.unwrap();
+    assert_eq!(next(&mut *reader).await, "after");
+    let error = within("the flush", reader.flush()).await.expect_err("the lease went with the stream");
+    let text = msgkit::Chain(&error).to_string();
+    assert!(error.is_temporary() && text.contains("unless its stream was deleted"), "{text}");
+    within("the flush", reader.flush()).await.expect("it was told");
     transport.close().await.unwrap();
 }
 
