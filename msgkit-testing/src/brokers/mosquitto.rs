@@ -21,7 +21,7 @@ const URL: &str = "MSGKIT_MOSQUITTO_URL";
 /// Debian has it outside of a user's search path.
 const PLACES: [&str; 1] = ["/usr/sbin"];
 const PROCESS: &str = "mosquitto";
-const READY: Duration = Duration::from_secs(20);
+const READY: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(20);
 
 /// A Mosquitto broker for tests, which ends when it is dropped.

@@ -145,7 +145,7 @@ fn mosquitto_broken() -> Result<(), BrokerError> {
     };
     assert_eq!(error.kind(), BrokerErrorKind::NotReady);
     assert!(error.to_string().contains("no_such_setting"), "the log's end is not in: {error}");
-    assert!(started.elapsed() < Duration::from_secs(10), "waited for one that had ended");
+    assert!(started.elapsed() < Duration::from_secs(60), "waited for one that had ended");
     Ok(())
 }
 

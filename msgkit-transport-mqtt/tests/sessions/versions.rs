@@ -7,7 +7,7 @@ use msgkit::transport::{Delivery, Publisher as _, Subscription, Transport as _};
 use msgkit_testing::brokers::{FaultProxy, Mosquitto};
 
 use super::support::{
-    Watching, all, declaration, group, message, mqtt, nothing, numbered, publish, reader, text,
+    PATIENCE, Watching, all, declaration, group, message, mqtt, nothing, numbered, publish, reader, text,
 };
 use super::{Tested, shared, there};
 
@@ -89,7 +89,7 @@ async fn what_only_a_newer_version_wants_is_handed_out_by_the_older_one_too() ->
             }
         }
     };
-    let took = tokio::time::timeout(Duration::from_secs(10), taking).await;
+    let took = tokio::time::timeout(PATIENCE, taking).await;
     assert!(took.is_ok(), "{} of {} came", came.len(), sent.len());
     publish(&transport, "y.z", &numbered(10)).await;
     for deliveries in [&mut older, &mut newer] {

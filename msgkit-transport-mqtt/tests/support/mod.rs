@@ -12,7 +12,7 @@ use msgkit::{Envelope, Group};
 use msgkit_transport_mqtt::{Mqtt, MqttConfig};
 
 /// How long a test waits for what must come.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A transport of the broker at `address`, its names below `prefix`.
 pub(crate) fn mqtt(address: &str, prefix: &str, change: impl FnOnce(&mut MqttConfig)) -> Mqtt {
