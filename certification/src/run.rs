@@ -389,6 +389,8 @@ impl Run {
             self.settled(letters).await?;
             late = self.outcome(letters).await?.difference(&before).copied().collect();
         }
+        // What was handled, and whose settlement was lost on its way, comes again to members: nobody else would take it.
+        self.left(subject).await?;
         while !self.group.is_empty() {
             self.group.leave(0).await?;
         }

@@ -65,6 +65,10 @@ fn text(delivery: &Delivery) -> String {
     String::from_utf8_lossy(delivery.message().envelope().unwrap().payload()).trim_matches('"').to_owned()
 }
 
+async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("never: {what}"))
+}
+
 async fn take(deliveries: &mut dyn Deliveries, count: usize) -> Vec<Delivery> {
     let mut came = VecDeque::new();
     let receiving = async {

@@ -13,7 +13,7 @@ use msgkit::transport::{
 };
 use msgkit_testing::brokers::Pubsub as StandIn;
 
-use super::{PATIENCE, group, message, pubsub, stand_in, support, take, text};
+use super::{PATIENCE, group, message, pubsub, stand_in, support, take, text, within};
 
 /// `PERMISSION_DENIED` and `UNKNOWN`: both end a stream for Google's client, only the first one for good.
 const DENIED: u32 = 7;
@@ -21,10 +21,6 @@ const UNKNOWN: u32 = 2;
 
 fn of(group: &str, pattern: &str) -> Subscription {
     Subscription::group(group.parse().unwrap(), [pattern.parse().unwrap()])
-}
-
-async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("never: {what}"))
 }
 
 /// Returns when somebody reads in `project`.

@@ -13,7 +13,7 @@ use msgkit::transport::{
 use msgkit::{Group, Timestamp};
 use msgkit_testing::brokers::Pubsub as StandIn;
 
-use super::{PATIENCE, group, message, pubsub, stand_in, support, take, text};
+use super::{group, message, pubsub, stand_in, support, take, text, within};
 
 /// Longer than what was seen is trusted.
 const TRUST: Duration = Duration::from_secs(6);
@@ -31,10 +31,6 @@ async fn subscriptions(stand_in: &StandIn) -> SubscriptionAdmin {
 async fn delete(stand_in: &StandIn, subscription: &str) {
     let admin = subscriptions(stand_in).await;
     admin.delete_subscription().set_subscription(subscription).send().await.unwrap();
-}
-
-async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("never: {what}"))
 }
 
 /// What the receiver is told that `says` so; what comes meanwhile is settled.
