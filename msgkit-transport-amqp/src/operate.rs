@@ -3,13 +3,13 @@
 
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
-use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions,
     BasicQosOptions,
 };
 use lapin::types::FieldTable;
+use lapin::{Channel, Consumer};
 use msgkit::envelope::ingest::Ingest;
 use msgkit::transport::{
     Destination, Group, GroupStatus, Incoming, Operate, Peeked, TransportError, TransportErrorKind,
@@ -24,8 +24,12 @@ use crate::topology::{delay_millis, short};
 use crate::transport::Amqp;
 use crate::wire::{LETTER, Raw, Topics, read};
 
-/// How long to wait for a message that the broker has said to be there.
+/// How long to wait for a message that the broker has said to be there, until it is asked whether it still is.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How often in a row it has to say that nothing is there: a busy one says so of any queue.
+const EMPTY: u32 = 2;
+/// How long to wait until a queue has what was given back.
+const BACK: Duration = Duration::from_secs(10);
 /// How long to wait until a queue has what was given back, where others take from it, so that its depth may never tell.
 const BESIDE_OTHERS: Duration = Duration::from_millis(100);
 /// The most messages that are under way to a look at once. What is under way is kept whole, so it is few.
@@ -192,8 +196,13 @@ impl Broker {
         let mut left = usize::try_from(depth).unwrap_or(usize::MAX);
         while left > 0 && (again || !page.is_full()) {
             let size = page.wants().unwrap_or(fit).min(fit).min(left);
-            let came = self.next_window(&look, size, page).await;
-            let came = came.map_err(|error| error::of(error, &format!("looking into queue `{queue}`")))?;
+            let came = match self.next_window(&look, size, page).await {
+                Ok(came) => came,
+                Err(error) => {
+                    look.end(self).await;
+                    return Err(error);
+                }
+            };
             let missing = came.window.count < size as u64;
             again &= came.again;
             fit = (ROOM / came.largest.max(1)).clamp(1, WINDOW);
@@ -208,25 +217,59 @@ impl Broker {
     }
 
     /// Takes the next `size` messages into the hand.
-    async fn next_window(&self, look: &Look, size: usize, page: &mut Page<'_>) -> lapin::Result<Came> {
+    async fn next_window(
+        &self,
+        look: &Look,
+        size: usize,
+        page: &mut Page<'_>,
+    ) -> Result<Came, TransportError> {
+        let failed = |error| error::of(error, &format!("looking into queue `{}`", look.queue));
         let channel = &look.channel;
         let prefetch = u16::try_from(size).unwrap_or(u16::MAX);
-        channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+        channel.basic_qos(prefetch, BasicQosOptions::default()).await.map_err(failed)?;
         let options = BasicConsumeOptions::default();
-        let mut consumer =
-            channel.basic_consume(short(&look.queue), short(""), options, FieldTable::default()).await?;
+        let consuming = channel.basic_consume(short(&look.queue), short(""), options, FieldTable::default());
+        let mut consumer = consuming.await.map_err(failed)?;
         let mut came = Came { window: Window { last: 0, count: 0 }, largest: 0, again: true };
         while came.window.count < u64::from(prefetch) {
-            let Ok(Some(delivery)) = tokio::time::timeout(PATIENCE, consumer.next()).await else { break };
-            let delivery = delivery?;
+            let Some(delivery) = self.next_of(&look.queue, &mut consumer).await? else { break };
             let tag = delivery.delivery_tag;
             came.window = Window { last: tag, count: came.window.count + 1 };
             came.largest = came.largest.max(delivery.data.len());
             came.again &= delivery.redelivered;
             self.show(page, tag, raw(delivery));
         }
-        channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
+        channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await.map_err(failed)?;
         Ok(came)
+    }
+
+    /// The next message of `queue`; `None` where it has no more. A broker that is silent for too long is an error: a page that
+    /// ends early would say that there is nothing more.
+    async fn next_of(
+        &self,
+        queue: &str,
+        consumer: &mut Consumer,
+    ) -> Result<Option<Delivery>, TransportError> {
+        let waits = self.config.connect_timeout.div_duration_f64(PATIENCE).ceil().max(f64::from(EMPTY));
+        let (mut waited, mut empty) = (0.0, 0);
+        while waited < waits {
+            match tokio::time::timeout(PATIENCE, consumer.next()).await {
+                Ok(None) => return Ok(None),
+                Ok(Some(next)) => {
+                    let failed = |error| error::of(error, &format!("looking into queue `{queue}`"));
+                    return next.map(Some).map_err(failed);
+                }
+                Err(_) => waited += 1.0,
+            }
+            empty = if self.depth_of(queue).await?.unwrap_or(0) == 0 { empty + 1 } else { 0 };
+            if empty == EMPTY {
+                return Ok(None);
+            }
+        }
+        Err(TransportError::new(
+            TransportErrorKind::Timeout,
+            format!("the broker does not hand out what queue `{queue}` holds; try again"),
+        ))
     }
 
     /// Shows the next message of the queue to `page`, which keeps it or not.
@@ -267,7 +310,7 @@ fn raw(delivery: Delivery) -> Raw {
 impl Look {
     /// Gives everything back.
     async fn end(self, broker: &Broker) {
-        self.end_within(broker, PATIENCE).await;
+        self.end_within(broker, BACK).await;
     }
 
     /// Gives everything back to a queue that others take from, whose depth may never tell that it is there.
@@ -288,7 +331,7 @@ impl Look {
                 window.count -= 1;
             }
         }
-        let _ = self.give_back(broker, PATIENCE).await;
+        let _ = self.give_back(broker, BACK).await;
         self.channel
             .close(200, "removed".into())
             .await
@@ -362,7 +405,9 @@ impl Operate for Amqp {
         };
         // Written down while they are in hand, so that nobody gets them before.
         let written = held.looked_at(broker, group, prints.into_iter()).await;
-        look.end_within(broker, BESIDE_OTHERS).await;
+        // Whether anybody else is there: then the depth tells nothing.
+        let alone = matches!(broker.state_of(&queue).await, Ok(Some((_, 0))));
+        look.end_within(broker, if alone { BACK } else { BESIDE_OTHERS }).await;
         written?;
         page.shown(&queue)
     }

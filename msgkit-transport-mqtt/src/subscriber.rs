@@ -23,7 +23,7 @@ use crate::names::{CALL, HERE, KEEPER, Names, PATTERNS, disjoint};
 use crate::slots::{self, Lane, Mark};
 use crate::transport::Mqtt;
 
-/// How long leaving may take before it is broken off.
+/// How long leaving may take before it is broken off, at least.
 const GOODBYE: Duration = Duration::from_secs(3);
 
 /// What all connections of one subscription share.
@@ -430,8 +430,10 @@ impl Membership {
             link.leave();
         }
         let mut told = true;
+        // Each of them hears from the broker more than once.
+        let patience = GOODBYE.max(self.config.connect_timeout);
         for (_, mut task) in links {
-            if tokio::time::timeout(GOODBYE, &mut task).await.is_err() {
+            if tokio::time::timeout(patience, &mut task).await.is_err() {
                 task.abort();
                 told = false;
             }

@@ -45,7 +45,7 @@ async fn a_publish_is_done_when_the_broker_says_so() -> Tested {
     let transport = mqtt(&proxy.address().to_string(), &prefix, |config| {
         config.publish_timeout = Duration::from_millis(400);
     });
-    publish(&transport, "a.b", &numbered(1)).await;
+    until_taken(&transport).await;
     proxy.stall();
     let error = transport.publish(vec![message("a.b", "lost in the network")]).await.unwrap_err();
     assert!(error.is_temporary());
@@ -53,8 +53,18 @@ async fn a_publish_is_done_when_the_broker_says_so() -> Tested {
     assert!(said.contains("unknown"), "whether the broker has it is unknown: {said}");
     assert_eq!(error.rejected().len(), 1, "it is given back");
     proxy.heal();
-    publish(&transport, "a.b", &numbered(1)).await;
+    until_taken(&transport).await;
     Ok(())
+}
+
+/// Publishes one message, as often as it takes.
+async fn until_taken(transport: &msgkit_transport_mqtt::Mqtt) {
+    let trying = async {
+        while let Err(error) = transport.publish(vec![message("a.b", "1")]).await {
+            assert!(error.is_temporary(), "{}", msgkit::Chain(&error));
+        }
+    };
+    tokio::time::timeout(support::PATIENCE, trying).await.expect("it is never taken");
 }
 
 /// A broker ends the connection for a text that MQTT cannot carry, and the client writes longer ones than can be read. Nobody's
@@ -169,24 +179,28 @@ async fn nothing_is_forgotten_when_connections_break() -> Tested {
     let receiver = mqtt(&address, &prefix, |_| {});
     let mut deliveries = reader(&receiver, &group("g", "a.b")).await;
     let publisher = mqtt(&address, &prefix, |_| {});
-    let sent = numbered(1500);
     let publishing = {
-        let (publisher, sent) = (publisher.clone(), sent.clone());
+        let publisher = publisher.clone();
         tokio::spawn(async move {
-            for texts in sent.chunks(300) {
-                publish(&publisher, "a.b", texts).await;
+            let mut sent = Vec::new();
+            while sent.len() < 1500 || publisher.resent() == 0 {
+                let texts: Vec<String> = (sent.len()..sent.len() + 300).map(|n| format!("{n:05}")).collect();
+                publish(&publisher, "a.b", &texts).await;
+                sent.extend(texts);
             }
+            sent
         })
     };
     let cutting = tokio::spawn(async move {
-        for _ in 0..6 {
-            tokio::time::sleep(Duration::from_millis(60)).await;
+        // Later each time, so that a slow client is back in between.
+        for n in 1..=10 {
+            tokio::time::sleep(Duration::from_millis(60) * n).await;
             proxy.reset();
         }
         proxy
     });
+    let sent = publishing.await?;
     let came = all(&mut *deliveries, &sent).await;
-    publishing.await?;
     cutting.await?;
     assert!(came.len() < sent.len() * 3, "what was in flight came again, not everything: {}", came.len());
     assert!(publisher.resent() > 0, "some were sent again");
@@ -404,7 +418,7 @@ async fn no_acknowledgement_is_dropped_however_many_wait() -> Tested {
 async fn a_half_open_connection_is_left_before_the_publisher_is_told() -> Tested {
     let Some((proxy, prefix)) = broker("half").await else { return Ok(()) };
     let transport = mqtt(&proxy.address().to_string(), &prefix, |config| {
-        config.publish_timeout = Duration::from_secs(4);
+        config.publish_timeout = Duration::from_secs(24);
     });
     publish(&transport, "a.b", &numbered(1)).await;
     // Only the connection that is there; the next one works.
@@ -449,7 +463,8 @@ async fn a_broker_that_is_down_is_not_beaten() -> Tested {
     let broker = Scripted::start(Box::new(|_, _| vec![Do::HangUp])).await;
     let transport = mqtt(&broker.address, "beaten", |config| config.publish_timeout = Duration::from_secs(2));
     assert!(transport.publish(vec![message("a.b", "1")]).await.is_err());
-    assert!((2..=10).contains(&broker.count()), "{} tries in two seconds", broker.count());
+    assert!(broker.count() <= 10, "{} tries in two seconds", broker.count());
+    until("it tries again", || broker.count() >= 2).await;
     Ok(())
 }
 

@@ -81,6 +81,8 @@ impl Subject for MqttSubject {
         config.prefix = broker.prefix("case");
         config.client_id = config.prefix.clone();
         config.takeover_after = Duration::from_millis(300);
+        // The machine may stand still for a while.
+        config.connect_timeout = Duration::from_secs(30);
         config.publish_timeout = setup.publish_timeout.unwrap_or(config.publish_timeout);
         if setup.refuses_unrouted && self.version == Version::V5 {
             config.on_unrouted = OnUnrouted::Error;

@@ -128,7 +128,9 @@ async fn a_restart_loses_nothing_that_comes_before_the_members_are_back() -> Tes
         let open = || mqtt(&proxy.address().to_string(), &prefix, |config| config.version = version);
         let wanted = group("g", "a.b");
         let members = Members::join(3, &wanted, open).await;
-        let publisher = mqtt(broker.url(), &prefix, |config| config.version = version);
+        let publisher = mqtt(broker.url(), &prefix, |config| {
+            (config.version, config.publish_timeout) = (version, Duration::from_secs(120));
+        });
         for (round, killed) in [false, true, false, true].into_iter().enumerate() {
             let texts =
                 |when: &str| numbered(40).iter().map(|n| format!("{round} {when} {n}")).collect::<Vec<_>>();
@@ -172,7 +174,7 @@ async fn nothing_is_lost_while_the_broker_dies_again_and_again() -> Tested {
     let prefix = broker.prefix("again");
     let url = broker.url().to_owned();
     let members = Members::join(3, &group("g", "a.b"), || mqtt(&url, &prefix, |_| {})).await;
-    let publisher = mqtt(&url, &prefix, |_| {});
+    let publisher = mqtt(&url, &prefix, |config| config.publish_timeout = Duration::from_secs(120));
     let (stop, sent) =
         (Arc::new(std::sync::atomic::AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
     let publishing = {

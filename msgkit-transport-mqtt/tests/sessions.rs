@@ -40,7 +40,9 @@ async fn a_killed_broker_loses_nothing() -> Tested {
     let Some(mut broker) = there(Mosquitto::options().start()) else { return Ok(()) };
     for version in [Version::V5, Version::V311] {
         let prefix = broker.prefix("killed");
-        let transport = mqtt(broker.url(), &prefix, |config| config.version = version);
+        let transport = mqtt(broker.url(), &prefix, |config| {
+            (config.version, config.publish_timeout) = (version, Duration::from_secs(120));
+        });
         let away = group("away", "a.b");
         transport.declare(&declaration(&away)).await?;
         let mut present = reader(&transport, &group("present", "a.b")).await;
@@ -180,7 +182,7 @@ async fn members_come_and_go() -> Tested {
     let Some((url, prefix)) = shared("members") else { return Ok(()) };
     let wanted = group("g", "a.b").with_prefetch(4);
     // Longer than all rounds take: who comes has its slot before `stays` thinks of taking it over.
-    let member = || mqtt(&url, &prefix, |config| config.takeover_after = Duration::from_secs(8));
+    let member = || mqtt(&url, &prefix, |config| config.takeover_after = Duration::from_secs(20));
     let publisher = member();
     let mut stays = reader(&publisher, &wanted).await;
     let mut owed = Vec::new();

@@ -158,8 +158,16 @@ impl Core {
         known.seen.clear();
     }
 
-    pub(crate) fn count_broken_off(&self, group: Group) {
-        *self.known().broken_off.entry(group).or_default() += 1;
+    /// Says and counts that a subscription which is read was gone.
+    pub(crate) fn note_gone(&self, subscription: &str, group: Option<&Group>) {
+        tracing::warn!(
+            subscription,
+            "the subscription is gone: somebody has deleted it, or it has expired. What it held is gone, and so is what is \
+             published before it is there again"
+        );
+        if let Some(group) = group {
+            *self.known().broken_off.entry(group.clone()).or_default() += 1;
+        }
     }
 
     pub(crate) fn broken_off(&self, group: &Group) -> u64 {

@@ -36,6 +36,25 @@ pub(crate) type Entries = BTreeMap<Reader, Vec<Pattern>>;
 /// The subscriptions that a reader reads, with the topic of each.
 pub(crate) type Reads = BTreeMap<String, String>;
 
+/// What a reader can read.
+#[derive(Debug, Default)]
+pub(crate) struct Readable {
+    pub(crate) reads: Reads,
+    /// Those of them that were not there, and have been made here.
+    pub(crate) made: BTreeSet<String>,
+    /// Why another one cannot be read.
+    pub(crate) refused: Option<TransportError>,
+}
+
+impl Readable {
+    /// Something cannot be done. Before what ends by itself, what does not is told.
+    pub(crate) fn refuse(&mut self, error: TransportError) {
+        if self.refused.as_ref().is_none_or(|first| first.is_temporary() && !error.is_temporary()) {
+            self.refused = Some(error);
+        }
+    }
+}
+
 impl Core {
     /// The topic `name`, of which `subscriptions` may be; answers whether it was made here.
     async fn ensure_topic(&self, name: &str, subscriptions: &[String]) -> Result<bool, TransportError> {
@@ -246,21 +265,17 @@ impl Core {
         subscription: &Subscription,
     ) -> Result<Reads, TransportError> {
         match self.try_reader(reader, subscription).await? {
-            (_, Some(refused)) => Err(refused),
-            (reads, None) => Ok(reads),
+            Readable { refused: Some(refused), .. } => Err(refused),
+            Readable { reads, .. } => Ok(reads),
         }
     }
 
-    /// The same; where some of what it reads is refused, the rest and that, as [`Core::ensure_reads`].
+    /// The same; where some of what it reads is refused, the rest and that.
     pub(crate) async fn try_reader(
         &self,
         reader: &Reader,
         subscription: &Subscription,
-    ) -> Result<(Reads, Option<TransportError>), TransportError> {
-        // Before the entries: who finds those makes subscriptions that name the first retry topic.
-        if let Some(group) = reader.as_group() {
-            self.ensure_copies(&group, 1).await?;
-        }
+    ) -> Result<Readable, TransportError> {
         self.ensure_entries(reader, &subscription.patterns).await?;
         let mut topics = BTreeSet::new();
         for place in &subscription.places {
@@ -280,8 +295,16 @@ impl Core {
         self.ensure_reads(reader, &subscription.patterns, topics).await
     }
 
-    /// Says that `reader` takes `patterns`.
-    async fn ensure_entries(&self, reader: &Reader, patterns: &[Pattern]) -> Result<(), TransportError> {
+    /// Says that `reader` takes `patterns`. Before it is what those need who find that.
+    pub(crate) async fn ensure_entries(
+        &self,
+        reader: &Reader,
+        patterns: &[Pattern],
+    ) -> Result<(), TransportError> {
+        // They make subscriptions that name the first retry topic.
+        if let Some(group) = reader.as_group() {
+            self.ensure_copies(&group, 1).await?;
+        }
         if !self.config.create {
             return Ok(());
         }
@@ -309,14 +332,14 @@ impl Core {
         self.ensure_entries(reader, patterns).await
     }
 
-    /// The subscriptions of `reader` to `topics`, and to all others that are there and may hold what it takes: those that can be
-    /// read, and why another one cannot. One that is refused keeps nobody from the others.
+    /// The subscriptions of `reader` to `topics`, and to all others that are there and may hold what it takes. One that is
+    /// refused keeps nobody from the others.
     pub(crate) async fn ensure_reads(
         &self,
         reader: &Reader,
         patterns: &[Pattern],
         topics: BTreeSet<String>,
-    ) -> Result<(Reads, Option<TransportError>), TransportError> {
+    ) -> Result<Readable, TransportError> {
         let mut all = Reads::new();
         for topic in topics.into_iter().chain(self.topics_of(patterns).await?) {
             all.insert(self.names.reads(reader, &topic)?, topic);
@@ -332,20 +355,19 @@ impl Core {
         });
         let making: Vec<BoxFuture<'_, _>> = making.collect();
         let mut making = futures_util::stream::iter(making).buffer_unordered(AT_ONCE);
-        let (mut there, mut refused) = (Reads::new(), None::<TransportError>);
+        let mut readable = Readable::default();
         while let Some((made, name, topic)) = making.next().await {
             match made {
-                Ok(()) => drop(there.insert(name, topic)),
-                // Before what ends by itself, what does not.
-                Err(error)
-                    if refused.as_ref().is_none_or(|first| first.is_temporary() && !error.is_temporary()) =>
-                {
-                    refused = Some(error);
+                Ok(made) => {
+                    if made {
+                        readable.made.insert(name.clone());
+                    }
+                    readable.reads.insert(name, topic);
                 }
-                Err(_) => {}
+                Err(error) => readable.refuse(error),
             }
         }
-        Ok((there, refused))
+        Ok(readable)
     }
 
     /// Removes what a reader without a group has left.

@@ -10,7 +10,7 @@ use msgkit::transport::{
     Declaration, Deliveries, Delivery, Outgoing, Publisher as _, Subscription, Transport as _, TransportUrl,
 };
 use msgkit::{Envelope, Group};
-use msgkit_testing::brokers::BrokerError;
+use msgkit_testing::brokers::{BrokerError, VirtualHost};
 use msgkit_transport_amqp::{Amqp, AmqpConfig};
 
 pub(crate) type Tested = Result<(), Box<dyn std::error::Error>>;
@@ -119,6 +119,16 @@ pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
         }
     };
     assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "never: {what}");
+}
+
+/// Ends both connections of a transport, whose list comes a moment late.
+pub(crate) async fn break_connections(vhost: &VirtualHost) {
+    let mut broken = 0;
+    until("the connections break", || {
+        broken += vhost.close_connections().unwrap_or_default();
+        broken >= 2
+    })
+    .await;
 }
 
 /// Publishes until it is taken; how often it was not.

@@ -9,10 +9,10 @@ use msgkit::Group;
 use msgkit::transport::{
     Destination, Operate as _, Outgoing, Publisher as _, Subscriber as _, Transport as _, TransportErrorKind,
 };
-use msgkit_testing::brokers::RabbitMq;
+use msgkit_testing::brokers::{FaultProxy, RabbitMq};
 use msgkit_transport_amqp::Amqp;
 
-use super::bench::{PATIENCE, Tested, amqp, declare, message, text_of, there};
+use super::bench::{PATIENCE, Tested, amqp, declare, host, message, text_of, there};
 
 /// `count` dead letters of group `g`, published; each says its number and has `size` bytes.
 async fn bury(transport: &Amqp, count: usize, size: usize) -> Tested {
@@ -99,6 +99,29 @@ async fn dead_letters_keep_their_order() -> Tested {
     assert!(gone.to_string().contains(&all[63].1), "it names the position: {gone}");
     assert!(letters(&transport, Some(&all[1498].1), 5).await?.is_empty());
     transport.close().await?;
+    Ok(())
+}
+
+/// The broker, or the way to it, is silent for longer than whoever looks waits at once: a page that ends early would say that
+/// there is nothing more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_is_whole_though_the_broker_is_slow() -> Tested {
+    let Some(rabbit) = there(RabbitMq::shared()) else { return Ok(()) };
+    let vhost = rabbit.vhost("slow-page")?;
+    let near = amqp(vhost.url(), |_| {});
+    declare(&near, "g").await?;
+    bury(&near, 2, 100_000).await?;
+    let proxy = FaultProxy::start(host(vhost.url())).await?;
+    let far = amqp(&vhost.url().replace(host(vhost.url()), &proxy.address().to_string()), |config| {
+        config.connect_timeout = PATIENCE;
+    });
+    assert_eq!(letters(&far, None, 2).await?.len(), 2);
+    // Each letter is three seconds on its way.
+    proxy.bandwidth(33_000);
+    assert_eq!(letters(&far, None, 2).await?.len(), 2);
+    proxy.heal();
+    far.close().await?;
+    near.close().await?;
     Ok(())
 }
 

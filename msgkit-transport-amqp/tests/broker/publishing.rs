@@ -76,8 +76,8 @@ async fn what_was_confirmed_is_not_given_back() -> Tested {
     });
     let network = network.await?.to_string();
     let transport = amqp(&vhost.url().replace(host(vhost.url()), &network), |config| {
-        config.confirm_timeout = Duration::from_secs(3);
-        config.connect_timeout = Duration::from_secs(3);
+        config.confirm_timeout = Duration::from_secs(12);
+        config.connect_timeout = Duration::from_secs(12);
     });
     declare(&amqp(vhost.url(), |_| {}), "g").await?;
     let batch: Vec<Outgoing> = (0..1000).map(|n| message(&n.to_string())).collect();

@@ -7,7 +7,9 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use msgkit::transport::{Delivery, Operate, Subscriber as _, Transport as _};
 use msgkit_testing::brokers::RabbitMq;
 
-use super::bench::{PATIENCE, Tested, amqp, counted, declare, handle, publish_until_taken, there, until};
+use super::bench::{
+    PATIENCE, Tested, amqp, break_connections, counted, declare, handle, publish_until_taken, there, until,
+};
 
 /// What lies in the registry, taken out of it.
 async fn take(channel: &Channel) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
@@ -67,7 +69,7 @@ async fn members_go_on_without_the_list() -> Tested {
     spoil(&channel).await?;
     // So there is something to write down.
     assert!(declare(&transport, "new").await.is_err(), "the list cannot be read");
-    until("the connections break", || vhost.close_connections().is_ok_and(|broken| broken >= 2)).await;
+    break_connections(&vhost).await;
     publish_until_taken(&transport, "after").await;
     let mut came = VecDeque::new();
     while came.is_empty() {
@@ -89,7 +91,7 @@ async fn a_connection_that_breaks_leaves_the_list_alone() -> Tested {
     let transport = amqp(vhost.url(), |_| {});
     let wanted = declare(&transport, "g").await?;
     let (handled, task) = handle(transport.subscribe(&wanted).await?);
-    until("the connections break", || vhost.close_connections().is_ok_and(|broken| broken >= 2)).await;
+    break_connections(&vhost).await;
     publish_until_taken(&transport, "after").await;
     until("it is handled", || counted(&handled).contains_key("after")).await;
     transport.close().await?;
@@ -122,7 +124,7 @@ async fn groups_that_the_broker_has_lost_are_written_down_again() -> Tested {
     ] {
         channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await?;
         let Some((member, group)) = member else { continue };
-        until("its member notices", || member.cancelled() == 1).await;
+        until("its member notices", || member.cancelled() >= 1).await;
         let waiting = async {
             while !listed(operate).await?.contains(&group.to_owned()) {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;

@@ -27,7 +27,7 @@ struct Kept {
 }
 
 /// How long after its broker a case may still connect.
-const GRACE: Duration = Duration::from_secs(3);
+const GRACE: Duration = Duration::from_secs(30);
 
 impl AmqpSubject {
     /// Keeps the new place, and removes those that no case has any more: their queues cost the broker time.

@@ -20,6 +20,8 @@ pub(crate) fn mqtt(address: &str, prefix: &str, change: impl FnOnce(&mut MqttCon
     config.prefix = prefix.to_owned();
     config.client_id = prefix.to_owned();
     config.takeover_after = Duration::from_millis(200);
+    // The machine may stand still for a while.
+    config.connect_timeout = Duration::from_secs(30);
     change(&mut config);
     let address = if address.contains("://") { address.to_owned() } else { format!("mqtt://{address}") };
     let url = TransportUrl::parse(&address).unwrap();

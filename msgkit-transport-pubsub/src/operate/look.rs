@@ -5,6 +5,7 @@
 //! given back. Marks have a key, so the next one comes when the one before it is settled, which is last of all: one reader at a
 //! time has the letters, and another one that began at the same time is told.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ const MARKS: &str = "msgkit.marks";
 const PATIENCE: Duration = Duration::from_secs(15);
 /// How long after the mark nothing may have come until all have: those before it have no order.
 const GRACE: Duration = Duration::from_secs(1);
+/// A wait is so many short ones, so that a pause of the process counts as one of them.
+const WAITS: u32 = 10;
 /// How long giving back may take.
 const END: Duration = Duration::from_secs(10);
 /// The most that are looked through, which bounds the memory of whoever looks.
@@ -155,8 +158,8 @@ impl Pubsub {
                 break Some(TransportError::new(TransportErrorKind::Full, text));
             }
             let patience = if marked.is_some() { GRACE } else { core.config.lease + PATIENCE };
-            match timeout(patience, look.stream.next()).await {
-                Ok(Some(Ok((message, handler)))) => {
+            match within(patience, look.stream.next()).await {
+                Some(Some(Ok((message, handler)))) => {
                     look.seat.heard();
                     let published = message.publish_time.map_or((0, 0), |at| (at.seconds(), at.nanos()));
                     match message.attributes.get(MARK) {
@@ -177,15 +180,15 @@ impl Pubsub {
                         }
                     }
                 }
-                Ok(Some(Err(error))) => {
+                Some(Some(Err(error))) => {
                     if code(&error) == Some(Code::NotFound) {
                         // Somebody has deleted it; the next look makes it again.
                         core.forget();
                     }
                     break Some(error::of(error, &format!("looking into `{name}`")));
                 }
-                Err(_) if marked.is_some() && look.bytes < core.config.fetch_buffer => break None,
-                Ok(None) | Err(_) => {
+                None if marked.is_some() && look.bytes < core.config.fetch_buffer => break None,
+                Some(None) | None => {
                     let text = match look.letters.len() {
                         0 => format!("`{name}` is being read by somebody else; try again"),
                         some => format!(
@@ -235,4 +238,15 @@ impl Pubsub {
             }
         }
     }
+}
+
+/// What `next` gives within `patience`; `None` = nothing.
+async fn within<T>(patience: Duration, next: impl Future<Output = T>) -> Option<T> {
+    let mut next = pin!(next);
+    for _ in 0..WAITS {
+        if let Ok(came) = timeout(patience / WAITS, next.as_mut()).await {
+            return Some(came);
+        }
+    }
+    None
 }

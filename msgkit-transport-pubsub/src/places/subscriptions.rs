@@ -104,20 +104,20 @@ impl Core {
         Ok(wanted)
     }
 
-    /// The subscription `name` of `topic`.
+    /// The subscription `name` of `topic`; answers whether it was made here.
     pub(super) async fn ensure_subscription(
         &self,
         name: &str,
         topic: &str,
         kind: &Kind,
-    ) -> Result<(), TransportError> {
+    ) -> Result<bool, TransportError> {
         // One that is there for some patterns may have a filter that sorts out others.
         let known = match kind {
             Kind::Reads { patterns, own: true, .. } => format!("{name} for {patterns:?}"),
             _ => name.to_owned(),
         };
         if self.is_there(&known) {
-            return Ok(());
+            return Ok(false);
         }
         if self.config.create {
             let client = self.clients.subscriptions().await?;
@@ -126,7 +126,7 @@ impl Core {
                 Ok(_) => {
                     self.know(name);
                     self.know(&known);
-                    return Ok(());
+                    return Ok(true);
                 }
                 Err(error) if code(&error) == Some(Code::AlreadyExists) => {}
                 Err(error) => return Err(error::of(error, &format!("creating subscription `{name}`"))),
@@ -142,7 +142,7 @@ impl Core {
         }
         self.know(name);
         self.know(&known);
-        Ok(())
+        Ok(false)
     }
 
     /// Refuses a subscription of copies, made by hand or by an older configuration, that keeps them shorter than the options say:

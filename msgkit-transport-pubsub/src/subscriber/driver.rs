@@ -17,7 +17,7 @@ use super::member::{Answer, Member, Phase};
 use super::source::Source;
 use crate::core::{Core, Refusal, closing};
 use crate::names::Reader;
-use crate::places::{Entries, Reads};
+use crate::places::{Entries, Readable, Reads};
 use crate::wire;
 
 /// The most copies of a delay step that are fetched beyond those in hand.
@@ -32,9 +32,7 @@ type Told = (u64, Result<Arc<Entries>, TransportError>);
 
 /// What a look for new topics has found.
 struct Looked {
-    reads: Reads,
-    /// Why one of them cannot be read.
-    refused: Option<TransportError>,
+    readable: Readable,
     /// Whether what was read before belongs to the topics that are there; `None` where that was not asked.
     checked: Option<Result<(), TransportError>>,
 }
@@ -153,8 +151,14 @@ impl Driver {
                     },
                     None => None,
                 };
-                let (reads, refused) = core.ensure_reads(&reader, &subscription.patterns, [].into()).await?;
-                Ok(Looked { reads, refused, checked })
+                // A service that has lost everything has lost these as well, and no stream may notice: it goes on in the subscription
+                // that is made again below.
+                let entries = core.ensure_entries(&reader, &subscription.patterns).await;
+                let mut readable = core.ensure_reads(&reader, &subscription.patterns, [].into()).await?;
+                if let Err(error) = entries {
+                    readable.refuse(error);
+                }
+                Ok(Looked { readable, checked })
             }
             .boxed(),
         )
@@ -163,7 +167,10 @@ impl Driver {
     /// What a look has found: that is read, and what cannot be is told.
     fn found(&mut self, found: Result<Looked, TransportError>) {
         let (refused, checked) = match found {
-            Ok(Looked { reads, refused, checked }) => {
+            Ok(Looked { readable: Readable { reads, made, refused }, checked }) => {
+                for name in made.iter().filter(|name| self.reads.contains_key(*name)) {
+                    self.core.note_gone(name, self.subscription.group.as_ref());
+                }
                 if self.member.phase() == Phase::Reads {
                     self.read_also(reads);
                 }

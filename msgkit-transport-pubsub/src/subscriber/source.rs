@@ -21,6 +21,7 @@ use crate::connections::Seat;
 use crate::core::{Core, Refusal};
 use crate::error::{self, code};
 use crate::names::Reader;
+use crate::places::Readable;
 use crate::wire::{self, Raw};
 
 /// The shortest and the longest pause between two streams.
@@ -206,15 +207,8 @@ impl Source {
 
     fn lost(&self, error: google_cloud_pubsub::Error) -> TransportError {
         if code(&error) == Some(Code::NotFound) {
-            tracing::warn!(
-                subscription = %self.name,
-                "the subscription is gone: somebody has deleted it, or it has expired. What it held is gone, and so is what is \
-                 published before it is there again"
-            );
+            self.core.note_gone(&self.name, self.subscription.group.as_ref());
             self.core.forget();
-            if let Some(group) = &self.subscription.group {
-                self.core.count_broken_off(group.clone());
-            }
         }
         error::of(error, &format!("reading subscription `{}`", self.name))
     }
@@ -225,9 +219,9 @@ impl Source {
             (None, Some(group), Some(step)) => self.core.ensure_copies(group, step).await.map(|_| true),
             (Some(reader), _, _) => match self.core.try_reader(reader, &self.subscription).await? {
                 // By this answer alone: what is known others may forget meanwhile.
-                (reads, _) if reads.contains_key(&self.name) => Ok(true),
-                (_, Some(refused)) => Err(refused),
-                (_, None) => Ok(false),
+                Readable { reads, .. } if reads.contains_key(&self.name) => Ok(true),
+                Readable { refused: Some(refused), .. } => Err(refused),
+                Readable { .. } => Ok(false),
             },
             _ => Ok(true),
         }

@@ -88,11 +88,14 @@ async fn a_look_by_a_silent_connection_returns() {
     let Some(stand_in) = stand_in() else { return };
     let proxy = FaultProxy::start(stand_in.address()).await.unwrap();
     let mut config = support::config(proxy.address());
+    config.lease = Duration::from_secs(10);
     config.connect_timeout = Duration::from_secs(2);
     config.publish_timeout = Duration::from_secs(2);
+    let patient = self::pubsub("silent-look", support::config(stand_in.address()));
+    patient.publish(vec![letter("1")]).await.unwrap();
+    assert_eq!(texts(&all(&patient).await.unwrap()), ["1"]);
+    patient.close().await.unwrap();
     let pubsub = pubsub("silent-look", config);
-    pubsub.publish(vec![letter("1")]).await.unwrap();
-    assert_eq!(texts(&all(&pubsub).await.unwrap()), ["1"]);
     let looking = tokio::spawn({
         let pubsub = pubsub.clone();
         async move { all(&pubsub).await }
@@ -116,6 +119,6 @@ async fn a_look_by_a_silent_connection_returns() {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, again).await.expect("and so does a second one, by another connection");
+    tokio::time::timeout(PATIENCE * 2, again).await.expect("and so does a second one, by another connection");
     pubsub.close().await.unwrap();
 }

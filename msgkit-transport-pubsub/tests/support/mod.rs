@@ -18,7 +18,9 @@ use msgkit_transport_pubsub::{Pubsub, PubsubConfig};
 pub(crate) fn config(address: impl std::fmt::Display) -> PubsubConfig {
     let mut config = PubsubConfig::default();
     config.endpoint = Some(format!("http://{address}"));
-    config.lease = Duration::from_secs(10);
+    // A machine may stand still for seconds, and no test waits for a lease to run out that does not say so.
+    config.lease = Duration::from_secs(30);
+    config.connect_timeout = Duration::from_secs(30);
     config.topic_refresh = Duration::from_millis(200);
     config
 }
