@@ -294,8 +294,16 @@ async fn connections_to_the_table_that_fall_silent_cost_no_lease() {
         let members = rows.into_iter().filter(|row| row.key.starts_with("member/"));
         members.map(|row| (row.key, row.version)).collect()
     };
-    let before = members().await;
-    assert_eq!(before.len(), 2);
+    let before = within("both are there", async {
+        loop {
+            let now = members().await;
+            if now.len() == 2 {
+                return now;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
     for connection in proxy.connections() {
         connection.half_open();
     }

@@ -29,6 +29,13 @@ pub(super) fn config(prefix: &str) -> KafkaConfig {
     config
 }
 
+/// The same where nobody dies.
+fn patient(prefix: &str) -> KafkaConfig {
+    let mut config = config(prefix);
+    config.session_timeout = Duration::from_secs(30);
+    config
+}
+
 /// Not a test of its own: what the children run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn child() {
@@ -36,7 +43,8 @@ async fn child() {
     support::show_logs();
     let mut place = place.splitn(3, ' ');
     let (url, prefix, ledger) = (place.next().unwrap(), place.next().unwrap(), place.next().unwrap());
-    let kafka = support::kafka(url, config(prefix)).unwrap();
+    let config = if role == "scale" { patient(prefix) } else { config(prefix) };
+    let kafka = support::kafka(url, config).unwrap();
     match role.as_str() {
         "work" => work(&kafka, Path::new(ledger)).await,
         "service" => service(kafka, Path::new(ledger)).await,
@@ -165,9 +173,8 @@ pub(super) fn handled(ledger: &Path) -> Vec<String> {
     std::fs::read_to_string(ledger).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
-/// Waits until the ledger has `count` lines more than now.
-fn progress(ledger: &Path, count: usize) {
-    let wanted = handled(ledger).len() + count;
+/// Waits until the ledger has so many lines.
+fn reached(ledger: &Path, wanted: usize) {
     let until = Instant::now() + PATIENCE;
     while handled(ledger).len() < wanted {
         assert!(Instant::now() < until, "{} of {wanted} were handled", handled(ledger).len());
@@ -213,14 +220,14 @@ async fn members_join_leave_and_die_while_handlers_run() {
     let first = Process::start("work", &place);
     let ledger_of = ledger.clone();
     let acting = tokio::task::spawn_blocking(move || {
-        progress(&ledger_of, share);
+        reached(&ledger_of, share);
         let second = Process::start("work", &place);
-        progress(&ledger_of, share);
+        reached(&ledger_of, 2 * share);
         let third = Process::start("work", &place);
-        progress(&ledger_of, share);
+        reached(&ledger_of, 3 * share);
         // SIGKILL, in the middle of whatever it does.
         drop(first);
-        progress(&ledger_of, share);
+        reached(&ledger_of, 4 * share);
         second.leave();
         let fourth = Process::start("work", &place);
         [third, fourth]
@@ -324,7 +331,7 @@ async fn a_message_that_kills_the_process_is_bounded() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_message_holds_the_mark_and_not_the_others() {
     let Some((url, prefix)) = shared("slow") else { return };
-    let mut config = config(&prefix);
+    let mut config = patient(&prefix);
     config.partitions = 1;
     let kafka = support::kafka(&url, config.clone()).unwrap();
     let wanted = group(GROUP, "a.b").with_prefetch(16);
@@ -338,7 +345,9 @@ async fn a_slow_message_holds_the_mark_and_not_the_others() {
     loop {
         let mut next = VecDeque::new();
         let receiving = deliveries.receive(16, &mut next);
-        if tokio::time::timeout(Duration::from_secs(5), receiving).await.is_err() {
+        // Fewer have not filled it yet.
+        let quiet = if others < 10_000 { PATIENCE } else { Duration::from_secs(5) };
+        if tokio::time::timeout(quiet, receiving).await.is_err() {
             break;
         }
         others += next.len();
@@ -360,7 +369,7 @@ async fn a_slow_message_holds_the_mark_and_not_the_others() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_in_hand_is_told_where_it_is_known() {
     let Some((url, prefix)) = shared("hand") else { return };
-    let (kafka, elsewhere) = [(); 2].map(|()| support::kafka(&url, config(&prefix)).unwrap()).into();
+    let (kafka, elsewhere) = [(); 2].map(|()| support::kafka(&url, patient(&prefix)).unwrap()).into();
     let stands = async |kafka: &Kafka| {
         let status = kafka.groups().await.unwrap().remove(0);
         (status.waiting, status.in_hand)
@@ -388,7 +397,7 @@ async fn what_is_in_hand_is_told_where_it_is_known() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_taken_away_never_commits() {
     let Some((url, prefix)) = shared("away") else { return };
-    let mut config = config(&prefix);
+    let mut config = patient(&prefix);
     config.partitions = 2;
     config.revoke_grace = Duration::ZERO;
     let kafka = support::kafka(&url, config.clone()).unwrap();
@@ -420,7 +429,7 @@ async fn what_was_taken_away_never_commits() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_settled_goes_with_its_partition() {
     let Some((url, prefix)) = shared("settled") else { return };
-    let mut config = config(&prefix);
+    let mut config = patient(&prefix);
     config.partitions = 2;
     config.commit_interval = Duration::from_secs(60);
     let kafka = support::kafka(&url, config.clone()).unwrap();

@@ -32,7 +32,8 @@ pub(crate) fn quick(prefix: &str) -> KafkaConfig {
     config.prefix = prefix.to_owned();
     config.partitions = 3;
     config.topic_refresh = Duration::from_millis(250);
-    config.session_timeout = Duration::from_secs(6);
+    // A machine may stand still for a while, and takes no member for dead that lives.
+    config.session_timeout = Duration::from_secs(12);
     config
 }
 

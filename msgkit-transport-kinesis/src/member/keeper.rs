@@ -81,20 +81,21 @@ impl Member {
             warned: false,
         };
         loop {
-            let (asked, quitting, doubt, flush) = {
+            let (asked, quitting, doubt, flushes) = {
                 let mut state = self.lock();
-                let flush = state.flush_asked > state.flush_done;
+                let flushes = state.flush_asked;
                 // Who cannot go on leaves what it has to others.
                 let quitting = state.quitting || state.failure.is_some();
-                (std::mem::take(&mut state.round_asked), quitting, state.is_in_doubt(), flush)
+                (std::mem::take(&mut state.round_asked), quitting, state.is_in_doubt(), flushes)
             };
+            let flush = flushes > self.lock().flush_done;
             let now = Instant::now();
             let round = asked || now >= keeper.next_round;
             // Whoever flushes or leaves would find what is settled behind something undecided again.
             if doubt && (flush || quitting || (!round && now >= keeper.next_look)) {
                 self.look(&mut keeper).await;
             }
-            self.write_down(&mut keeper, round || quitting).await;
+            self.write_down(&mut keeper, round || quitting, flushes).await;
             if quitting {
                 self.leave(&mut keeper).await;
                 return;

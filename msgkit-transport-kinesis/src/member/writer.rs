@@ -29,15 +29,15 @@ struct Write {
 
 impl Member {
     /// Writes what has changed of the leases held: starts at once, checkpoints with them, when somebody waits for them or
-    /// when it is time (`all`). Gives away, or ends, what is ready for it.
-    pub(super) async fn write_down(&self, keeper: &mut Keeper, all: bool) {
-        let (asked, due) = {
+    /// when it is time (`all`). Gives away, or ends, what is ready for it. Answers the flushes up to number `asked`, for which was
+    /// looked what is decided: one that has come since has its turn.
+    pub(super) async fn write_down(&self, keeper: &mut Keeper, all: bool, asked: u64) {
+        let due = {
             let state = self.lock();
-            let asked = state.flush_asked;
             let all = all || asked > state.flush_done;
             let is_due = |held: &Held| held.to_start().is_some() || held.goes() || (all && held.dirty);
             let due = state.held.iter().filter(|(_, held)| is_due(held));
-            (asked, due.map(|(generation, _)| *generation).collect::<Vec<_>>())
+            due.map(|(generation, _)| *generation).collect::<Vec<_>>()
         };
         let writes: Vec<Write> =
             due.into_iter().filter_map(|generation| self.prepare(keeper, generation)).collect();

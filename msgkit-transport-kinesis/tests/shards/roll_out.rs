@@ -79,7 +79,7 @@ async fn what_is_declared_while_a_member_runs_comes_from_then_on() {
         let wanted = if round == 0 { 1 } else { 2 };
         let mut came: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for _ in 0..ALL * wanted {
-            let delivery = tokio::time::timeout(Duration::from_secs(20), take(&mut *reader, 1)).await;
+            let delivery = tokio::time::timeout(Duration::from_secs(60), take(&mut *reader, 1)).await;
             let Ok(mut delivery) = delivery else { panic!("only these came in round {round}: {came:?}") };
             let delivery = delivery.remove(0);
             let topic = delivery.message().topic().to_string();

@@ -9,9 +9,11 @@ use async_trait::async_trait;
 use msgkit::transport::{
     Delivery, Health, Publisher as _, Subscriber as _, Transport as _, TransportError, TransportErrorKind,
 };
-use msgkit_transport_kinesis::{Change, Kinesis, LeaseRow, LeaseStore, MemoryLeases};
+use msgkit_transport_kinesis::{Change, LeaseRow, LeaseStore, MemoryLeases};
 
-use super::{by_key, declared, kinesis, local, memory, message, subscription, take, text, within};
+use super::{
+    PATIENCE, by_key, declared, kinesis, local, memory, message, subscription, take, text, up, within,
+};
 
 const SPACE: &str = "app/group/g";
 
@@ -86,8 +88,16 @@ async fn a_pause_in_which_nobody_could_look_buries_nobody() {
         within("the subscription", one.subscribe(&subscription())).await.unwrap(),
         within("the subscription", two.subscribe(&subscription())).await.unwrap(),
     ];
-    let before = moody.signs().await;
-    assert_eq!(before.len(), 2);
+    let before = within("both are there", async {
+        loop {
+            let signs = moody.signs().await;
+            if signs.len() == 2 {
+                return signs;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
     moody.away.store(true, Ordering::Release);
     tokio::time::sleep(lease * 2).await;
     moody.away.store(false, Ordering::Release);
@@ -121,12 +131,6 @@ async fn a_pause_in_which_nobody_could_look_buries_nobody() {
     assert_eq!((one.lost_leases(), two.lost_leases()), (0, 0));
     one.close().await.unwrap();
     two.close().await.unwrap();
-}
-
-async fn up(transport: &Kinesis) {
-    while transport.health().await != Health::Up {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -184,7 +188,7 @@ async fn a_keeper_that_panics_ends_the_subscription_with_an_error() {
     let moody = Arc::new(Moody::default());
     let leases: Arc<dyn LeaseStore> = moody.clone();
     let transport = kinesis(local.endpoint(), &local.account(), &leases, |config| {
-        (config.heartbeat, config.lease) = (Duration::from_secs(5), Duration::from_secs(60));
+        (config.heartbeat, config.lease) = (PATIENCE, PATIENCE * 3);
     });
     let mut reader = within("the subscription", transport.subscribe(&subscription())).await.unwrap();
     within("the publish", transport.publish(vec![message("k", "x")])).await.unwrap();

@@ -333,6 +333,7 @@ async fn an_outage_condemns_nobody(bench: &Bench<'_>) -> Proof {
     });
     let running = run(bench, [handler]).await;
     publish(bench, &*running, 0..10).await;
+    bench.until("the outage is noticed", || calls.len() >= 3).await;
     tokio::time::sleep(tick * 12).await;
     let during = calls.len();
     assert!((3..16).contains(&during), "twelve waits of an outage cost {during} calls");

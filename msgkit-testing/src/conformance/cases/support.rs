@@ -85,7 +85,7 @@ pub(super) fn policy(bench: &Bench<'_>, immediate: u32, rounds: u32) -> Policy {
     policy.breaker = None;
     // One that is given up and made again is a duplicate, which the cases that count copies would see.
     policy.copy_deadline =
-        if bench.time() == Time::Slow { Duration::from_secs(60) } else { Duration::from_secs(5) };
+        if bench.time() == Time::Virtual { Duration::from_secs(5) } else { Duration::from_secs(60) };
     policy
 }
 
