@@ -160,7 +160,7 @@ impl Running {
 
     /// Whether a signal has ended it.
     async fn has_died(&mut self) -> bool {
-        let ended = timeout(Duration::from_secs(1), self.child.wait()).await;
+        let ended = timeout(PATIENCE, self.child.wait()).await;
         matches!(ended, Ok(Ok(status)) if status.code().is_none())
     }
 

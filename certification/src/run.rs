@@ -236,7 +236,7 @@ impl Run {
         }
         if killed && self.broker.confirms_before_it_writes() {
             // The batch that was confirmed last, and those that may have been before the kill came.
-            self.unwritten.extend(confirmed.saturating_sub(BATCH)..confirmed + 2 * BATCH);
+            self.unwritten.extend(confirmed.saturating_sub(BATCH)..self.confirmed() + 2 * BATCH);
         }
         Ok(())
     }
@@ -326,17 +326,18 @@ impl Run {
     /// # Errors
     /// [`Failure`] where it does not get there.
     pub async fn fallen(&mut self, what: &str) -> Result<(), Failure> {
-        self.flow_beyond(self.confirmed());
-        // One that comes late finds that the others have handled all of that: it gets its share of what follows.
-        let progress = &self.book.progress;
+        // One that comes late finds that the others have handled all that there was: it gets its share of what follows, which lasts,
+        // in ever smaller parts.
+        let (progress, messages) = (&self.book.progress, self.plan.messages);
         let trickle = async {
             loop {
-                sleep(TRICKLE).await;
                 progress.send_if_modified(|progress| {
                     let waits = progress.confirmed >= progress.limit;
-                    progress.limit += if waits { BATCH } else { 0 };
+                    let share = (messages.saturating_sub(progress.limit) / 10).clamp(1, BATCH);
+                    progress.limit += if waits { share } else { 0 };
                     waits
                 });
+                sleep(TRICKLE).await;
             }
         };
         tokio::select! {
@@ -394,8 +395,16 @@ impl Run {
         while !self.group.is_empty() {
             self.group.leave(0).await?;
         }
+        let mut left = self.left(subject).await?;
+        if left > 0 {
+            // Not every broker tells of what others hold: what lay in a half-open connection may come back after the last has left.
+            self.group.join(None).await?;
+            self.book.open(&mut self.group);
+            self.left(subject).await?;
+            self.group.leave(0).await?;
+            left = self.left(subject).await?;
+        }
         self.reader.abort();
-        let left = self.left(subject).await?;
         let dead = dead_letters(letters).await?;
         let (journals, pauses) = self.book.take()?;
         for _ in 0..pauses {

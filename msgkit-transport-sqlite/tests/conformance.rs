@@ -44,6 +44,8 @@ impl Subject for SqliteSubject {
         config.capacity = setup.capacity.unwrap_or(config.capacity);
         config.publish_timeout = setup.publish_timeout.unwrap_or(config.publish_timeout);
         config.poll_interval = Duration::from_millis(5);
+        // Who dies is buried by hand. A machine may stand still for a while.
+        config.lease = Duration::from_secs(60);
         if setup.retains {
             config.retain = Duration::from_secs(3600);
         }

@@ -8,6 +8,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
+use std::time::Duration;
 
 use msgkit::transport::{Acks, Deliveries, Delivery, Operate, Publisher, Subscriber, Transport};
 use msgkit_transport_sqlite::Sqlite;
@@ -22,7 +23,8 @@ const GROUP: &str = "workers";
 #[tokio::test]
 async fn child() {
     let Some((role, file)) = process::role() else { return };
-    let sqlite = open(&file, OPTIONS);
+    // Nobody dies where two compete.
+    let sqlite = open(&file, if role == "compete" { "lease = \"60s\"" } else { OPTIONS });
     match role.as_str() {
         "publish" => publish_for_ever(&sqlite).await,
         "hold" => hold(&sqlite).await,
@@ -184,6 +186,8 @@ async fn two_processes_share_a_group_and_each_message_comes_once() {
     }
     for n in 0..100 {
         sqlite.publish((0..5).map(|m| message("a", &format!("{n}-{m}"))).collect()).await.unwrap();
+        // So that the slower one has its turn as well.
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let empty = async {
         loop {
@@ -205,6 +209,27 @@ async fn two_processes_share_a_group_and_each_message_comes_once() {
     }
     assert_eq!(all.len(), 500);
     assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 500);
+}
+
+/// A machine that stands still, or sleeps, ages the leases of all: who wakes first takes nobody for dead.
+#[tokio::test]
+async fn who_stood_still_buries_nobody() {
+    let (_directory, file, one) = prepared(2).await;
+    let two = open(&file, OPTIONS);
+    let wanted = subscription(GROUP, "a").with_prefetch(1);
+    let (mut first, mut second) =
+        (one.subscribe(&wanted).await.unwrap(), two.subscribe(&wanted).await.unwrap());
+    let held = [receive(&mut *first, 1).await, receive(&mut *second, 1).await];
+    // Nothing of either runs meanwhile.
+    std::thread::sleep(Duration::from_secs(3));
+    // Both have given signs of life since.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    held.into_iter().flatten().for_each(Delivery::ack);
+    for deliveries in [&mut first, &mut second] {
+        deliveries.flush().await.unwrap();
+    }
+    assert_eq!((one.lost_leases(), two.lost_leases()), (0, 0));
+    assert_eq!(one.groups().await.unwrap()[0].waiting, 0);
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ const PROGRAM: &str = "pubsub-stand-in";
 const PROCESS: &str = "pubsub";
 /// The Java emulator takes a second on an idle machine.
 const READY: Duration = Duration::from_secs(60);
-const STOP: Duration = Duration::from_secs(10);
+const STOP: Duration = Duration::from_secs(60);
 
 /// A stand-in for Pub/Sub for tests, which ends when it is dropped.
 ///

@@ -221,10 +221,12 @@ impl Drop for Sandbox {
 pub(super) fn poll<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + patience;
     loop {
+        // Before the look: a machine that stands still looks once more.
+        let late = Instant::now() >= end;
         if let Some(seen) = look() {
             return Some(seen);
         }
-        if Instant::now() >= end {
+        if late {
             return None;
         }
         thread::sleep(POLL);

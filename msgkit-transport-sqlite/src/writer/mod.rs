@@ -73,6 +73,9 @@ pub(crate) struct Writer {
     changed: bool,
     next_due: Option<i64>,
     next_beat: Instant,
+    /// The last sign of life, and whether nobody was buried with it.
+    last_beat: Option<Timestamp>,
+    spared: bool,
     next_poll: Instant,
     synchronous: Option<Synchronous>,
     pause: Option<(Instant, Duration)>,
@@ -92,6 +95,8 @@ struct Turn {
     before: Option<Before>,
     next_due: Option<i64>,
     beaten: bool,
+    /// Nobody was buried, for this process stood still.
+    spared: bool,
 }
 
 /// What was before this process took its place again.
@@ -129,6 +134,8 @@ impl Writer {
             changed: false,
             next_due: None,
             next_beat: Instant::now(),
+            last_beat: None,
+            spared: false,
             next_poll: Instant::now(),
             synchronous: None,
             pause: None,
@@ -443,6 +450,11 @@ impl Writer {
         self.next_due = turn.next_due;
         if turn.beaten {
             self.next_beat = Instant::now() + self.config.lease / 3;
+            (self.last_beat, self.spared) = (Some(Timestamp::now()), turn.spared);
+        }
+        if !self.beats() {
+            // None is due any more.
+            self.last_beat = None;
         }
         self.counters.lost_leases.fetch_add(turn.lost_leases, Ordering::Relaxed);
         self.seats.retain(|seat| {

@@ -276,7 +276,8 @@ async fn retries_come_to_their_group_alone_never_early_and_do_not_block_each_oth
     let due = soon.envelope.not_before().unwrap();
     sqlite.publish(vec![late, soon]).await.unwrap();
     let destination = Destination::Retry { group: support::group("g"), step: 1, delay: Duration::ZERO };
-    assert_eq!(sqlite.depth(&destination).await.unwrap(), Some(2));
+    let depth = sqlite.depth(&destination).await.unwrap();
+    assert!(depth == Some(2) || Timestamp::now() >= due, "{depth:?}");
     let (found, received) = texts(&mut *group, 1).await;
     assert_eq!(found, ["soon"]);
     assert!(Timestamp::now() >= due);
@@ -294,11 +295,14 @@ async fn what_is_published_for_later_has_its_place_when_it_is_due() {
     let mut one = sqlite.subscribe(&subscription("one", "a")).await.unwrap();
     let mut two = sqlite.subscribe(&subscription("two", "a")).await.unwrap();
     let mut later = envelope("a", "later");
-    later.set_not_before(Some(Timestamp::now().after(Duration::from_millis(100))));
+    let due = Timestamp::now().after(Duration::from_secs(1));
+    later.set_not_before(Some(due));
     sqlite.publish(vec![Outgoing::to_topic(later), message("a", "now")]).await.unwrap();
+    // Where the machine stood still it was due before it was there.
+    let in_time = Timestamp::now() < due;
     for deliveries in [&mut one, &mut two] {
         let (found, received) = texts(&mut **deliveries, 2).await;
-        assert_eq!(found, ["now", "later"]);
+        assert!(found == ["now", "later"] || !in_time, "{found:?}");
         received.into_iter().for_each(msgkit::transport::Delivery::ack);
         deliveries.flush().await.unwrap();
     }

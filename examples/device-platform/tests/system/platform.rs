@@ -128,6 +128,19 @@ pub(crate) fn request(address: &str, method: &str, path: &str, body: &str) -> Op
     Some((status, serde_json::from_str(&body).unwrap_or(Value::Null)))
 }
 
+/// What is answered at last with success: a machine that stands still may exceed the seconds that the gateway gives a question.
+pub(crate) fn answered(address: &str, path: &str) -> Value {
+    let mut answer = Value::Null;
+    crate::story::until(path, || match request(address, "GET", path, "") {
+        Some((200, body)) => {
+            answer = body;
+            Ok(())
+        }
+        other => Err(format!("{other:?}")),
+    });
+    answer
+}
+
 impl Drop for Platform {
     fn drop(&mut self) {
         let _ = self.child.kill();

@@ -107,8 +107,16 @@ async fn delay_steps_do_not_block_each_other(bench: &Bench<'_>) -> Proof {
         let due = bench.clock().now().after(tick);
         bench.publish_all(&*transport, batch(tick)).await;
         bench.publish(&*transport, "a.b", &["at once"]).await;
-        let in_time = bench.clock().now() < due;
-        let came = group.texts(4).await;
+        let mut in_time = bench.clock().now() < due;
+        let mut came: Vec<String> = Vec::new();
+        while came.len() < 4 {
+            let text = group.texts(1).await.remove(0);
+            let delayed = came.iter().filter(|text| *text != "at once").count();
+            // Where the machine stood still several are due at once, which have no order.
+            in_time &= text == "at once"
+                || [2, 5].get(delayed).is_none_or(|ticks| bench.clock().now() < due.after(tick * *ticks));
+            came.push(text);
+        }
         if in_time {
             let delayed: Vec<&String> = came.iter().filter(|text| *text != "at once").collect();
             assert_eq!(delayed, ["soon", "middle", "late"]);
@@ -117,7 +125,8 @@ async fn delay_steps_do_not_block_each_other(bench: &Bench<'_>) -> Proof {
         }
     }
     panic!(
-        "three copies were not confirmed before the first of them was due, though that was eight times as far away as at first"
+        "three copies were not confirmed before the first of them was due, or did not come before the next one was, though those were \
+         eight times as far away as at first"
     );
 }
 
