@@ -215,6 +215,14 @@ impl Run {
         Ok(())
     }
 
+    /// Waits until the broker may be killed.
+    ///
+    /// # Errors
+    /// [`Failure`] where it does not answer.
+    pub fn settle_broker(&self) -> Result<(), Failure> {
+        tokio::task::block_in_place(|| self.broker.settle())
+    }
+
     /// Ends the broker, and starts it again.
     ///
     /// # Errors

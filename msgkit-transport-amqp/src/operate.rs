@@ -250,16 +250,16 @@ impl Broker {
         queue: &str,
         consumer: &mut Consumer,
     ) -> Result<Option<Delivery>, TransportError> {
-        let waits = self.config.connect_timeout.div_duration_f64(PATIENCE).ceil().max(f64::from(EMPTY));
-        let (mut waited, mut empty) = (0.0, 0);
-        while waited < waits {
+        let waits = self.config.connect_timeout.as_secs().div_ceil(PATIENCE.as_secs()).max(u64::from(EMPTY));
+        let mut empty = 0;
+        for _ in 0..waits {
             match tokio::time::timeout(PATIENCE, consumer.next()).await {
                 Ok(None) => return Ok(None),
                 Ok(Some(next)) => {
                     let failed = |error| error::of(error, &format!("looking into queue `{queue}`"));
                     return next.map(Some).map_err(failed);
                 }
-                Err(_) => waited += 1.0,
+                Err(_) => {}
             }
             empty = if self.depth_of(queue).await?.unwrap_or(0) == 0 { empty + 1 } else { 0 };
             if empty == EMPTY {

@@ -36,6 +36,14 @@ pub trait Broker: fmt::Debug + Send + Sync {
     /// [`Failure`] where it cannot be made.
     async fn place(&self, label: &str) -> Result<Place, Failure>;
 
+    /// Waits until it may be killed: what it confirms before it is on disk, and would lose for good, is there. Blocks.
+    ///
+    /// # Errors
+    /// [`Failure`] where it does not answer.
+    fn settle(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Ends it by SIGKILL or in good order, and starts it again on the same data. Blocks until it can be used.
     ///
     /// # Errors

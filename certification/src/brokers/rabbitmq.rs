@@ -44,6 +44,11 @@ impl Broker for RabbitMqBroker {
         Ok(Place { network, url, options, keeps: Box::new(host) })
     }
 
+    /// It confirms a queue half a second before it writes its name; one that it has not written never has a leader again.
+    fn settle(&self) -> Result<(), Failure> {
+        Ok(lock(&self.0).names_written()?)
+    }
+
     fn restart(&self, killed: bool) -> Result<(), Failure> {
         let mut broker = lock(&self.0);
         if killed {

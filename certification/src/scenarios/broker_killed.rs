@@ -15,6 +15,7 @@ impl Scenario for BrokerKilled {
     }
 
     async fn run(&self, run: &mut Run) -> Result<(), Failure> {
+        run.settle_broker()?;
         for moment in run.moments(run.plan().times) {
             run.reach(moment).await?;
             run.restart_broker(true)?;

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::thread;
 use std::time::Duration;
 
 use msgkit::transport::TransportUrl;
@@ -218,10 +219,25 @@ impl RabbitMq {
         self.place.stop()
     }
 
+    /// Waits until the names of all queues that were declared before are on disk, some two seconds: see [`kill`](Self::kill).
+    /// Nothing tells that they are.
+    ///
+    /// # Errors
+    /// [`BrokerError`] where the API is unknown, or does not answer.
+    pub fn names_written(&self) -> Result<(), BrokerError> {
+        // Short waits, with a word of the broker's each: a machine that stands still takes one of them.
+        for _ in 0..20 {
+            thread::sleep(Duration::from_millis(100));
+            self.api("GET", "/api/overview", None)?;
+        }
+        Ok(())
+    }
+
     /// Kills it (SIGKILL).
     ///
     /// It writes the name of a new quorum queue to disk half a second after it has confirmed it. One that was declared
-    /// within the last second may come back without its messages and never elect a leader.
+    /// within the last second may come back without its messages and never elect a leader:
+    /// [`names_written`](Self::names_written) waits for that.
     ///
     /// # Errors
     /// [`BrokerError`] where it is not ours.

@@ -219,12 +219,7 @@ fn rabbitmq_survives() -> Result<(), BrokerError> {
     let exchange = format!("/api/exchanges/{}/amq.default/publish", host.name());
     let message = r#"{"routing_key":"orders","payload":"kept","payload_encoding":"string","properties":{"delivery_mode":2}}"#;
     assert_eq!(broker.api("POST", &exchange, Some(message))?["routed"], true);
-    // See `RabbitMq::kill`: nothing tells when it has written the queue's name.
-    for _ in 0..20 {
-        // Short ones, with a word of the broker's each: a machine that stands still takes one of them.
-        thread::sleep(Duration::from_millis(100)); // Nothing to poll: told above.
-        broker.api("GET", &queue, None)?;
-    }
+    broker.names_written()?;
 
     broker.kill()?;
     assert!(refused(port));

@@ -204,12 +204,13 @@ impl Member {
     async fn is_there_again(&self, generation: u64, place: &str, trouble: &mut Trouble) -> bool {
         while self.room_of(generation).await.is_some() {
             match self.which_stream(generation).await {
-                Ok(Known::Yes) => {
+                // Of one that has no marker yet nobody knows when it was made.
+                Ok(Known::Yes | Known::Not) => {
                     trouble.gone = false;
                     return true;
                 }
                 // The keeper ends this reader, and begins another one.
-                Ok(Known::Anew | Known::Not) => tokio::time::sleep(AGAIN.0).await,
+                Ok(Known::Anew) => tokio::time::sleep(AGAIN.0).await,
                 Err(failure) => {
                     if self.stumbled(generation, place, &failure, trouble).await {
                         return false;
