@@ -452,10 +452,6 @@ impl Writer {
             self.next_beat = Instant::now() + self.config.lease / 3;
             (self.last_beat, self.spared) = (Some(Timestamp::now()), turn.spared);
         }
-        if !self.beats() {
-            // None is due any more.
-            self.last_beat = None;
-        }
         self.counters.lost_leases.fetch_add(turn.lost_leases, Ordering::Relaxed);
         self.seats.retain(|seat| {
             let stays = !turn.left.contains(&seat.id);
@@ -465,6 +461,8 @@ impl Writer {
             stays
         });
         self.seats.extend(turn.joined);
+        // Whoever joins gives a sign with that; of one that waits for nothing none is due.
+        self.last_beat = if self.beats() { self.last_beat.or_else(|| Some(Timestamp::now())) } else { None };
         for (reply, answer) in turn.answers {
             let _ = reply.send(answer);
         }
