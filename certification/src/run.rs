@@ -62,6 +62,8 @@ pub struct Run {
     alone: bool,
     faults: Faults,
     unwritten: BTreeSet<u64>,
+    /// Connections broke of which the broker may hear late.
+    returns_late: bool,
     book: Arc<Book>,
     publisher: JoinHandle<Result<(), Failure>>,
     reader: AbortHandle,
@@ -127,6 +129,7 @@ pub async fn certify(
         group,
         faults: Faults::new(unasked),
         unwritten: BTreeSet::new(),
+        returns_late: false,
         book,
         publisher,
         reader,
@@ -244,7 +247,7 @@ impl Run {
         }
         if killed && self.broker.confirms_before_it_writes() {
             // The batch that was confirmed last, and those that may have been before the kill came.
-            self.unwritten.extend(confirmed.saturating_sub(BATCH)..self.confirmed() + 2 * BATCH);
+            self.unwritten.extend(confirmed.saturating_sub(BATCH)..confirmed + 2 * BATCH);
         }
         Ok(())
     }
@@ -268,6 +271,7 @@ impl Run {
     /// Notes that every connection to the broker broke.
     pub fn broke_connections(&mut self, what: &str) {
         self.faults.connections(what, self.members());
+        self.returns_late = true;
     }
 
     /// The network between the members and where their dead letters are kept.
@@ -404,7 +408,7 @@ impl Run {
             self.group.leave(0).await?;
         }
         let mut left = self.left(subject).await?;
-        if left > 0 {
+        if left > 0 && self.returns_late {
             // Not every broker tells of what others hold: what lay in a half-open connection may come back after the last has left.
             self.group.join(None).await?;
             self.book.open(&mut self.group);

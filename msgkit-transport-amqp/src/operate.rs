@@ -2,7 +2,7 @@
 //! back, so one looks at a time: whoever has the registry in hand.
 
 use async_trait::async_trait;
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions,
@@ -28,6 +28,8 @@ use crate::wire::{LETTER, Raw, Topics, read};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often in a row it has to say that nothing is there: a busy one says so of any queue.
 const EMPTY: u32 = 2;
+/// How long to wait for somebody else who looks.
+const LOOKING: Duration = Duration::from_secs(30);
 /// How long to wait until a queue has what was given back.
 const BACK: Duration = Duration::from_secs(10);
 /// How long to wait until a queue has what was given back, where others take from it, so that its depth may never tell.
@@ -196,18 +198,16 @@ impl Broker {
         let mut left = usize::try_from(depth).unwrap_or(usize::MAX);
         while left > 0 && (again || !page.is_full()) {
             let size = page.wants().unwrap_or(fit).min(fit).min(left);
-            let came = match self.next_window(&look, size, page).await {
-                Ok(came) => came,
-                Err(error) => {
-                    look.end(self).await;
-                    return Err(error);
-                }
-            };
+            let (came, ended) = self.next_window(&look, size, page).await;
             let missing = came.window.count < size as u64;
             again &= came.again;
             fit = (ROOM / came.largest.max(1)).clamp(1, WINDOW);
             left -= size;
             look.windows.push(came.window);
+            if let Err(error) = ended {
+                look.end(self).await;
+                return Err(error);
+            }
             if missing {
                 // Somebody else has taken it meanwhile.
                 break;
@@ -216,31 +216,51 @@ impl Broker {
         Ok(Some(look))
     }
 
-    /// Takes the next `size` messages into the hand.
+    /// Takes the next `size` messages into the hand: those that came, and why not all of them where that is no end.
     async fn next_window(
         &self,
         look: &Look,
         size: usize,
         page: &mut Page<'_>,
-    ) -> Result<Came, TransportError> {
+    ) -> (Came, Result<(), TransportError>) {
         let failed = |error| error::of(error, &format!("looking into queue `{}`", look.queue));
+        let mut came = Came { window: Window { last: 0, count: 0 }, largest: 0, again: true };
         let channel = &look.channel;
         let prefetch = u16::try_from(size).unwrap_or(u16::MAX);
-        channel.basic_qos(prefetch, BasicQosOptions::default()).await.map_err(failed)?;
-        let options = BasicConsumeOptions::default();
-        let consuming = channel.basic_consume(short(&look.queue), short(""), options, FieldTable::default());
-        let mut consumer = consuming.await.map_err(failed)?;
-        let mut came = Came { window: Window { last: 0, count: 0 }, largest: 0, again: true };
-        while came.window.count < u64::from(prefetch) {
-            let Some(delivery) = self.next_of(&look.queue, &mut consumer).await? else { break };
+        let consuming = async {
+            channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+            let options = BasicConsumeOptions::default();
+            channel.basic_consume(short(&look.queue), short(""), options, FieldTable::default()).await
+        };
+        let mut consumer = match consuming.await {
+            Ok(consumer) => consumer,
+            Err(error) => return (came, Err(failed(error))),
+        };
+        let mut take = |came: &mut Came, delivery: Delivery| {
             let tag = delivery.delivery_tag;
             came.window = Window { last: tag, count: came.window.count + 1 };
             came.largest = came.largest.max(delivery.data.len());
             came.again &= delivery.redelivered;
             self.show(page, tag, raw(delivery));
+        };
+        let mut ended = Ok(());
+        while came.window.count < u64::from(prefetch) {
+            match self.next_of(&look.queue, &mut consumer).await {
+                Ok(Some(delivery)) => take(&mut came, delivery),
+                Ok(None) => break,
+                Err(error) => {
+                    ended = Err(error);
+                    break;
+                }
+            }
         }
-        channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await.map_err(failed)?;
-        Ok(came)
+        let cancelled = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await;
+        ended = ended.and(cancelled.map_err(failed));
+        // What was on its way comes before the broker's word on that, and is in hand as well.
+        while let Some(Some(Ok(delivery))) = consumer.next().now_or_never() {
+            take(&mut came, delivery);
+        }
+        (came, ended)
     }
 
     /// The next message of `queue`; `None` where it has no more. A broker that is silent for too long is an error: a page that
@@ -253,15 +273,24 @@ impl Broker {
         let waits = self.config.connect_timeout.as_secs().div_ceil(PATIENCE.as_secs()).max(u64::from(EMPTY));
         let mut empty = 0;
         for _ in 0..waits {
-            match tokio::time::timeout(PATIENCE, consumer.next()).await {
-                Ok(None) => return Ok(None),
-                Ok(Some(next)) => {
+            // Asked beside it: over a slow link the answer comes behind what is handed out.
+            let depth = async {
+                tokio::time::sleep(PATIENCE).await;
+                self.depth_of(queue).await
+            };
+            let depth = tokio::select! {
+                biased;
+                next = consumer.next() => {
                     let failed = |error| error::of(error, &format!("looking into queue `{queue}`"));
-                    return next.map(Some).map_err(failed);
+                    let moved = || TransportError::new(
+                        TransportErrorKind::Unavailable,
+                        format!("the broker has ended a look into queue `{queue}`: somebody has deleted or moved it; try again"),
+                    );
+                    return next.ok_or_else(moved)?.map(Some).map_err(failed);
                 }
-                Err(_) => {}
-            }
-            empty = if self.depth_of(queue).await?.unwrap_or(0) == 0 { empty + 1 } else { 0 };
+                depth = depth => depth?,
+            };
+            empty = if depth.unwrap_or(0) == 0 { empty + 1 } else { 0 };
             if empty == EMPTY {
                 return Ok(None);
             }
@@ -391,7 +420,7 @@ impl Operate for Amqp {
         limit: usize,
     ) -> Result<Vec<Peeked>, TransportError> {
         let broker = self.broker();
-        let held = broker.hold().await?;
+        let held = broker.hold_within(LOOKING).await?;
         let queue = broker.names.group(group.as_str());
         let mut page = Page::new(after, limit);
         let look = broker.look_closely(&queue, &mut page).await;
@@ -419,7 +448,7 @@ impl Operate for Amqp {
         limit: usize,
     ) -> Result<Vec<Peeked>, TransportError> {
         let broker = self.broker();
-        let held = broker.hold().await?;
+        let held = broker.hold_within(LOOKING).await?;
         let queue = broker.names.dead_letter(group.as_str());
         let mut page = Page::new(after, limit);
         let look = broker.look(&queue, &mut page).await;
@@ -438,7 +467,7 @@ impl Operate for Amqp {
 
     async fn replay(&self, group: &Group, position: &str) -> Result<(), TransportError> {
         let broker = self.broker();
-        let held = broker.hold().await?;
+        let held = broker.hold_within(LOOKING).await?;
         let replayed = async {
             let (look, tag, message) = broker.letter(group, position).await?;
             let Some(envelope) = message.envelope() else {
@@ -462,7 +491,7 @@ impl Operate for Amqp {
 
     async fn remove_dead_letter(&self, group: &Group, position: &str) -> Result<(), TransportError> {
         let broker = self.broker();
-        let held = broker.hold().await?;
+        let held = broker.hold_within(LOOKING).await?;
         let removed = match broker.letter(group, position).await {
             Ok((look, tag, _)) => look.remove(broker, tag).await,
             Err(error) => Err(error),

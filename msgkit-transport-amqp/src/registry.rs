@@ -139,8 +139,12 @@ impl Broker {
 
     /// Takes the registry into this hand.
     pub(crate) async fn hold(&self) -> Result<Held, TransportError> {
+        self.hold_within(PATIENCE).await
+    }
+
+    /// The same, waiting for whoever has it as long as `patience`.
+    pub(crate) async fn hold_within(&self, mut patience: Duration) -> Result<Held, TransportError> {
         let queue = &self.names.registry;
-        let mut patience = PATIENCE;
         if !self.has_queue(queue) {
             if self.depth_of(queue).await?.is_none() {
                 self.unregister();

@@ -16,9 +16,10 @@ use super::{Place, TestKit};
 const POLLS: usize = 32;
 /// The longest step in which virtual time goes on while a handler runs.
 const LONGEST_STEP: Duration = Duration::from_secs(60);
-/// For how many turns of a millisecond or more a handler at the brink of its timeout is left to whatever it waits for, in real time.
-/// Not a time: a machine that stands still takes one of them.
-const AT_THE_BRINK: u32 = 2000;
+/// How long a handler at the brink of its timeout is left to whatever it waits for, in real time, and for how many turns at least: a
+/// machine that stands still takes one of them.
+const AT_THE_BRINK: Duration = Duration::from_secs(2);
+const TURNS: u32 = 200;
 
 /// Pauses the runtime's time, where the test has not done so.
 pub(super) fn pause_time() -> Result<(), Error> {
@@ -102,12 +103,13 @@ fn restless(kit: &TestKit, left: &[String]) -> String {
 struct Pace {
     step: Duration,
     told: u64,
-    at_the_brink: u32,
+    /// Since when, and for how many turns.
+    at_the_brink: Option<(Instant, u32)>,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { step: Duration::from_millis(1), told: 0, at_the_brink: 0 }
+        Self { step: Duration::from_millis(1), told: 0, at_the_brink: None }
     }
 }
 
@@ -118,7 +120,7 @@ impl Pace {
         poll_all().await;
         let told = kit.journal.told();
         if told != self.told {
-            (self.told, self.step, self.at_the_brink) = (told, Duration::from_millis(1), 0);
+            (self.told, self.step, self.at_the_brink) = (told, Duration::from_millis(1), None);
             return;
         }
         let now = tokio::time::Instant::now();
@@ -133,9 +135,9 @@ impl Pace {
         let to_brink = brink.min().map_or(self.step, |brink| brink.saturating_duration_since(now));
         let step = self.step.min(to_brink);
         if step.is_zero() {
-            self.at_the_brink += 1;
-            let most = u32::try_from(kit.patience.as_millis() / 2).unwrap_or(u32::MAX);
-            if self.at_the_brink < most.min(AT_THE_BRINK) {
+            let (since, turns) = self.at_the_brink.get_or_insert_with(|| (Instant::now(), 0));
+            *turns += 1;
+            if *turns < TURNS || since.elapsed() < AT_THE_BRINK.min(kit.patience / 2) {
                 return;
             }
             // Nothing came: whatever it waits for never comes.

@@ -110,15 +110,14 @@ async fn a_page_is_whole_though_the_broker_is_slow() -> Tested {
     let vhost = rabbit.vhost("slow-page")?;
     let near = amqp(vhost.url(), |_| {});
     declare(&near, "g").await?;
-    bury(&near, 2, 60_000).await?;
+    bury(&near, 6, 60_000).await?;
     let proxy = FaultProxy::start(host(vhost.url())).await?;
-    let far = amqp(&vhost.url().replace(host(vhost.url()), &proxy.address().to_string()), |config| {
-        config.connect_timeout = PATIENCE;
-    });
-    assert_eq!(letters(&far, None, 2).await?.len(), 2);
-    // Each letter is three seconds on its way.
+    let far = amqp(&vhost.url().replace(host(vhost.url()), &proxy.address().to_string()), |_| {});
+    assert_eq!(letters(&far, None, 6).await?.len(), 6);
+    // Each letter is three seconds on its way, and all of them longer than an answer may take.
     proxy.bandwidth(20_000);
-    assert_eq!(letters(&far, None, 2).await?.len(), 2);
+    let all = letters(&far, None, 6).await?;
+    assert_eq!(all.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
     proxy.heal();
     far.close().await?;
     near.close().await?;

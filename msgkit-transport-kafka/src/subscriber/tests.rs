@@ -66,7 +66,8 @@ async fn who_wants_the_latest_does_not_begin_without_the_brokers() {
     mock.create_topic("a.b", 1, 1).unwrap();
     let config = KafkaConfig { connect_timeout: Duration::from_secs(1), ..KafkaConfig::default() };
     let kafka = kafka(&mock, config);
-    while kafka.publish(messages("a.b", 20)).await.is_err() {}
+    let published = async { while kafka.publish(messages("a.b", 20)).await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(60), published).await.unwrap();
     mock.broker_down(1).unwrap();
     let wanted = Subscription::ephemeral(["a.*".parse().unwrap()]);
     let error = kafka.subscribe(&wanted).await.expect_err("nobody knows where it begins");

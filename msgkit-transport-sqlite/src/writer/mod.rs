@@ -461,8 +461,6 @@ impl Writer {
             stays
         });
         self.seats.extend(turn.joined);
-        // Whoever joins gives a sign with that; of one that waits for nothing none is due.
-        self.last_beat = if self.beats() { self.last_beat.or_else(|| Some(Timestamp::now())) } else { None };
         for (reply, answer) in turn.answers {
             let _ = reply.send(answer);
         }
@@ -470,6 +468,8 @@ impl Writer {
         for (member, claimed) in turn.claimed {
             member.give(claimed);
         }
+        // Whoever joins gives a sign with that; of one that waits for nothing none is due.
+        self.last_beat = if self.beats() { self.last_beat.or_else(|| Some(Timestamp::now())) } else { None };
     }
 
     /// The turn is rolled back: settlements are kept for the next, everybody else is told why.

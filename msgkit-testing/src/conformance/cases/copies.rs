@@ -336,7 +336,7 @@ async fn an_outage_condemns_nobody(bench: &Bench<'_>) -> Proof {
     bench.until("the outage is noticed", || calls.len() >= 3).await;
     tokio::time::sleep(tick * 12).await;
     let during = calls.len();
-    assert!((3..16).contains(&during), "twelve waits of an outage cost {during} calls");
+    assert!(during < 16, "twelve waits of an outage cost {during} calls");
     down.store(false, Ordering::SeqCst);
     bench
         .until("all are handled", || calls.numbers()[during..].iter().collect::<BTreeSet<_>>().len() >= 10)
